@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from producer.comparison.baseline import download_with_threads
-from producer.sources import text as url_list
+from producer.sources import url_list
 from tasks import runtime_tuning
 from tasks.download import downloader as downloading
 from tasks.model import RunOptions

@@ -109,7 +109,7 @@ def download(
 
         previous = PreviousRun(parse_location(config.previous_run), open_output(_location(out)), config.fetch)
         config = replace(config, previous_run=previous.folder)
-    name, requests = _requests(source)
+    name, requests = _requests(source, config)
     with (
         new_run_folder(_location(out), broker) as store,
         _worker_pool(_location(out), config, workers, broker) as pool,
@@ -194,19 +194,19 @@ def _worker_pool(out: Location, config: RunConfig, workers: Workers, broker: str
         yield local_pool(fleet)
 
 
-def _requests(source: str | Path | Iterable[str]) -> tuple[str, Iterator[ImageRequest]]:
+def _requests(source: str | Path | Iterable[str], config: RunConfig) -> tuple[str, Iterable[ImageRequest]]:
     """Return the name of a URL list and its requests.
 
     Raises:
         UsageError: none of the first rows is a URL, or the list can't be read.
     """
-    from producer.sources import text as url_list
+    from producer.sources import url_list
     from tasks.errors import UsageError
     from tasks.model import ImageRequest
 
     if isinstance(source, str | Path):
         name = str(source)
-        return name, url_list.require_urls(url_list.read(name), name)
+        return name, url_list.require_urls(url_list.read(name, config.source), name)
     requests = (ImageRequest(index, url) for index, url in enumerate(source))
     first = next(requests, None)
     if first is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from producer.output.run_file import PlanState, RunConfig, RunFile, State
-from producer.sources import text as url_list
+from producer.sources import url_list
 from tasks.collect import collect
 from tasks.model import Outcome, Reason, RunOptions, Status, image_key
 from tasks.storage import plan

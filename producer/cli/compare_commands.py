@@ -28,6 +28,7 @@ from producer.cli.parameters import (
     fleet_options,
     json_option,
 )
+from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import pluralized
 from producer.runs.preflight import check_insecure
 from tasks import file_descriptors, runtime_tuning
@@ -48,7 +49,7 @@ _threads_option = click.option(
 )
 
 
-@click.command(epilog=f"{DURATION_HELP} {SIZE_HELP}")
+@click.command(epilog=f"{COLUMN_HELP} {DURATION_HELP} {SIZE_HELP}")
 @click.argument("source", type=UrlList())
 @click.option(
     "--out",
@@ -57,6 +58,7 @@ _threads_option = click.option(
     help="Folder for the chart and the images. Each way to download gets a subfolder.",
 )
 @_threads_option
+@source_options
 @download_options
 @fleet_options
 @broker_option
@@ -65,6 +67,7 @@ def compare(
     source: str,
     out: Path,
     threads: int,
+    reading: SourceParameters,
     download: DownloadParameters,
     fleet: FleetParameters,
     broker: str | None,
@@ -73,10 +76,10 @@ def compare(
     """Download the images in SOURCE one by one, with threads and with a fleet, and compare the times."""
     from config.settings import settings
     from producer.output.folder import remove_created_on_failure
-    from producer.sources import text as url_list
+    from producer.sources import url_list
 
-    config = download.run_config()
-    requests = list(url_list.require_urls(url_list.read(source), source))
+    config = replace(download.run_config(), source=reading.options())
+    requests = list(url_list.require_urls(url_list.read(source, config.source), source))
     request = FleetRequest(fleet, broker, quiet=as_json, allow_networks=settings().allow_networks)
     with remove_created_on_failure(out):
         comparison = _compare(requests, source, out, config, threads, request)

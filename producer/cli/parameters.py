@@ -233,7 +233,7 @@ class FleetParameters:
     flower: bool = False
 
 
-def _grouped(name: str, kind: type[Any], *options: Callable[[_Function], _Function]) -> Callable[[_Function], Any]:
+def grouped(name: str, kind: type[Any], *options: Callable[[_Function], _Function]) -> Callable[[_Function], Any]:
     """Return a decorator that adds options to a command and passes their values as one argument.
 
     Args:
@@ -256,7 +256,7 @@ def _grouped(name: str, kind: type[Any], *options: Callable[[_Function], _Functi
 
 _defaults = FetchOptions()
 #: Adds the argument ``download``.
-download_options = _grouped(
+download_options = grouped(
     "download",
     DownloadParameters,
     click.option(
@@ -360,7 +360,7 @@ download_options = _grouped(
     ),
 )
 #: Adds the argument ``output``.
-output_options = _grouped(
+output_options = grouped(
     "output",
     OutputParameters,
     click.option(
@@ -387,14 +387,14 @@ _fleet_size_options = (
     ),
 )
 #: Adds the argument ``fleet``.
-fleet_options = _grouped(
+fleet_options = grouped(
     "fleet",
     FleetParameters,
     *_fleet_size_options,
     click.option("--flower", is_flag=True, help="Run Flower on 127.0.0.1, to watch a local fleet."),
 )
 #: A decorator that adds the argument ``fleet``, without an option for Flower.
-fleet_size_options = _grouped("fleet", FleetParameters, *_fleet_size_options)
+fleet_size_options = grouped("fleet", FleetParameters, *_fleet_size_options)
 broker_option = click.option(
     "--broker",
     type=BrokerUrl(),

@@ -32,6 +32,7 @@ from producer.cli.parameters import (
     output_options,
 )
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
+from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import format_size, pluralized
 from producer.runs.preflight import check_insecure, checked_broker_url, find_broker_url
 from tasks.errors import WORTH_RETRYING
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from tasks.storage.store import Store
 
 
-@click.command(epilog=f"{DURATION_HELP} {SIZE_HELP}")
+@click.command(epilog=f"{COLUMN_HELP} {DURATION_HELP} {SIZE_HELP}")
 @click.argument("source", type=UrlList())
 @click.option(
     "--out",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     help="Folder of a previous run to refresh. If a server reports an image as unchanged, the image is reused from "
     "this folder instead of downloaded.",
 )
+@source_options
 @download_options
 @output_options
 @fleet_options
@@ -72,17 +74,18 @@ def run(
     source: str,
     out: Location,
     refresh_from: Location | None,
+    reading: SourceParameters,
     download: DownloadParameters,
     output: OutputParameters,
     fleet: FleetParameters,
     broker: str | None,
     as_json: bool,
 ) -> None:
-    """Download every image in SOURCE: a text file with one URL on each line, or - for standard input."""
+    """Download every image in SOURCE: a list of URLs, one on each line or in a table, or - for standard input."""
     from producer.output.folder import new_run_folder
-    from producer.sources import text as url_list
+    from producer.sources import url_list
 
-    config = replace(download.run_config(), output=output.output_options())
+    config = replace(download.run_config(), source=reading.options(), output=output.output_options())
     if find_broker_url(broker) is None:
         check_insecure(config)
     if refresh_from is not None:
@@ -91,7 +94,7 @@ def run(
 
         previous = PreviousRun(refresh_from, open_output(out), config.fetch)
         config = replace(config, previous_run=previous.folder)
-    requests = url_list.require_urls(url_list.read(source), source)
+    requests = url_list.require_urls(url_list.read(source, config.source), source)
     with (
         new_run_folder(out, checked_broker_url(broker)) as store,
         get_worker_pool(

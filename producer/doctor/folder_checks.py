@@ -23,7 +23,7 @@ from producer.formatting import format_size, list_names, pluralized
 from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resume_command
 from producer.output.shard_files import load_manifest, load_plan
-from producer.sources import text as url_list
+from producer.sources import url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
 from tasks.model import ResizeMode, shard_name
 from tasks.outputs.packing import count_missing, packed_name

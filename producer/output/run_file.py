@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from config.settings import settings
+from producer.sources.options import SourceOptions
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import FetchOptions, OutputOptions
 from tasks.redaction import redacted
@@ -52,7 +53,7 @@ class PlanState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """The options of a run, fixed at its start: how to fetch, and the sizes of shards and window."""
+    """The options of a run, fixed at its start: how to read its list, how to fetch, and the sizes of its shards."""
 
     fetch: FetchOptions = field(default_factory=FetchOptions)
     shard_size: int = 1000
@@ -60,6 +61,8 @@ class RunConfig:
     #: The folder of the previous run to refresh, or None.
     previous_run: str | None = None
     output: OutputOptions = field(default_factory=OutputOptions)
+    #: How to read the URL list.
+    source: SourceOptions = field(default_factory=SourceOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,12 +223,7 @@ class RunFile:
             raise ValueError("its checksum does not match its content")
         if facts.pop("version") != _VERSION:
             raise ValueError("it was written by another version")
-        options = facts["options"]
-        known = {
-            "fetch": FetchOptions.from_json(options["fetch"]),
-            "output": OutputOptions.from_json(options.get("output", {})),
-        }
-        facts["options"] = RunConfig(**{**options, **known})
+        facts["options"] = _decode_config(facts["options"])
         facts["plan"], facts["state"] = PlanState(facts["plan"]), State(facts["state"])
         facts["retried"] = tuple(facts["retried"])
         return cls(**facts)
@@ -246,6 +244,15 @@ def resume_command(store: Store) -> str:
     if broker is None or (configured is not None and redacted(configured) == broker):
         return command
     return f"{command} --broker {shlex.quote(broker)}"
+
+
+def _decode_config(facts: Mapping[str, Any]) -> RunConfig:
+    known = {
+        "fetch": FetchOptions.from_json(facts["fetch"]),
+        "source": SourceOptions.from_json(facts.get("source", {})),
+        "output": OutputOptions.from_json(facts.get("output", {})),
+    }
+    return RunConfig(**{**facts, **known})
 
 
 def _serialize(facts: Mapping[str, Any]) -> bytes:

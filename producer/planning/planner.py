@@ -7,10 +7,11 @@ So the plan survives even if the URL list or the producer is gone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from producer.sources.request_stream import schema_of
 from tasks.model import ImageRequest
 from tasks.storage import plan
 from tasks.storage.shard_parquet import ShardRef
@@ -43,8 +44,8 @@ class Planner:
         """Prepare a planner.
 
         Args:
-            requests: the requests to plan. To continue an earlier plan, pass the requests that follow the ``planned``
-                ones.
+            requests: the requests to plan, a `RequestStream` if they have columns with types. If an earlier plan is
+                continued, they come after the ``planned`` ones.
             store: the output folder, where the plan is written.
             shard_size: requests per shard.
             on_complete: called with the numbers of rows and shards once all requests are planned.
@@ -78,14 +79,16 @@ class Planner:
             self._moved.wait_for(lambda: self.shards > shards or self.closed, seconds)
 
     def _run(self) -> None:
+        source: Iterator[ImageRequest] = iter(())
         try:
             source = iter(self._requests)
+            types = schema_of(self._requests)
             while requests := list(islice(source, self._shard_size)):
                 if self._stopped:
                     self.was_stopped = True
                     return
                 self._store.create_durably(
-                    plan.name(self.shards), plan.encode(requests, ShardRef(self._run_id, self.shards))
+                    plan.name(self.shards), plan.encode(requests, ShardRef(self._run_id, self.shards), types)
                 )
                 with self._moved:
                     self.rows += len(requests)
@@ -95,9 +98,9 @@ class Planner:
         except Exception as error:  # noqa: BLE001  # the dispatcher raises it
             self.error = error
         finally:
-            if isinstance(self._requests, Generator):
+            if isinstance(source, Generator):
                 # A generator may hold resources until it is closed.
-                self._requests.close()
+                source.close()
             with self._moved:
                 self.closed = True
                 self._moved.notify_all()

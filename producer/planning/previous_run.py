@@ -19,6 +19,7 @@ from config.locations import Location, parse_location
 from producer.output.folder import existing_run
 from producer.output.run_file import PlanState, RunConfig, RunFile, resume_command
 from producer.planning.url_index import UrlIndex
+from producer.sources.request_stream import RequestStream, schema_of
 from tasks.download.conditional import usable_validators
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import (
@@ -161,13 +162,17 @@ class PreviousRun:
             ) from error
 
 
-def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> Iterator[ImageRequest]:
-    """Yield the requests of a run, with the images of the previous run if it refreshes one.
+def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> RequestStream:
+    """Return the requests of a run, with the images of the previous run if it refreshes one.
 
     If the previous run no longer exists, a warning is logged, and the remaining images are downloaded without it.
 
     The errors of `PreviousRun` and of its ``join`` are raised at the first request.
     """
+    return RequestStream(lambda: (schema_of(requests), _join(requests, options, out)))
+
+
+def _join(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> Iterator[ImageRequest]:
     if options.previous_run is None:
         yield from requests
         return

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import load_manifest, load_plan
 from producer.planning.previous_run import join_previous_images
-from producer.sources import text as url_list
+from producer.sources import url_list
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
@@ -42,16 +42,22 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
     first = next(iter(broken.values()))
     if not url_list.is_unchanged(record.source, record.fingerprint):
         raise _unrepairable_error(first, record)
-    # Compare everything before writing anything. Memory holds one shard at a time, however many shards are damaged.
-    for shard, requests in _first_shards(url_list.read(record.source), record, min(max(broken) + 2, shards)):
+    # Compare everything before writing anything. Memory holds one shard at a time, however many are damaged.
+    for shard, requests in _first_shards(
+        url_list.read(record.source, record.options.source), record, min(max(broken) + 2, shards)
+    ):
         if not _matches_plan(shard, requests, shard in broken, record, store, shards):
             raise _unrepairable_error(first, record)
-    for shard, requests in _first_shards(
-        join_previous_images(url_list.read(record.source), record.options, store), record, max(broken) + 1
-    ):
+    _rebuild(broken, record, store)
+
+
+def _rebuild(broken: Collection[int], record: RunFile, store: Store) -> None:
+    """Write the plan files of these shards again, from the URL list."""
+    requests = join_previous_images(url_list.read(record.source, record.options.source), record.options, store)
+    for shard, chosen in _first_shards(requests, record, max(broken) + 1):
         if shard in broken:
             try:
-                store.replace(plan.name(shard), plan.encode(requests, ShardRef(record.id, shard)))
+                store.replace(plan.name(shard), plan.encode(chosen, ShardRef(record.id, shard), requests.schema))
             except StorageError as error:
                 raise unwritable_error(store, error) from error
             load_plan(shard, store, record.id)
@@ -71,11 +77,12 @@ def _plan_error(shard: int, record: RunFile, store: Store) -> CommandError | Non
 
 
 def _first_shards(
-    requests: Iterator[ImageRequest], record: RunFile, shards: int
+    requests: Iterable[ImageRequest], record: RunFile, shards: int
 ) -> Iterator[tuple[int, list[ImageRequest]]]:
     """Yield the first shards of a run's URL list with their numbers. Shards after the end of the list are empty."""
+    rest = iter(requests)
     for shard in range(shards):
-        yield shard, list(islice(requests, record.options.shard_size))
+        yield shard, list(islice(rest, record.options.shard_size))
 
 
 def _matches_plan(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any
+
+import pyarrow as pa
 
 from producer.output.run_file import PlanState, RunFile, State
 from producer.output.shard_files import load_requests
 from producer.planning.planner import NOTHING_PLANNED, PlanProgress
-from producer.sources import text as url_list
+from producer.sources import url_list
+from producer.sources.request_stream import RequestStream
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest
 from tasks.storage import manifest, plan
@@ -67,16 +70,25 @@ def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
     return record.plan is PlanState.COMPLETE or planned.rows % record.options.shard_size != 0
 
 
-def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> Iterator[ImageRequest]:
-    """Yield the unplanned requests of a run's URL list.
+def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> RequestStream:
+    """Return the unplanned requests of a run's URL list.
 
-    Raises:
-        CommandError: the list is gone or has changed. The run downloads its planned images before it reports this
-            error.
+    The first request raises a `CommandError` if the list is gone or has changed, so the run downloads its planned
+    images before it reports this.
     """
-    if not url_list.is_unchanged(record.source, record.fingerprint):
-        raise _source_changed_error(record, planned)
-    requests = url_list.read(record.source)
+    requests = url_list.read(record.source, record.options.source)
+
+    def open_list() -> tuple[pa.Schema | None, Iterator[ImageRequest]]:
+        if not url_list.is_unchanged(record.source, record.fingerprint):
+            raise _source_changed_error(record, planned)
+        return requests.schema, _skip_planned(requests, record, store, planned)
+
+    return RequestStream(open_list)
+
+
+def _skip_planned(
+    requests: Iterable[ImageRequest], record: RunFile, store: Store, planned: PlanProgress
+) -> Iterator[ImageRequest]:
     last = load_requests(planned.shards - 1, store, record.id) if planned.shards else []
     first = planned.rows - len(last)
     for request in requests:

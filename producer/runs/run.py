@@ -35,7 +35,7 @@ from producer.runs.resume import (
     remaining_requests,
 )
 from producer.runs.worker_pool import WorkerPool
-from producer.sources import text as url_list
+from producer.sources import url_list
 from tasks.broker import client as broker_client
 from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageError
 from tasks.model import ImageRequest, RunOptions, shard_name
@@ -129,7 +129,7 @@ class Run:
             if not done:
                 raise
         planned = plan_progress(record, store)
-        requests: Iterator[ImageRequest] = iter(())
+        requests: Iterable[ImageRequest] = ()
         if not is_plan_complete(record, planned):
             requests = join_previous_images(remaining_requests(record, store, planned), record.options, store)
         for shard in range(planned.shards):

@@ -1,4 +1,4 @@
-"""Recognize lists that are not plain lists of URLs, by their first bytes and rows. No I/O.
+"""Recognize the content of lists that are not plain lists of URLs, by their first bytes and rows. No I/O.
 
 To add a format, add a signature to `_SIGNATURES` or a row pattern to `_ROWS`, and a case to the tests of sources.
 """
@@ -10,20 +10,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from producer.sources.options import InputFormat
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """The format of a list, and the command to decompress it, if decompression makes the list readable."""
+    """What a list looks like, and the input format that reads it, if there is one."""
 
     name: str
-    decompress: str | None = None
+    input_format: InputFormat | None = None
 
 
 _SIGNATURES = (
-    (re.compile(rb"\x1f\x8b"), Format("a gzip file", "gzip -dc")),
-    (re.compile(rb"BZh[1-9]1AY&SY"), Format("a bzip2 file", "bzip2 -dc")),
-    (re.compile(rb"\xfd7zXZ\0"), Format("an xz file", "xz -dc")),
-    (re.compile(rb"\x28\xb5\x2f\xfd"), Format("a Zstandard file", "zstd -dc")),
     (re.compile(rb"PK\x03\x04"), Format("a zip archive, as Excel files are")),
     (re.compile(rb"PAR1"), Format("a Parquet file")),
     (re.compile(rb"ARROW1"), Format("an Arrow file")),
@@ -32,8 +30,8 @@ _SIGNATURES = (
     (re.compile(rb"SQLite format 3"), Format("an SQLite database")),
     (re.compile(rb"%PDF-"), Format("a PDF document")),
 )
-_JSON, _MARKUP, _TABLE = Format("JSON"), Format("HTML or XML"), Format("a table")
-_TABS = Format("a table with tabs between its columns")
+_JSON, _MARKUP, _TABLE = Format("JSON"), Format("HTML or XML"), Format("a table", InputFormat.CSV)
+_TABS = Format("a table with tabs between its columns", InputFormat.TSV)
 _WORDS = Format("a table with spaces between its columns")
 _ARIA2 = Format("an input file of aria2")
 

@@ -54,18 +54,27 @@ def name(shard: int) -> str:
     return f"{FOLDER}/{shard_name(shard)}.parquet"
 
 
-def encode(requests: Sequence[ImageRequest], ref: ShardRef) -> bytes:
-    """Return the Parquet file of a shard's requests."""
+def encode(requests: Sequence[ImageRequest], ref: ShardRef, types: pa.Schema | None = None) -> bytes:
+    """Return the Parquet file of a shard's requests.
+
+    Args:
+        requests: the requests, in index order.
+        ref: their run and shard.
+        types: the names and types of their other columns, so that they are the same in every shard; None: the columns
+            of the first request, with the types of their values.
+    """
     columns: dict[str, list[object]] = {
         "index": [request.index for request in requests],
         "url": [request.url for request in requests],
     }
-    for column in requests[0].columns:
+    schema = {"index": pa.int64(), "url": pa.string()}
+    for column in requests[0].columns if types is None else types.names:
         name = column
         while name in _FACTS or name in columns:
             name = f"source_{name}"
         columns[name] = [request.columns.get(column) for request in requests]
-    schema = {"index": pa.int64(), "url": pa.string()}
+        if types is not None:
+            schema[name] = types.field(column).type
     for name, (kind, fact) in _FACTS.items():
         facts = [fact(request) for request in requests]
         if any(fact is not None for fact in facts):

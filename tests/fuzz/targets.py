@@ -19,7 +19,7 @@ from typing import Any
 import brotli
 from PIL import Image
 
-from producer.sources import text as url_list
+from producer.sources import url_list
 from tasks.deadline import Deadline
 from tasks.download import byte_range, retry, urls, x_robots_tag
 from tasks.download import headers as download_headers

@@ -271,7 +271,7 @@ def test_worker_settings_are_not_checked_with_a_broker(
 
 def test_unexpected_error_points_to_debug(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """An unexpected error has three parts too; with --debug its traceback is shown."""
-    monkeypatch.setattr("producer.sources.text.read", lambda _: 1 / 0)
+    monkeypatch.setattr("producer.sources.url_list.read", lambda *_: 1 / 0)
     arguments = ["run", "list.txt", "--out", str(tmp_path / "out")]
     status, _, errors = main(*arguments)
     assert (status, parts(errors)) == (1, ["Error", "Why", "To do"])
@@ -285,10 +285,10 @@ def test_unexpected_error_points_to_debug(main: Main, monkeypatch: pytest.Monkey
 def test_interrupt_exits_with_130(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ctrl-C ends the command with status 130; the message says that saved images stay."""
 
-    def interrupt(_: str) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("producer.sources.text.read", interrupt)
+    monkeypatch.setattr("producer.sources.url_list.read", interrupt)
     status, output, errors = main("run", "list.txt", "--out", str(tmp_path / "out"))
     assert (status, output) == (130, "")
     assert errors.strip().startswith("Interrupted.")
@@ -334,14 +334,14 @@ def test_usage_error_is_a_json_object(
 def test_unexpected_error_is_a_json_object(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With --json an unexpected error and an interruption are reported as one object too."""
     arguments = ["run", "list.txt", "--out", str(tmp_path / "out"), "--json"]
-    monkeypatch.setattr("producer.sources.text.read", lambda _: 1 / 0)
+    monkeypatch.setattr("producer.sources.url_list.read", lambda *_: 1 / 0)
     status, output, _ = main(*arguments)
     assert (status, json.loads(output)["error"]["exit_code"]) == (1, 1)
 
-    def interrupt(_: str) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("producer.sources.text.read", interrupt)
+    monkeypatch.setattr("producer.sources.url_list.read", interrupt)
     status, output, _ = main(*arguments)
     assert (status, json.loads(output)) == (130, {"interrupted": True, "cancelled": False})
 
@@ -413,7 +413,7 @@ def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
 
 def test_cancelled_run_is_reported_as_cancelled(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A run cancelled by another command is not reported as interrupted."""
-    monkeypatch.setattr("producer.sources.text.read", lambda _: signal.raise_signal(signal.SIGUSR1))
+    monkeypatch.setattr("producer.sources.url_list.read", lambda *_: signal.raise_signal(signal.SIGUSR1))
     status, output, errors = main("run", "list.txt", "--out", str(tmp_path / "out"), "--json")
     assert (status, json.loads(output)) == (130, {"interrupted": True, "cancelled": True})
     assert errors.strip().startswith("Cancelled by another command.")

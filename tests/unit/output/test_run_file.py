@@ -15,6 +15,7 @@ import pytest
 
 from producer.output import run_file
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
+from producer.sources.options import SourceOptions
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import FetchOptions, ResizeMode, ResizeOptions
 from tasks.storage.local_store import LocalStore
@@ -40,6 +41,7 @@ def test_writes_a_new_record(store: LocalStore) -> None:
             "window": 2,
             "previous_run": None,
             "output": {"format": "files"},
+            "source": json.loads(json.dumps(asdict(SourceOptions()))),
         },
         "plan": "open",
         "planned_rows": 0,

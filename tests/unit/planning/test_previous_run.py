@@ -184,7 +184,7 @@ def test_requests_are_read_a_shard_at_a_time(old: LocalStore, out: LocalStore) -
             read.append(index)
             yield ImageRequest(index, f"u{index}")
 
-    joins = join_previous_images(slowly(), RunConfig(_FETCH, 2, previous_run=str(old.root)), out)
+    joins = iter(join_previous_images(slowly(), RunConfig(_FETCH, 2, previous_run=str(old.root)), out))
     assert [next(joins).index for _ in range(2)] == [0, 1]
     assert read == [0, 1]
     joins.close()  # type: ignore[attr-defined]

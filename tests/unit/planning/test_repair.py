@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from producer.output.run_file import PlanState, RunFile, State
+from producer.output.run_file import PlanState, RunConfig, RunFile, State
+from producer.planning.planner import Planner
 from producer.planning.repair import repair_plan
 from producer.runs.run import Run
+from producer.sources import url_list
+from producer.sources.options import SourceOptions
 from tasks.errors import CommandError
 from tasks.storage import plan
 from tasks.storage.local_store import LocalStore
@@ -105,7 +108,7 @@ def test_refuses_a_changed_list(store: LocalStore, source: Path, monkeypatch: py
         row = {"other": 7, "manifest": 4, "neighbour": 9}[change]
         source.write_text(text.replace(f"example/{row}\n", "example/x\n"), encoding="utf-8")
     if change in ("manifest", "neighbour"):
-        monkeypatch.setattr("producer.sources.text.fingerprint", lambda _: record.fingerprint)
+        monkeypatch.setattr("producer.sources.url_list.fingerprint", lambda _: record.fingerprint)
     with pytest.raises(CommandError, match=rf"\.plan/0000{broken}\.parquet is unusable") as caught:
         repair_plan(record, store, _SHARDS)
     assert "is missing or has changed" in caught.value.why
@@ -153,3 +156,25 @@ def test_record_states_how_a_run_ended(
     with pytest.raises(error), run:
         raise error
     assert RunFile.load(store).state is expected
+
+
+def test_rebuilds_the_columns_of_a_table(store: LocalStore, tmp_path: Path) -> None:
+    """The plan of a table has its columns with the same types in each shard, and is rebuilt with them."""
+    table = tmp_path / "list.csv"
+    rows = ["http://a.example/{},", "bad,row,{}", "http://a.example/{},dog"]
+    table.write_text("url,text\n" + "".join(f"{rows[index // 3 % 3].format(index)}\n" for index in range(_ROWS)))
+    options = RunConfig(shard_size=3, source=SourceOptions(caption_col="text"))
+    requests = url_list.read(str(table), options.source)
+    record = RunFile("id", str(table), str(store.root), options, url_list.fingerprint(str(table)))
+    record.create(store)
+    planner = Planner(requests, store, 3, lambda rows, shards: None, record.id)
+    planner._run()
+    before = plans(store)
+    shards = [plan.decode(before[plan.name(shard)], ShardRef(record.id, shard)) for shard in range(_SHARDS)]
+    assert {str(shard.schema.field("caption").type) for shard in shards} == {"string"}
+    assert shards[2]["caption"].to_pylist() == ["dog"] * 3
+    assert str(plan.requests(shards[1])[0].refused).count("line 5 has 3 fields, the header has 2") == 1
+    for shard in range(_SHARDS):
+        damage(store, shard)
+    repair_plan(record, store, _SHARDS)
+    assert plans(store) == before

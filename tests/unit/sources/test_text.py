@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import os
 import subprocess
 import sys
@@ -19,12 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.local_fleet.supervisor_client import ROOT
-from producer.sources import text as url_list
+from producer.sources import url_list
 from tasks.errors import UsageError
 from tasks.model import ImageRequest
 from tests.unit.conftest import image
 from tests.waiting import PATIENCE
-from tests.zstandard import zstd
 
 _TEXTS = {
     "plain": (b"http://a\nhttp://b\n", ["http://a", "http://b"]),
@@ -80,10 +76,6 @@ _NO_TEXTS = {
     "zero bytes on the second line": b"http://a\n\0\0\0\0",
 }
 _OTHER_FORMATS = {
-    "gzip": (gzip.compress(b"http://a\n"), "a gzip file", "gzip -dc"),
-    "bzip2": (bz2.compress(b"http://a\n"), "a bzip2 file", "bzip2 -dc"),
-    "xz": (lzma.compress(b"http://a\n"), "an xz file", "xz -dc"),
-    "Zstandard": (zstd.compress(b"http://a\n"), "a Zstandard file", "zstd -dc"),
     "zip": (b"PK\x03\x04\x14\0\0\0", "a zip archive", "text file"),
     "Parquet": (b"PAR1\x15\x04\x15\n\0\0", "a Parquet file", "text file"),
     "Arrow": (b"ARROW1\0\0", "an Arrow file", "text file"),
@@ -99,21 +91,21 @@ _OTHER_FORMATS = {
     "HTML": (b"<!DOCTYPE html>\n<img src='http://a/1.jpg'>\n", "HTML or XML", "text file"),
     "links": (b'<a href="http://a/1.jpg">\n<a href="http://a/2.jpg">\n', "HTML or XML", "text file"),
     "sitemap": (b"<?xml version='1.0'?>\n<urlset>\n<loc>http://a/1.jpg</loc>\n", "HTML or XML", "text file"),
-    "CSV": (b'url,caption\nhttp://a/1.jpg,"A cat, sitting"\nhttp://a/2.jpg,dog\n', "a table", "text file"),
-    "CSV whose header says it": (b"id;Image URL;text\n1;/1.jpg;a\n", "a table", "text file"),
-    "CSV in capitals": (b'"URL","TEXT"\nhttp://a/image?id=1,dog\n', "a table", "text file"),
-    "CSV without a header": (b"http://a/1.jpg,dog\nhttp://a/2.png,cat\n", "a table", "text file"),
-    "CSV in quotation marks": (b'"http://a/1","dog"\n"http://a/2","cat"\n', "a table", "text file"),
-    "CSV with one quoted column": (b'http://a/1,"dog"\nhttp://a/2,"cat"\n', "a table", "text file"),
-    "CSV with the URL at its end": (b"1,http://a/1.jpg\n2,http://a/2.jpg\n", "a table", "text file"),
-    "semicolons": (b"dog;http://a/1.jpg\ncat;http://a/2.jpg\n", "a table", "text file"),
-    "CSV in UTF-16": ("\ufeffid,url\r\n1,http://a/1.jpg\r\n".encode("utf-16-le"), "a table", "text file"),
-    "TSV": (b"a bus station\thttp://a/1.jpg\na sierra\thttp://a/2.jpg\n", "with tabs", "text file"),
-    "TSV with the URL first": (b"http://a/1\ta bus station\nhttp://a/2\ta sierra\n", "with tabs", "text file"),
+    "CSV": (b'url,caption\nhttp://a/1.jpg,"A cat, sitting"\nhttp://a/2.jpg,dog\n', "a table", "--input-format csv"),
+    "CSV whose header says it": (b"id;Image URL;text\n1;/1.jpg;a\n", "a table", "--input-format csv"),
+    "CSV in capitals": (b'"URL","TEXT"\nhttp://a/image?id=1,dog\n', "a table", "--input-format csv"),
+    "CSV without a header": (b"http://a/1.jpg,dog\nhttp://a/2.png,cat\n", "a table", "--input-format csv"),
+    "CSV in quotation marks": (b'"http://a/1","dog"\n"http://a/2","cat"\n', "a table", "--input-format csv"),
+    "CSV with one quoted column": (b'http://a/1,"dog"\nhttp://a/2,"cat"\n', "a table", "--input-format csv"),
+    "CSV with the URL at its end": (b"1,http://a/1.jpg\n2,http://a/2.jpg\n", "a table", "--input-format csv"),
+    "semicolons": (b"dog;http://a/1.jpg\ncat;http://a/2.jpg\n", "a table", "--input-format csv"),
+    "CSV in UTF-16": ("\ufeffid,url\r\n1,http://a/1.jpg\r\n".encode("utf-16-le"), "a table", "--input-format csv"),
+    "TSV": (b"a bus station\thttp://a/1.jpg\na sierra\thttp://a/2.jpg\n", "with tabs", "--input-format tsv"),
+    "TSV with the URL first": (b"http://a/1\ta bus station\nhttp://a/2\ta sierra\n", "with tabs", "--input-format tsv"),
     "ids before the URLs": (b"n01440764_18 http://a/1\nn01440764_19 http://a/2\n", "with spaces", "text file"),
     "captions after the URLs": (b"http://a/1.jpg a bus\nhttp://a/2.jpg a sierra\n", "with spaces", "text file"),
     "aria2": (b"http://a/1.jpg\n  out=one.jpg\nhttp://a/2.jpg\n  dir=/tmp\n  out=two.jpg\n", "aria2", "text file"),
-    "aria2 with mirrors": (b"http://a/1\thttp://b/1\n  out=one.jpg\n", "with tabs", "text file"),
+    "aria2 with mirrors": (b"http://a/1\thttp://b/1\n  out=one.jpg\n", "with tabs", "--input-format tsv"),
 }
 #: Each table gets nine more rows, because with one row it would be a list of a single bad row.
 _LISTS = {
@@ -175,7 +167,7 @@ def test_refuses_a_binary_file(tmp_path: Path, body: bytes) -> None:
 
 @pytest.mark.parametrize(("body", "name", "todo"), _OTHER_FORMATS.values(), ids=_OTHER_FORMATS)
 def test_refuses_another_format(tmp_path: Path, body: bytes, name: str, todo: str) -> None:
-    """A table, JSON or a compressed file is refused before its first request. The message names the format."""
+    """A list in another format is refused before its first request. The message says how to read it."""
     with pytest.raises(UsageError, match=f"looks like .*{name}") as caught:
         read(body, tmp_path)
     assert todo in caught.value.hint
@@ -210,14 +202,14 @@ def test_header_of_one_column_is_a_bad_row(tmp_path: Path) -> None:
 
 def test_format_is_recognised_on_standard_input(tmp_path: Path) -> None:
     """A piped table is recognised by its first bytes, and refused too."""
-    command = [sys.executable, "-c", "from producer.sources import text as sources; list(sources.read('-'))"]
+    command = [sys.executable, "-c", "from producer.sources import url_list as sources; list(sources.read('-'))"]
     ended = subprocess.run(command, input=b"a\thttp://a/1\nb\thttp://a/2\n", cwd=ROOT, capture_output=True, check=False)
     assert b"The list on standard input looks like a table with tabs" in ended.stderr
 
 
 def test_standard_input_in_utf_16(tmp_path: Path) -> None:
     """Standard input is read like a file: by its byte order mark, with any line ends."""
-    script = "from producer.sources import text as sources; print([request.url for request in sources.read('-')])"
+    script = "from producer.sources import url_list as sources; print([request.url for request in sources.read('-')])"
     ended = subprocess.run(
         [sys.executable, "-c", script],
         input="\ufeffhttp://a\rhttp://b\r\n<http://c>".encode("utf-16-le"),
@@ -259,7 +251,9 @@ def test_truncates_a_huge_line(tmp_path: Path) -> None:
 
 def test_reads_nothing_before_the_first_request(tmp_path: Path) -> None:
     """A list is not opened before its first request is needed."""
-    assert isinstance(url_list.read(str(tmp_path / "missing.txt")), Iterator)
+    requests = url_list.read(str(tmp_path / "missing.txt"))
+    with pytest.raises(UsageError):
+        iter(requests)
 
 
 def test_reads_a_pipe_only_as_far_as_needed(tmp_path: Path) -> None:
@@ -295,7 +289,7 @@ def test_standard_input(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 _WAITING = """
 import threading, time
-from producer.sources import text as sources
+from producer.sources import url_list as sources
 from producer.local_fleet.supervisor_client import ROOT
 threading.Thread(target=lambda: list(sources.read("-")), daemon=True).start()
 time.sleep(0.1)

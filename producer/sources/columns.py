@@ -1,0 +1,115 @@
+"""Choose the columns of a URL list that a run needs: its URLs, its captions, and others to pass through."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from producer.sources.options import SourceOptions
+from producer.sources.reader import Reader
+from tasks.errors import UsageError
+
+CAPTION = "caption"
+#: Usual names of a column with URLs, without case, spaces and punctuation.
+_URL_NAMES = frozenset(
+    f"{kind}{what}{number}"
+    for kind in ("", "image", "img", "photo", "picture")
+    for what in ("url", "uri", "link", "src", "href")
+    for number in ("", "s")
+)
+_NOT_LETTER = re.compile(r"[^a-z]")
+#: The maximum number of columns to list in a message.
+_MAX_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The chosen columns of a URL list, as the list names them."""
+
+    url: str
+    #: The columns to pass through, by their names in manifests. They include the caption.
+    passed: dict[str, str]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns to read: the URL, then the columns to pass through."""
+        return [self.url, *self.passed.values()]
+
+    def schema(self, reader: Reader) -> pa.Schema:
+        """Return the types of the columns to pass through, with their names in manifests."""
+        types = reader.schema(list(self.passed.values()))
+        return pa.schema([(name, types.field(place).type) for place, name in enumerate(self.passed)])
+
+
+def choose(reader: Reader, options: SourceOptions, list_name: str) -> Selection:
+    """Return the columns that the options ask for.
+
+    Raises:
+        UsageError: the list lacks a column, or it is unclear which column has the URLs.
+    """
+    url = options.url_col or reader.url_column or _find_url_column(reader, list_name)
+    passed = {} if options.caption_col is None else {CAPTION: options.caption_col}
+    for name in options.columns:
+        # The URL and the caption are passed through anyway.
+        if name not in (url, options.caption_col):
+            passed[f"source_{name}" if name in passed else name] = name
+    given = [("--url-col", url), *(("--columns", name) for name in options.columns)]
+    if options.caption_col is not None:
+        given.append(("--caption-col", options.caption_col))
+    for option, name in given:
+        if name not in reader.names:
+            raise UsageError(
+                f"{list_name} has no column {name}",
+                f"it is {reader.description}, {_columns_text(reader.names)}",
+                f"Give the name of an existing column to {option}.",
+            )
+    return Selection(url, passed)
+
+
+def check_columns(reader: Reader, selection: Selection, list_name: str) -> None:
+    """Check that a further file of the list has the columns chosen in its first file.
+
+    Raises:
+        UsageError: it lacks a column.
+    """
+    for name in selection.columns:
+        if name not in reader.names:
+            raise UsageError(
+                f"{list_name} has no column {name}",
+                f"the first file of the list has it; this file is {reader.description}, {_columns_text(reader.names)}",
+                "Give only files with the same columns.",
+            )
+
+
+def _find_url_column(reader: Reader, list_name: str) -> str:
+    """Return the only column with a usual name for URLs.
+
+    Raises:
+        UsageError: there is no such column, or there are several.
+    """
+    found = [name for name in reader.names if _NOT_LETTER.sub("", name.lower()) in _URL_NAMES]
+    if len(found) == 1:
+        return found[0]
+    if reader.url_in_header is not None:
+        why = "its first row has a URL, so it has no header"
+        hint = f"Add `--no-header --url-col {reader.url_in_header}`."
+    elif found:
+        why, hint = (
+            f"the URLs may be in {' or '.join(found[:5])}",
+            f"Choose one of them, as in `--url-col {found[0]}`.",
+        )
+    else:
+        why, hint = _columns_text(reader.names), "Name the column that has the URLs: `--url-col COLUMN`."
+    raise UsageError(
+        f"{list_name} does not say which of its columns has the URLs", f"it is {reader.description}, and {why}", hint
+    )
+
+
+def _columns_text(names: Sequence[str]) -> str:
+    if not names:
+        return "without columns"
+    more = f" and {len(names) - _MAX_LISTED:,} more" if len(names) > _MAX_LISTED else ""
+    return f"with the columns {', '.join(name[:50] for name in names[:_MAX_LISTED])}{more}"

@@ -1,0 +1,27 @@
+"""Find out the encoding of a text, and whether bytes are text at all. No I/O."""
+
+from __future__ import annotations
+
+import codecs
+
+BYTE_ORDER_MARK = "\ufeff"
+#: The encodings by their byte order marks. UTF-32 comes first because its mark begins with the mark of UTF-16.
+_ENCODINGS = {
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+def find_encoding(head: bytes) -> str:
+    """Return the encoding of a text with these first bytes: the one of its byte order mark, or UTF-8."""
+    return next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
+
+
+def is_binary(head: bytes) -> bool:
+    """Return whether at least a tenth of the rows contain zero bytes. A few bad rows don't make a list binary."""
+    if b"\0" not in head:
+        return False
+    rows = [row for row in head.split(b"\n") if row]
+    return 10 * sum(b"\0" in row for row in rows) >= len(rows)

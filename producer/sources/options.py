@@ -1,0 +1,50 @@
+"""The options that say how to read a URL list. A run records them, so that ``resume`` reads the list as before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
+
+
+class InputFormat(StrEnum):
+    """The format of a URL list, without its compression."""
+
+    #: One URL on each line.
+    TEXT = "text"
+    #: Columns separated by commas, semicolons, pipes or tabs.
+    CSV = "csv"
+    #: Columns separated by tabs.
+    TSV = "tsv"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How to read a URL list. Columns are given by name, or by number from 1 if the list has no header."""
+
+    #: None: recognize the format by the file's name and content.
+    input_format: InputFormat | None = None
+    #: The column with the URLs; None: the only column with a usual name for it.
+    url_col: str | None = None
+    #: The column with the captions; it becomes the column ``caption`` of the manifests.
+    caption_col: str | None = None
+    #: Further columns to pass through to the manifests.
+    columns: tuple[str, ...] = ()
+    #: The encoding of text; None: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+    encoding: str | None = None
+    #: Whether the first row of a table is its header.
+    header: bool = True
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the options from JSON's own types; fields unknown to this version are dropped."""
+        known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
+        if known.get("input_format") is not None:
+            known["input_format"] = InputFormat(known["input_format"])
+        known["columns"] = tuple(known.get("columns", ()))
+        return cls(**known)
+
+
+#: Recognize the format, and read only the URLs.
+DEFAULT = SourceOptions()

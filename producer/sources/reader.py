@@ -1,0 +1,52 @@
+"""What the reader of each format offers: the columns of one file, and its rows one after another.
+
+To add a format: add a member to `InputFormat`, write a module with a `Reader` for it, and add both to
+``producer/sources/formats.py``. Then add the format to the tests of sources, which read the same rows from each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that can't be read, and why."""
+
+    why: str
+
+
+#: The values of the chosen columns in their order, or a row that can't be read.
+Row = Sequence[Any] | BadRow
+
+
+class Reader(Protocol):
+    """Reads one file of a URL list."""
+
+    #: The file's columns, as options name them.
+    names: Sequence[str]
+    #: The column that has the URLs, if the format or the content says so.
+    url_column: str | None
+    #: The number of a column that has a URL where a header should be, if the format has a header.
+    url_in_header: str | None
+    #: The file's content for messages, such as "a CSV file".
+    description: str
+
+    def schema(self, columns: Sequence[str]) -> pa.Schema:
+        """Return the types of these columns."""
+
+    def rows(self, columns: Sequence[str], schema: pa.Schema) -> Iterator[Row]:
+        """Yield the file's rows, with the values of these columns in this order. Called once.
+
+        Args:
+            columns: the names of existing columns: the URL, then those to pass through.
+            schema: the types of the columns to pass through. If the list has several files, the first one decides. A
+                row with a value of another type is a `BadRow`.
+        """
+
+    def where(self) -> str:
+        """Return the place of the row last yielded, such as "line 17"."""

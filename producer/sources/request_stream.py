@@ -1,0 +1,45 @@
+"""The requests of a URL list together with the types of their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+
+import pyarrow as pa
+
+from tasks.model import ImageRequest
+
+
+class RequestStream(Iterable[ImageRequest]):
+    """The requests of a URL list, with the types of their other columns. They can be iterated once.
+
+    The list is opened when the first request or the types are needed.
+    """
+
+    def __init__(self, open_list: Callable[[], tuple[pa.Schema | None, Iterator[ImageRequest]]]) -> None:
+        self._open = open_list
+
+    @cached_property
+    def _opened(self) -> tuple[pa.Schema | None, Iterator[ImageRequest]]:
+        return self._open()
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """The types of the requests' columns, or None if the requests don't come from a list.
+
+        Raises:
+            UsageError: the list can't be opened.
+        """
+        return self._opened[0]
+
+    def __iter__(self) -> Iterator[ImageRequest]:
+        return self._opened[1]
+
+
+def schema_of(requests: Iterable[ImageRequest]) -> pa.Schema | None:
+    """Return the types of the requests' columns, or None if they are unknown.
+
+    Raises:
+        UsageError: the list can't be opened.
+    """
+    return requests.schema if isinstance(requests, RequestStream) else None
