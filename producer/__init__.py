@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from producer.dispatch.progress import Progress as Progress
     from producer.output.run_file import RunConfig as RunConfig
     from producer.runs.result import RunResult as RunResult
+    from producer.sources.options import InputFormat as InputFormat
+    from producer.sources.options import SourceOptions as SourceOptions
     from tasks.errors import CommandError as CommandError
     from tasks.errors import RunInterruptedError as RunInterruptedError
     from tasks.errors import UsageError as UsageError
     from tasks.model import FetchOptions as FetchOptions
     from tasks.model import HeaderOptions as HeaderOptions
     from tasks.model import Outcome as Outcome
+    from tasks.model import OutputFormat as OutputFormat
+    from tasks.model import OutputOptions as OutputOptions
     from tasks.model import Reason as Reason
     from tasks.model import ResizeMode as ResizeMode
     from tasks.model import ResizeOptions as ResizeOptions
@@ -38,9 +42,21 @@ _MODULES = {
     "producer.dispatch.progress": ("Progress",),
     "producer.output.run_file": ("RunConfig",),
     "producer.runs.result": ("RunResult",),
+    "producer.sources.options": ("InputFormat", "SourceOptions"),
     "tasks.errors": ("CommandError", "RunInterruptedError", "UsageError"),
     "tasks.model": (
-        *("FetchOptions", "HeaderOptions", "Outcome", "Reason", "ResizeMode", "ResizeOptions", "Status", "Verify"),
+        *(
+            "FetchOptions",
+            "HeaderOptions",
+            "Outcome",
+            "OutputFormat",
+            "OutputOptions",
+            "Reason",
+            "ResizeMode",
+            "ResizeOptions",
+            "Status",
+            "Verify",
+        ),
     ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
