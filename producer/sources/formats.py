@@ -8,13 +8,17 @@ from contextlib import ExitStack
 from io import BufferedReader
 from itertools import islice
 from pathlib import PurePath
+from tempfile import TemporaryFile
 
 from producer.sources import compression, list_format
 from producer.sources.delimited import DelimitedReader
 from producer.sources.encoding import BYTE_ORDER_MARK, find_encoding, is_binary
+from producer.sources.json_array import read_json_array
+from producer.sources.json_lines import read_json_lines
 from producer.sources.list_format import Format
 from producer.sources.location import HEAD_BYTES, STANDARD_INPUT, display_name, open_bytes
 from producer.sources.options import InputFormat, SourceOptions
+from producer.sources.parquet import ParquetReader, spooled
 from producer.sources.reader import Reader
 from producer.sources.text import TextReader
 from tasks.errors import UsageError
@@ -25,9 +29,15 @@ _EXTENSIONS = {
     ".csv": InputFormat.CSV,
     ".tsv": InputFormat.TSV,
     ".tab": InputFormat.TSV,
+    ".json": InputFormat.JSON,
+    ".jsonl": InputFormat.JSONL,
+    ".ndjson": InputFormat.JSONL,
+    ".parquet": InputFormat.PARQUET,
+    ".pq": InputFormat.PARQUET,
 }
 #: The formats that may have a header.
 _TABLES = (InputFormat.CSV, InputFormat.TSV)
+_JSON = (InputFormat.JSON, InputFormat.JSONL)
 #: Rows to inspect for the format, and characters to inspect of each row.
 _ROWS, _ROW_HEAD = 1000, 2048
 
@@ -48,27 +58,62 @@ def open_reader(file: str, options: SourceOptions, stack: ExitStack) -> Reader:
     stream = stack.enter_context(compression.decompress(stored))
     # For a pipe, this is only the data that has arrived.
     head = stream.peek(HEAD_BYTES)
-    encoding = options.encoding or find_encoding(head)
+    signature = list_format.from_bytes(head)
     claimed = options.input_format or _format_of_name(file)
-    rows = _check_text(head, encoding, file)
-    chosen = _choose_format(claimed, rows, file)
-    if not options.header and chosen not in _TABLES:
-        raise UsageError(
-            f"--no-header has no effect on {display_name(file)[0].lower()}{display_name(file)[1:]}",
-            f"it is read as {chosen}, and only tables have a header ({', '.join(_TABLES)})",
-            "Remove --no-header, or give the list's format with --input-format.",
-        )
+    if signature is not None:
+        chosen = _check_binary(signature, claimed, file)
+        _check_options(chosen, options, file)
+        is_seekable = stream is stored and stored.seekable()
+        return ParquetReader(stream if is_seekable else spooled(stream, stack.enter_context(TemporaryFile())))
+    encoding = options.encoding or find_encoding(head)
+    rows = _first_rows(head, encoding, file)
+    chosen = _choose_format(options.input_format, claimed, rows, file)
+    _check_options(chosen, options, file)
     return _create_reader(chosen, stream, encoding, options)
 
 
-def _create_reader(input_format: InputFormat, stream: BufferedReader, encoding: str, options: SourceOptions) -> Reader:
-    match input_format:
+def _create_reader(chosen: InputFormat, stream: BufferedReader, encoding: str, options: SourceOptions) -> Reader:
+    match chosen:
         case InputFormat.CSV:
             return DelimitedReader(stream, encoding, None, options.header)
         case InputFormat.TSV:
             return DelimitedReader(stream, encoding, "\t", options.header)
-        case InputFormat.TEXT:
+        case InputFormat.JSONL:
+            return read_json_lines(stream, encoding)
+        case InputFormat.JSON:
+            return read_json_array(stream, encoding)
+        case _:
             return TextReader(stream, encoding)
+
+
+def _check_options(chosen: InputFormat, options: SourceOptions, file: str) -> None:
+    """Check that the options have an effect on a list of the chosen format.
+
+    Raises:
+        UsageError: an option has no effect.
+    """
+    useless = None
+    if not options.header and chosen not in _TABLES:
+        useless = "--no-header"
+    elif options.encoding is not None and chosen is InputFormat.PARQUET:
+        useless = "--encoding"
+    if useless is not None:
+        raise UsageError(
+            f"{useless} has no effect on this list",
+            f"{display_name(file)[0].lower()}{display_name(file)[1:]} is read as {chosen}",
+            f"Remove {useless}, or give the list's format with --input-format.",
+        )
+
+
+def _check_binary(signature: Format, claimed: InputFormat | None, file: str) -> InputFormat:
+    """Return the format of a file with a signature.
+
+    Raises:
+        UsageError: the format can't be read, or is not the claimed one.
+    """
+    if signature.input_format is not None and claimed in (None, signature.input_format):
+        return signature.input_format
+    raise _other_format_error(signature, file)
 
 
 def _format_of_name(file: str) -> InputFormat | None:
@@ -78,15 +123,12 @@ def _format_of_name(file: str) -> InputFormat | None:
     return _EXTENSIONS.get(path.suffix.lower())
 
 
-def _check_text(head: bytes, encoding: str, file: str) -> list[str]:
+def _first_rows(head: bytes, encoding: str, file: str) -> list[str]:
     """Return the first rows of a text, stripped, without blank ones and comments.
 
     Raises:
         UsageError: the file is not a text.
     """
-    found = list_format.from_bytes(head)
-    if found is not None:
-        raise _other_format_error(found, file)
     if codecs.lookup(encoding).name == "utf-8" and is_binary(head):
         raise UsageError(
             f"{display_name(file)} is not a text file",
@@ -98,10 +140,13 @@ def _check_text(head: bytes, encoding: str, file: str) -> list[str]:
     return list(islice(rows, _ROWS))
 
 
-def _choose_format(claimed: InputFormat | None, rows: Sequence[str], file: str) -> InputFormat:
+def _choose_format(
+    given: InputFormat | None, claimed: InputFormat | None, rows: Sequence[str], file: str
+) -> InputFormat:
     """Return the format to read a text in.
 
     Args:
+        given: the format that the options say.
         claimed: the format that the options or the file's name say.
         rows: the text's first rows.
         file: the file, for messages.
@@ -110,11 +155,20 @@ def _choose_format(claimed: InputFormat | None, rows: Sequence[str], file: str) 
         UsageError: the rows don't have that format.
     """
     found = list_format.from_rows(rows)
+    seen = None if found is None else found.input_format
+    if claimed in (InputFormat.PARQUET, InputFormat.JSON) and seen not in _JSON:
+        raise UsageError(
+            f"{display_name(file)} does not look like {claimed}",
+            f"it looks like {'a text' if found is None else found.name}",
+            f"Give its format with --input-format{f', for example `--input-format {seen}`' if seen else ''}.",
+        )
     if found is None:
         return claimed or InputFormat.TEXT
-    # A row of a table may be taken for a row of another kind of table. Only the options and the name can tell.
-    is_table = found.input_format is not None
-    if claimed in (None, InputFormat.TEXT) or not is_table:
+    if seen in _JSON and (claimed is None or (given is None and claimed in _JSON)):
+        # The names of both are often mixed up, and the content is certain.
+        return seen
+    # A row of a table may look like a row of another kind of table. Only the options and the name can tell.
+    if claimed is None or claimed is InputFormat.TEXT or (seen not in _TABLES and seen is not claimed):
         raise _other_format_error(found, file)
     return claimed
 
@@ -123,9 +177,9 @@ def _other_format_error(found: Format, file: str) -> UsageError:
     if found.input_format is None:
         hint = "Write its URLs to a text file, one on each line. docs/lists.md has a command for each format."
         return UsageError(f"{display_name(file)} looks like {found.name}", "this format can't be read", hint)
-    where = "standard input" if file == STANDARD_INPUT else "the name of a text file"
+    why = "its name or --input-format says otherwise"
+    if file == STANDARD_INPUT:
+        why = "standard input has no name that says so"
     return UsageError(
-        f"{display_name(file)} looks like {found.name}",
-        f"{where} does not say so" if file == STANDARD_INPUT else "its name or --input-format says otherwise",
-        f"Add `--input-format {found.input_format}`.",
+        f"{display_name(file)} looks like {found.name}", why, f"Add `--input-format {found.input_format}`."
     )

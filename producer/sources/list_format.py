@@ -23,21 +23,26 @@ class Format:
 
 _SIGNATURES = (
     (re.compile(rb"PK\x03\x04"), Format("a zip archive, as Excel files are")),
-    (re.compile(rb"PAR1"), Format("a Parquet file")),
+    (re.compile(rb"PAR1"), Format("a Parquet file", InputFormat.PARQUET)),
     (re.compile(rb"ARROW1"), Format("an Arrow file")),
     (re.compile(rb"ORC[\0-\x1f]"), Format("an ORC file")),
     (re.compile(rb"Obj\x01"), Format("an Avro file")),
     (re.compile(rb"SQLite format 3"), Format("an SQLite database")),
     (re.compile(rb"%PDF-"), Format("a PDF document")),
 )
-_JSON, _MARKUP, _TABLE = Format("JSON"), Format("HTML or XML"), Format("a table", InputFormat.CSV)
+_MARKUP, _TABLE = Format("HTML or XML"), Format("a table", InputFormat.CSV)
+_JSON_ARRAY, _JSON_LINES = Format("a JSON array", InputFormat.JSON), Format("JSON Lines", InputFormat.JSONL)
+_JSON_OBJECT = Format("a single JSON object")
 _TABS = Format("a table with tabs between its columns", InputFormat.TSV)
 _WORDS = Format("a table with spaces between its columns")
 _ARIA2 = Format("an input file of aria2")
 
 #: Formats recognized by the first row alone.
 _FIRST_ROW = (
-    (re.compile(r"\{\s*(?:[\"}]|$)|\[\s*(?:[\"{\[\]]|$)"), _JSON),
+    (re.compile(r"\[\s*(?:[\"{\[\]]|$)"), _JSON_ARRAY),
+    # A row may be cut off after some thousand characters.
+    (re.compile(r"\{\s*\"(?:.*\}$|.{2000})"), _JSON_LINES),
+    (re.compile(r"\{\s*(?:[\"}]|$)"), _JSON_OBJECT),
     (re.compile(r"<(?:!doctype|html|\?xml|urlset|a|img|ul|ol|li|p|div)\b", re.IGNORECASE), _MARKUP),
     # A header: it has no URL and several columns, and one column is named url, link or similar.
     (

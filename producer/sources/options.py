@@ -17,6 +17,11 @@ class InputFormat(StrEnum):
     CSV = "csv"
     #: Columns separated by tabs.
     TSV = "tsv"
+    #: An array of objects or URLs.
+    JSON = "json"
+    #: One object or URL on each line.
+    JSONL = "jsonl"
+    PARQUET = "parquet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 
+class DamagedListError(Exception):
+    """The rest of a file can't be read. The text of the error says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class BadRow:
     """A row that can't be read, and why."""

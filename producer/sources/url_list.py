@@ -19,7 +19,7 @@ from producer.sources.location import (
     is_unchanged,
 )
 from producer.sources.options import DEFAULT, SourceOptions
-from producer.sources.reader import BadRow, Reader
+from producer.sources.reader import BadRow, DamagedListError, Reader
 from producer.sources.request_stream import RequestStream, schema_of
 from tasks.download.urls import looks_like_url
 from tasks.errors import UsageError
@@ -102,6 +102,10 @@ def _translated_errors(source: str, reader: Reader | None) -> Iterator[None]:
             f"{display_name(source)} can't be read {place}",
             what,
             "Restore a good copy of the list.",
+        ) from error
+    except DamagedListError as error:
+        raise UsageError(
+            f"{display_name(source)} can't be read", str(error), "Restore a good copy of the list."
         ) from error
     except OSError as error:
         raise UsageError(

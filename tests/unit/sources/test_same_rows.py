@@ -6,15 +6,20 @@ import bz2
 import csv
 import gzip
 import io
+import json
 import lzma
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from producer.sources import url_list
 from producer.sources.options import InputFormat, SourceOptions
+from tasks.storage import plan
+from tasks.storage.shard_parquet import ShardRef
 from tests.zstandard import zstd
 
 _COUNT = 10_000
@@ -33,10 +38,12 @@ _CAPTIONS = (
 _COMPRESSIONS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
     ".gz": lambda body: gzip.compress(body, 1),
-    ".bz2": bz2.compress,
+    ".bz2": lambda body: bz2.compress(body, 1),
     ".xz": lambda body: lzma.compress(body, preset=0),
     ".zst": zstd.compress,
 }
+_NESTED = ["jsonl", "utf-16.jsonl", "json", "utf-16.json", "parquet"]
+_KINDS = ["csv", "tsv", "semicolons.csv", "excel.tsv", *_NESTED]
 _OPTIONS = SourceOptions(caption_col="text")
 
 
@@ -55,6 +62,14 @@ def table(delimiter: str) -> str:
     return text.getvalue()
 
 
+def objects() -> list[dict[str, object]]:
+    """Return the rows as objects with a nested one, some of which are null."""
+    return [
+        {"number": number, "text": caption, "URL": url, "size": {"width": number, "tags": ["a"]} if caption else None}
+        for url, caption, number in rows()
+    ]
+
+
 @cache
 def body(kind: str) -> bytes:
     """Return the rows in a format."""
@@ -67,12 +82,24 @@ def body(kind: str) -> bytes:
             return table(";").encode("utf-8-sig")
         case "excel.tsv":
             return table("\t").encode("utf-16")
+        case "jsonl":
+            return "".join(json.dumps(row) + "\n" for row in objects()).encode()
+        case "utf-16.jsonl":
+            return "".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in objects()).encode("utf-16")
+        case "json":
+            return json.dumps(objects(), ensure_ascii=False, indent=1).encode()
+        case "utf-16.json":
+            return json.dumps(objects()).encode("utf-16")
+        case "parquet":
+            sink = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(objects()), sink, row_group_size=3000)
+            return sink.getvalue()
         case _:
             return "".join(f"{url}\n" for url, _, _ in rows()).encode()
 
 
 @pytest.mark.parametrize("compression", _COMPRESSIONS)
-@pytest.mark.parametrize("kind", ["csv", "tsv", "semicolons.csv", "excel.tsv"])
+@pytest.mark.parametrize("kind", _KINDS)
 def test_each_format_gives_the_same_requests(tmp_path: Path, kind: str, compression: str) -> None:
     """Captions with quotation marks, delimiters, emoji and line ends are read as they were written."""
     path = tmp_path / f"list.{kind}{compression}"
@@ -113,3 +140,17 @@ def test_other_columns_are_passed_through(tmp_path: Path) -> None:
     ]
     assert requests.schema is not None
     assert [(field.name, str(field.type)) for field in requests.schema] == [("caption", "string"), ("number", "string")]
+
+
+@pytest.mark.parametrize("kind", _NESTED)
+def test_nested_columns_keep_their_types(tmp_path: Path, kind: str) -> None:
+    """JSON and Parquet pass numbers, lists and objects through, whole or by a path."""
+    path = tmp_path / f"list.{kind}"
+    path.write_bytes(body(kind))
+    requests = url_list.read(str(path), SourceOptions(columns=("number", "size", "size.width")))
+    table = plan.decode(plan.encode(list(requests), ShardRef("id", 0), requests.schema))
+    assert table.drop_columns(["index", "url"]).to_pylist() == [
+        {"number": row["number"], "size": row["size"], "size.width": row["number"] if row["size"] else None}
+        for row in objects()
+    ]
+    assert str(table.schema.field("number").type) == "int64"

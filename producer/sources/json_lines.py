@@ -1,0 +1,55 @@
+"""Read JSON Lines: one JSON object, or one URL in quotation marks, on each line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from io import BufferedReader, TextIOWrapper
+from typing import Any
+
+import orjson
+
+from producer.sources.encoding import BYTE_ORDER_MARK
+from producer.sources.json_reader import JsonReader
+from producer.sources.reader import BadRow
+
+#: Bytes or characters of the longest line that is read.
+_LINE_LIMIT = 16 * 1024 * 1024
+
+
+def read_json_lines(stream: BufferedReader, encoding: str) -> JsonReader:
+    """Return the reader of a file in JSON Lines."""
+    text = stream if encoding == "utf-8" else TextIOWrapper(stream, encoding, "replace")
+    return JsonReader(_items(text), "line", "a file in JSON Lines")
+
+
+def _items(text: BufferedReader | TextIOWrapper) -> Iterator[tuple[int, Any]]:
+    """Yield the values of the lines with their numbers. Blank lines are skipped."""
+    number = 0
+    with text:
+        while line := text.readline(_LINE_LIMIT):
+            number += 1
+            if len(line) >= _LINE_LIMIT:
+                while len(line) >= _LINE_LIMIT:
+                    line = text.readline(_LINE_LIMIT)
+                yield number, BadRow(f"line {number:,} is longer than {_LINE_LIMIT:,} characters")
+                continue
+            try:
+                value = orjson.loads(line)
+            except orjson.JSONDecodeError:
+                if not line.strip():
+                    continue
+                value = _parse_leniently(line, number)
+            yield number, value
+
+
+def _parse_leniently(line: bytes | str, number: int) -> Any:
+    """Return the value of a line that orjson refuses: Python's own writer emits NaN and Infinity."""
+    text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
+    try:
+        value = json.loads(text.removeprefix(BYTE_ORDER_MARK))
+        # Half of a surrogate pair can't be stored.
+        json.dumps(value, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return BadRow(f"line {number:,} is not JSON")
+    return value

@@ -1,0 +1,128 @@
+"""The columns of JSON objects: their names, the types of their values, and values of other types.
+
+The first rows decide the type of a column: numbers, truth values, text, lists or objects of these. A column whose
+values have several types is text, and so is one without values. Text columns hold other values as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+_INT64 = range(-(2**63), 2**63)
+
+
+class MisfitError(ValueError):
+    """A value has another type than its column."""
+
+
+def column_names(objects: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of all columns. A nested field is named by its path, such as ``image.url``."""
+    names: dict[str, None] = {}
+    for value in objects:
+        names.update(dict.fromkeys(_paths(value)))
+    return list(names)
+
+
+def _paths(value: Mapping[str, Any]) -> Iterator[str]:
+    for name, item in value.items():
+        yield name
+        if isinstance(item, dict):
+            yield from (f"{name}.{path}" for path in _paths(item))
+
+
+def getter(name: str) -> Callable[[Any], Any]:
+    """Return a function that returns an object's value of a column, or None."""
+    head, dot, rest = name.partition(".")
+    if not dot:
+        return lambda value: value.get(name)
+
+    def get(value: Any) -> Any:
+        if name in value:
+            return value[name]
+        for part in (head, *rest.split(".")):
+            if not isinstance(value, dict):
+                return None
+            value = value.get(part)
+        return value
+
+    return get
+
+
+def infer_type(values: list[Any]) -> pa.DataType:
+    """Return the type of a column with these values."""
+    try:
+        kind = _without_empty_types(pa.infer_type(values, None))  # type: ignore[arg-type]  # a mistake of the stubs
+        # Arrow overlooks some values of other types.
+        convert = converter(kind)
+        for value in values:
+            if value is not None:
+                convert(value)
+        return kind
+    except (pa.ArrowException, MisfitError, OverflowError):
+        return pa.string()
+
+
+def _without_empty_types(kind: pa.DataType) -> pa.DataType:
+    """Return a type that Parquet can store.
+
+    Raises:
+        MisfitError: a part of the type is an object without fields.
+    """
+    if pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_uint64(kind):
+        raise MisfitError
+    if pa.types.is_list(kind):
+        return pa.list_(_without_empty_types(kind.value_type))
+    if pa.types.is_struct(kind):
+        if kind.num_fields == 0:
+            raise MisfitError
+        return pa.struct([(field.name, _without_empty_types(field.type)) for field in kind])
+    return kind
+
+
+def converter(kind: pa.DataType) -> Callable[[Any], Any]:
+    """Return a function that returns a value for a column of this type, or raises a `MisfitError`."""
+    if pa.types.is_string(kind):
+        return _to_text
+    if pa.types.is_list(kind):
+        convert = converter(kind.value_type)
+        return lambda value: [None if item is None else convert(item) for item in _checked(value, list)]
+    if pa.types.is_struct(kind):
+        return _struct_converter({field.name: converter(field.type) for field in kind})
+    if pa.types.is_floating(kind):
+        return lambda value: float(_checked(value, float, int))
+    if pa.types.is_boolean(kind):
+        return lambda value: _checked(value, bool)
+    return _to_integer
+
+
+def _struct_converter(fields: Mapping[str, Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def convert(value: Any) -> dict[str, Any]:
+        found = _checked(value, dict)
+        if not found.keys() <= fields.keys():
+            raise MisfitError
+        return {name: None if item is None else fields[name](item) for name, item in found.items()}
+
+    return convert
+
+
+def _checked(value: Any, *kinds: type) -> Any:
+    # A truth value is an integer in Python, so its type is compared exactly.
+    if type(value) not in kinds:
+        raise MisfitError
+    return value
+
+
+def _to_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _to_integer(value: Any) -> int:
+    if type(value) is not int or value not in _INT64:
+        raise MisfitError
+    return value
