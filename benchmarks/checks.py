@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,7 +37,22 @@ def check_unchanged(out: Path, gallery: Gallery, count: int) -> None:
     Raises:
         CheckError: an image is missing, or there is an unexpected one.
     """
-    found, sent = Counter(digests(_jpegs(out))), Counter(gallery.digests[:count])
+    _compare(Counter(digests(_jpegs(out))), gallery, count)
+
+
+def check_output(out: Path, gallery: Gallery, count: int) -> None:
+    """Check that each image was saved exactly once, byte for byte: as a file, in a tar or in a Parquet file.
+
+    Raises:
+        CheckError: an image is missing, or there is an unexpected one.
+    """
+    found = Counter(digests(_jpegs(out)))
+    found.update(hashlib.sha256(body).digest() for body in _packed_jpegs(out))
+    _compare(found, gallery, count)
+
+
+def _compare(found: Counter[bytes], gallery: Gallery, count: int) -> None:
+    sent = Counter(gallery.digests[:count])
     if found != sent:
         missing, unexpected = (sent - found).total(), (found - sent).total()
         raise CheckError(f"{missing} of {count} images are missing, {unexpected} are unexpected")
@@ -71,6 +88,16 @@ class Resized:
 
 def _jpegs(out: Path) -> Iterator[Path]:
     return out.rglob("*.jpg")
+
+
+def _packed_jpegs(out: Path) -> Iterator[bytes]:
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".jpg") and (file := tar.extractfile(member)) is not None:
+                    yield file.read()
+    for path in out.glob("*/images.parquet"):
+        yield from (body.as_py() or b"" for body in pq.read_table(path, columns=["image"])["image"])
 
 
 def _listed_images(out: Path) -> Iterator[tuple[int, Path]]:

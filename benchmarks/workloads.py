@@ -105,6 +105,14 @@ TASK_EVENTS = Workload(
     },
     images=10_000,
 )
+#: Packed output may cost at most 10 %.
+OUTPUTS = Workload(
+    "outputs",
+    "http, 15 KB, by the output format",
+    SMALL,
+    {name: ways.fleet("--output-format", name) for name in ("files", "webdataset", "parquet")},
+    check=checks.check_output,
+)
 #: The default size of a fleet was chosen from these results.
 SIZES = Workload(
     "sizes",

@@ -19,7 +19,7 @@ import pyarrow as pa
 from tasks.errors import StorageError
 from tasks.model import Outcome, OutputOptions, Reason, RunOptions, image_key, shard_name
 from tasks.outputs.packing import pack, packed_name
-from tasks.storage import manifest, plan, shard_status
+from tasks.storage import manifest, plan, shard_parquet, shard_status
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import PRIVATE_MODE, Store
@@ -134,13 +134,14 @@ def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], coun
 def _write(
     table: pa.Table, ordered: Sequence[Outcome], ref: ShardRef, output: OutputOptions, store: Store, first: bool
 ) -> None:
+    rows = manifest.join(table, ordered)
     if packed_name(ref.shard, output) is None:
         store.sync(shard_name(ref.shard), [outcome.path for outcome in ordered if outcome.path])
     else:
-        ordered = pack(table, ordered, ref, output, store)
+        rows = pack(rows, ref, output, store)
     stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"
     store.replace(manifest.stats_name(ref.shard), stats.encode(), PRIVATE_MODE)
-    body = manifest.encode(table, ordered, ref)
+    body = shard_parquet.encode(rows, ref)
     try:
         if first:
             store.create_durably(manifest.name(ref.shard), body)

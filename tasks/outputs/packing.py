@@ -10,18 +10,18 @@ Packing is idempotent. If a collect task dies, its successor finds the same imag
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import replace
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.errors import StorageError
-from tasks.model import Outcome, OutputFormat, OutputOptions
+from tasks.model import OutputFormat, OutputOptions
 from tasks.outputs import parquet, webdataset
 from tasks.outputs.samples import SampleImage, sample_rows
-from tasks.storage import manifest, shard_status
+from tasks.storage import shard_status
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 
@@ -39,38 +39,44 @@ class _PackedFormat(Protocol):
 _FORMATS: dict[OutputFormat, _PackedFormat] = {OutputFormat.WEBDATASET: webdataset, OutputFormat.PARQUET: parquet}
 
 
+class _SavedImage(NamedTuple):
+    """A saved image as its manifest's row describes it."""
+
+    key: str
+    path: str
+    bytes: int
+
+
 def packed_name(shard: int, output: OutputOptions) -> str | None:
     """Return the name of a shard's packed file; None if the run keeps the files."""
     packed = _FORMATS.get(output.format)
     return None if packed is None else packed.name(shard)
 
 
-def pack(
-    plan: pa.Table, outcomes: Sequence[Outcome], ref: ShardRef, output: OutputOptions, store: Store
-) -> list[Outcome]:
-    """Write the packed file of a shard; return the Outcomes, with that file as the path of each saved image.
+def pack(table: pa.Table, ref: ShardRef, output: OutputOptions, store: Store) -> pa.Table:
+    """Write the packed file of a shard; return the shard's rows, with that file as the path of each saved image.
 
     Args:
-        plan: the shard's plan.
-        outcomes: all Outcomes of the shard, in the order of the plan.
+        table: the rows of the shard's manifest. A path is the image's own file, or the existing packed file.
         ref: the run, the shard and the revision.
         output: the output options of the run.
         store: the run's folder.
 
     Raises:
         StorageError: an image can't be read, the file can't be written, or another task has collected the shard
-            meanwhile. After an error, an existing packed file is unchanged.
+            meanwhile. An existing packed file is unchanged.
     """
     packed_format = _FORMATS[output.format]
     name = packed_format.name(ref.shard)
-    rows = sample_rows(manifest.join(plan, outcomes))
-    saved = [outcome for outcome in outcomes if outcome.path]
-    is_packed = any(outcome.path == name for outcome in saved)
-    with closing(store.open_file(name)) if is_packed else nullcontext() as file:
-        before = iter(()) if file is None else packed_format.images(file)
-        chunks = packed_format.encode(rows, _images(saved, name, before, store))
+    saved = table.filter(pc.is_valid(table["path"]))
+    files = [_SavedImage(**row) for row in saved.select(["key", "path", "bytes"]).to_pylist()]
+    is_packed = any(file.path == name for file in files)
+    with closing(store.open_file(name)) if is_packed else nullcontext() as before:
+        existing = iter(()) if before is None else packed_format.images(before)
+        chunks = packed_format.encode(sample_rows(saved), _images(files, name, existing, store))
         store.replace_from(name, _unless_collected(chunks, ref, store))
-    return [replace(outcome, path=name) if outcome.path else outcome for outcome in outcomes]
+    paths = pc.if_else(pc.is_valid(table["path"]), name, None)
+    return table.set_column(table.column_names.index("path"), "path", paths)
 
 
 def count_missing(shard: int, saved: Mapping[str, int], output: OutputOptions, store: Store) -> int:
@@ -91,20 +97,21 @@ def count_missing(shard: int, saved: Mapping[str, int], output: OutputOptions, s
     return sum(sizes.get(key) != size for key, size in saved.items())
 
 
-def _images(saved: Iterable[Outcome], name: str, before: Iterator[SampleImage], store: Store) -> Iterator[SampleImage]:
-    """Yield the images of Outcomes, from their files or from the existing packed file.
+def _images(
+    saved: Iterable[_SavedImage], name: str, existing: Iterator[SampleImage], store: Store
+) -> Iterator[SampleImage]:
+    """Yield the saved images, from their own files or from the existing packed file.
 
     Raises:
-        StorageError: an image is missing, or differs from its Outcome.
+        StorageError: an image is missing, or is not as the manifest says.
     """
-    for outcome in saved:
-        assert outcome.path is not None
-        if outcome.path == name:
-            image = _find(outcome.key, name, before)
+    for file in saved:
+        if file.path == name:
+            image = _find(file.key, name, existing)
         else:
-            image = SampleImage(outcome.key, outcome.path.rpartition(".")[2], store.read(outcome.path))
-        if len(image.body) != outcome.bytes:
-            raise StorageError(f"image {outcome.key} has {len(image.body):,} bytes instead of {outcome.bytes:,}")
+            image = SampleImage(file.key, file.path.rpartition(".")[2], store.read(file.path))
+        if len(image.body) != file.bytes:
+            raise StorageError(f"image {file.key} has {len(image.body):,} bytes instead of {file.bytes:,}")
         yield image
 
 

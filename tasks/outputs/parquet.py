@@ -17,8 +17,9 @@ from tasks.model import shard_name
 from tasks.outputs.samples import SampleImage
 
 IMAGE_COLUMN = "image"
-#: A row group ends after this many bytes of images, because writers and readers hold a whole row group in memory.
-_ROW_GROUP_BYTES = 16 * 1024**2
+#: A row group ends after this many bytes of images, because writers and readers hold a whole row group in memory. With
+#: larger row groups, most of the time goes into getting that memory from the system.
+_ROW_GROUP_BYTES = 1024**2
 #: Arrow's errors for an incomplete file.
 _ARROW_ERRORS = (pa.ArrowException, OSError)
 
@@ -53,8 +54,8 @@ def encode(rows: pa.Table, images: Iterable[SampleImage]) -> Iterator[bytes]:
             column = pa.array(bodies, pa.binary())
             writer.write_table(rows.slice(place, len(bodies)).append_column(schema.field(IMAGE_COLUMN), column))
             place += len(bodies)
-            yield sink.take()
-    yield sink.take()
+            yield from sink.take()
+    yield from sink.take()
 
 
 def images(file: BinaryIO) -> Iterator[SampleImage]:
@@ -117,13 +118,11 @@ class _Sink(io.RawIOBase):
 
     def write(self, piece: Any) -> int:
         """Keep a piece."""
-        # Copy the bytes, because Arrow may reuse its buffer.
         self._pieces.append(bytes(piece))
         self._written += len(piece)
         return len(piece)
 
-    def take(self) -> bytes:
-        """Return the bytes written since the last call."""
-        body = b"".join(self._pieces)
-        self._pieces.clear()
-        return body
+    def take(self) -> list[bytes]:
+        """Return the pieces written since the last call."""
+        pieces, self._pieces = self._pieces, []
+        return pieces

@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 
 #: The columns of a manifest that are facts about a download.
 _DOWNLOAD_COLUMNS = frozenset(
@@ -36,9 +35,8 @@ class SampleImage:
 
 
 def sample_rows(manifest: pa.Table) -> pa.Table:
-    """Return the rows of a manifest's saved images, with the columns for data sets."""
-    saved = manifest.filter(pc.is_valid(manifest["path"]))
-    return saved.drop_columns([name for name in saved.column_names if name in _DOWNLOAD_COLUMNS])
+    """Return rows of a manifest with the columns for data sets."""
+    return manifest.drop_columns([name for name in manifest.column_names if name in _DOWNLOAD_COLUMNS])
 
 
 def metadata(rows: pa.Table) -> Iterator[bytes]:

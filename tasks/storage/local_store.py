@@ -102,7 +102,12 @@ class LocalStore(Store):
             StorageError: it can't be read.
         """
         try:
-            return self.path(name).read_bytes()
+            # This also runs for each image that is packed. `Path.read_bytes` would make twice as many system calls.
+            descriptor = os.open(f"{self.root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return _read_all(descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise _storage_error("read", name, error) from error
 
@@ -301,7 +306,9 @@ class LocalStore(Store):
             StorageError: it can't be removed.
         """
         try:
-            self.path(name).unlink(missing_ok=True)
+            os.unlink(f"{self.root}/{name}")  # noqa: PTH108  # runs for each image that was packed
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise _storage_error("remove", name, error) from error
 
@@ -393,6 +400,19 @@ class LocalStore(Store):
             return True
         finally:
             claim.unlink(missing_ok=True)
+
+
+def _read_all(descriptor: int) -> bytes:
+    """Return the bytes from a descriptor's position to the end of its file."""
+    size = os.fstat(descriptor).st_size
+    body = os.read(descriptor, size)
+    if len(body) == size:
+        return body
+    # One call reads at most 2 GiB, and another process may have truncated the file.
+    pieces = [body]
+    while piece := os.read(descriptor, size):
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _storage_error(verb: str, name: str, error: OSError) -> StorageError:

@@ -20,6 +20,8 @@ from benchmarks.messages import MessageCounter
 from benchmarks.pictures import SMALL, Gallery, create_gallery
 from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, WORKLOADS
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
+from tasks.outputs import parquet, webdataset
+from tasks.outputs.samples import SampleImage
 
 _COUNT = 4
 _SMALLER = (100, 50)
@@ -114,6 +116,20 @@ def test_every_image_is_saved_unchanged(gallery: Gallery, tmp_path: Path) -> Non
     (tmp_path / "a1.jpg").write_bytes((tmp_path / "a2.jpg").read_bytes())
     with pytest.raises(CheckError, match="1 of 4 images are missing, 1 are unexpected"):
         checks.check_unchanged(tmp_path, gallery, _COUNT)
+
+
+def test_packed_images_are_checked(gallery: Gallery, tmp_path: Path) -> None:
+    """Images in a tar and in a Parquet file count like files."""
+    bodies = [(gallery.folder / f"{number}.jpg").read_bytes() for number in range(_COUNT)]
+    rows = pa.table({"key": ["00", "01"]})
+    images = [SampleImage(f"0{place}", "jpg", body) for place, body in enumerate(bodies)]
+    (tmp_path / "00000.tar").write_bytes(b"".join(webdataset.encode(rows, images[:2])))
+    (tmp_path / "00001").mkdir()
+    (tmp_path / "00001" / "images.parquet").write_bytes(b"".join(parquet.encode(rows, images[2:])))
+    checks.check_output(tmp_path, gallery, _COUNT)
+    (tmp_path / "00000.tar").unlink()
+    with pytest.raises(CheckError, match="2 of 4 images are missing, 0 are unexpected"):
+        checks.check_output(tmp_path, gallery, _COUNT)
 
 
 @pytest.mark.parametrize(
