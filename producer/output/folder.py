@@ -98,7 +98,8 @@ def existing_run(out: Location) -> Store:
     """Return the Store of a folder with a run.
 
     Raises:
-        UsageError: the folder does not exist, holds no run, or can't be read.
+        UsageError: the folder does not exist, or holds no run.
+        CommandError: an object store can't be asked.
     """
     if isinstance(out, Path) and not out.is_dir():
         raise UsageError(
@@ -108,20 +109,8 @@ def existing_run(out: Location) -> Store:
         )
     store = open_output(out)
     # Check before locking, because locking would leave a lock file in an unrelated folder.
-    try:
-        RunFile.require(store)
-    except StorageError as error:
-        raise unreadable_error(store, error) from error
+    RunFile.require(store)
     return store
-
-
-def unreadable_error(store: Store, error: StorageError) -> UsageError:
-    """Return the error for an output folder that can't be read."""
-    return UsageError(
-        f"The output folder {store.location} can't be read",
-        str(error),
-        "Check the store, and the permissions of this user or of the credentials in the environment.",
-    )
 
 
 def unwritable_error(store: Store, error: Exception) -> UsageError:

@@ -117,8 +117,17 @@ class RunFile:
 
         Raises:
             UsageError: the folder holds no run.
+            CommandError: the store can't be asked.
         """
-        if not store.exists(NAME):
+        try:
+            exists = store.exists(NAME)
+        except StorageError as error:
+            raise CommandError(
+                f"The output folder {store.location} can't be read",
+                str(error),
+                "Check the store, and the permissions of this user or of the credentials in the environment.",
+            ) from error
+        if not exists:
             raise UsageError(
                 f"{store.location} holds no run",
                 f"there is no {NAME} in it",

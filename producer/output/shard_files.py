@@ -49,7 +49,7 @@ def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] 
     try:
         return manifest.decode(store.read(manifest.name(shard)), columns, ShardRef(run_id, shard))
     except (CorruptShardFileError, StorageError) as error:
-        exists = store.exists(manifest.name(shard))
+        exists = isinstance(error, CorruptShardFileError) or _may_exist(manifest.name(shard), store)
         what = "is unusable" if exists else "is missing"
         raise CommandError(
             f"{store.describe(manifest.name(shard))} {what}",
@@ -57,3 +57,11 @@ def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] 
             f"Restore a good copy. Or {'remove the file and ' if exists else ''}run `{resume_command(store)}` to "
             "repeat that shard. Images saved as files are not downloaded again.",
         ) from error
+
+
+def _may_exist(name: str, store: Store) -> bool:
+    """Return whether a file exists; True if the store can't be asked."""
+    try:
+        return store.exists(name)
+    except StorageError:
+        return True

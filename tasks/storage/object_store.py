@@ -96,7 +96,7 @@ class ObjectStore(Store):
         """
         import obstore
 
-        with self._errors("find", name), suppress(FileNotFoundError):
+        with self._errors("look up", name), suppress(FileNotFoundError):
             return int(obstore.head(self._client, name)["size"])
         return None
 
@@ -172,8 +172,9 @@ class ObjectStore(Store):
     def replace_from(self, name: str, chunks: Iterable[bytes]) -> None:
         """Save chunks of bytes as one object; replace an existing object.
 
-        Large objects are sent in several parts, and appear when all parts are sent. If this process dies, the parts
-        stay in the store, invisible, until the bucket's rules remove them.
+        The chunks are first written to a temporary file on this machine. A large object is then sent in several parts,
+        and appears when all parts are sent. If this process dies, the parts stay in the store, invisible, until a rule
+        of the bucket removes them.
 
         Raises:
             StorageError: they can't be saved; an existing object is unchanged.
@@ -182,23 +183,21 @@ class ObjectStore(Store):
         import obstore
 
         self._check_write()
-        failure: list[Exception] = []
-
-        def guarded() -> Iterator[bytes]:
+        # The client would take the chunks in a thread of its own, where they could not read from this store.
+        with tempfile.NamedTemporaryFile(prefix="imagefleet-") as file:
             try:
-                yield from chunks
-            except Exception as error:
-                failure.append(error)
-                raise
-
-        try:
+                file.writelines(chunks)
+                file.flush()
+            except OSError as error:
+                raise StorageError(f"could not save {name}: no temporary file can be written: {error}") from error
             with self._errors("save", name):
-                obstore.put(self._client, name, guarded(), chunk_size=_PART_BYTES, max_concurrency=_PARALLEL_PARTS)
-        except Exception:
-            # The client replaces the exception by one of its own.
-            if failure:
-                raise failure[0] from None
-            raise
+                obstore.put(
+                    self._client,
+                    name,
+                    Path(file.name),
+                    chunk_size=_PART_BYTES,
+                    max_concurrency=_PARALLEL_PARTS,
+                )
 
     def remove_folder(self, name: str) -> None:
         """Do nothing, because folders are only a part of names."""

@@ -127,19 +127,6 @@ def test_replaces_a_version_once(store: ObjectStore) -> None:
     assert store.read_version("a") is None
 
 
-def test_error_of_the_chunks_is_passed_on(store: ObjectStore) -> None:
-    """If the chunks of a file end with an error, the existing file stays, and the error is the caller's own."""
-    store.replace("a", b"old")
-
-    def chunks() -> Iterator[bytes]:
-        yield b"new"
-        raise StorageError("collected by another task")
-
-    with pytest.raises(StorageError, match="collected by another task"):
-        store.replace_from("a", chunks())
-    assert store.read("a") == b"old"
-
-
 def test_worker_opens_only_allowed_prefixes(server: ObjectServer, tmp_path: Path) -> None:
     """A worker opens a URL only below a root that is a URL, whatever a message says."""
     roots: list[Path | StoreUrl] = [tmp_path, StoreUrl.parse("s3://bucket/runs")]

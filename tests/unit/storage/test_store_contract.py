@@ -86,6 +86,27 @@ def test_replaces(any_store: Store) -> None:
         assert any_store.read("a.json") == body
 
 
+def test_replaces_from_chunks(any_store: Store) -> None:
+    """A file made of chunks is replaced as a whole. The chunks may come from other files of the same store."""
+    any_store.create("00000/a", b"1")
+    any_store.replace("00000.tar", b"old")
+    any_store.replace_from("00000.tar", (any_store.read("00000/a") for _ in range(3)))
+    assert any_store.read("00000.tar") == b"111"
+    large = bytes(range(256)) * 4096
+    any_store.replace_from("00000.tar", (large for _ in range(9)))
+    with any_store.open_file("00000.tar") as file:
+        file.seek(8 * len(large))
+        assert file.read() == large
+
+    def failing() -> Iterator[bytes]:
+        yield b"new"
+        raise StorageError("collected by another task")
+
+    with pytest.raises(StorageError, match="collected by another task"):
+        any_store.replace_from("00000.tar", failing())
+    assert any_store.file_size("00000.tar") == 9 * len(large)
+
+
 def test_creates_from_an_existing_file(any_store: Store) -> None:
     """A file with the bytes of another one is created as exclusively as any other."""
     any_store.create("old", b"body")
