@@ -259,7 +259,7 @@ def set_up_redis(folder: Path, names: str) -> None:
 
 @contextmanager
 def worker(
-    name: str, folder: Path, broker_url: str, store_root: Path, allow: str, *arguments: str
+    name: str, folder: Path, broker_url: str, store_root: Path | str, allow: str, *arguments: str
 ) -> Iterator[Background]:
     """Start a worker by the plain Celery command."""
     settings = {

@@ -1,0 +1,121 @@
+"""An S3 endpoint of moto on loopback, and a proxy in front of it that fails on request."""
+
+from __future__ import annotations
+
+import http.client
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from tests.conftest import required_module
+from tests.integration import processes
+from tests.object_server import CREDENTIALS
+
+BUCKET = "images"
+
+
+@contextmanager
+def moto_server(folder: Path) -> Iterator[int]:
+    """Run moto's server with an empty bucket; yield its port."""
+    required_module("moto")
+    required_module("obstore")
+    port = processes.free_port()
+    argv = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with processes.started("moto", argv, folder) as server:
+        processes.eventually(lambda: processes.listens(server, port), "moto")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        # moto finds the service by the name in the signature, which it does not verify.
+        scope = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x"
+        connection.request("PUT", f"/{BUCKET}", headers={"Authorization": scope})
+        answer = connection.getresponse()
+        assert answer.status == 200, answer.read()
+        connection.close()
+        yield port
+
+
+class FaultyEndpoint(ThreadingHTTPServer):
+    """A proxy in front of an endpoint; a context manager that starts and stops it."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, target: int) -> None:
+        """Take the port of the endpoint."""
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.target = target
+        #: The number of objects written so far.
+        self.writes = 0
+        #: Called with each method. Returns a status with which the request fails, seconds to wait before it is
+        #: forwarded, or "lost" to forward it and break the connection; None to forward it.
+        self.fault: Callable[[str], int | float | str | None] = lambda _: None
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+
+    def __enter__(self) -> FaultyEndpoint:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables with which a process uses this endpoint."""
+        return {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_address[1]}"}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyEndpoint
+    wbufsize = -1
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:  # the base class finds it by this name
+        self._forward()
+
+    do_PUT = do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815  # as the last
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+    def _forward(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.server.fault(self.command)
+        if isinstance(fault, float):
+            time.sleep(fault)
+        elif isinstance(fault, int):
+            self._send(fault, [], b"<Error><Code>SlowDown</Code></Error>")
+            return
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.target, timeout=30)
+        connection.request(self.command, self.path, body, dict(self.headers.items()))
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        if self.command == "PUT" and answer.status == 200:
+            self.server.writes += 1
+        if fault == "lost":
+            self.close_connection = True
+            return
+        kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP_HEADERS]
+        if self.command == "HEAD":
+            kept.append(("Content-Length", answer.getheader("Content-Length") or "0"))
+        self._send(answer.status, kept, content)
+
+    def _send(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+#: Headers of one connection, and the length, which this proxy sets itself.
+_HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})
