@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from tasks.errors import CommandError as CommandError
     from tasks.errors import RunInterruptedError as RunInterruptedError
     from tasks.errors import UsageError as UsageError
+    from tasks.image_options import ResizeMode as ResizeMode
+    from tasks.image_options import ResizeOptions as ResizeOptions
     from tasks.model import FetchOptions as FetchOptions
     from tasks.model import HeaderOptions as HeaderOptions
     from tasks.model import Outcome as Outcome
     from tasks.model import OutputFormat as OutputFormat
     from tasks.model import OutputOptions as OutputOptions
     from tasks.model import Reason as Reason
-    from tasks.model import ResizeMode as ResizeMode
-    from tasks.model import ResizeOptions as ResizeOptions
     from tasks.model import Status as Status
     from tasks.model import Verify as Verify
 

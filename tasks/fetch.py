@@ -28,8 +28,10 @@ from tasks.errors import (
     TooManyPixelsError,
     UndecodableError,
 )
+from tasks.image_options import NO_FILTER
 from tasks.images import identify
 from tasks.images.decode import decode_all_frames
+from tasks.images.filters import check_filters
 from tasks.images.identify import EncodedImage
 from tasks.images.resize import resize_image
 from tasks.model import (
@@ -39,7 +41,6 @@ from tasks.model import (
     FetchOptions,
     Outcome,
     Refusal,
-    ResizeMode,
     RunOptions,
     Status,
     Verify,
@@ -273,7 +274,7 @@ class _Delivery:
         the file's Outcome may already be counted.
         """
         options = self.run.fetch
-        if options.resize.mode is not ResizeMode.NO or options.insecure:
+        if options.resize.encodes or options.insecure:
             # The file alone does not show its original size, or whether its server was verified.
             return None
         for extension in sorted(set(identify.EXTENSIONS.values())):
@@ -288,8 +289,14 @@ class _Delivery:
 
 
 def _encode_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
-    """Return the image to save: as downloaded, or resized."""
-    if options.resize.mode is ResizeMode.KEEP_RATIO:
+    """Return the image to save: as downloaded, or resized.
+
+    The filters judge the downloaded image, so they never apply to a file that an earlier delivery has saved.
+    """
+    if options.filters != NO_FILTER:
+        header = identify.inspect(body, options.max_pixels)
+        check_filters((header.width, header.height), options.filters)
+    if options.resize.encodes:
         return resize_image(body, options.resize, options.max_pixels, deadline)
     if options.verify is Verify.DECODE:
         info = decode_all_frames(body, options.max_pixels, deadline)
@@ -316,7 +323,7 @@ def _existing_image(
         image = _unchanged_image(existing, options)
     except (NotAnImageError, UndecodableError):
         return None
-    return image if options.resize.mode is ResizeMode.NO else replace(image, original=(None, None))
+    return replace(image, original=(None, None)) if options.resize.encodes else image
 
 
 def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
+from tasks.image_options import FilterOptions, ResizeOptions, known_fields
+
 #: Limits of the texts in an `Outcome`, in bytes of JSON. These limits keep an Outcome under 1 KB.
 MESSAGE_LIMIT = 200
 URL_LIMIT = 240
@@ -133,15 +135,6 @@ class ImageRequest:
     expected_hash: str | None = None
 
 
-class ResizeMode(StrEnum):
-    """How to resize an image, in img2dataset's terms."""
-
-    #: Save it as downloaded.
-    NO = "no"
-    #: Scale the smaller side to the requested size, and keep the aspect ratio.
-    KEEP_RATIO = "keep_ratio"
-
-
 class Verify(StrEnum):
     """How to check an image before it is saved as downloaded."""
 
@@ -149,17 +142,6 @@ class Verify(StrEnum):
     HEADER = "header"
     #: Decode it completely.
     DECODE = "decode"
-
-
-@dataclass(frozen=True, slots=True)
-class ResizeOptions:
-    """How to resize each image of a run. With the mode ``no``, the other fields have no effect."""
-
-    mode: ResizeMode = ResizeMode.NO
-    #: Length of the smaller side, in pixels.
-    image_size: int = 256
-    #: Quality of the saved JPEG, from 1 to 100.
-    quality: int = 95
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,17 +186,21 @@ class FetchOptions:
     max_pixels: int = 100_000_000
     #: This option has no effect on resized images, because they are decoded anyway.
     verify: Verify = Verify.HEADER
-    resize: ResizeOptions = ResizeOptions()
+    resize: ResizeOptions = field(default_factory=ResizeOptions)
+    filters: FilterOptions = field(default_factory=FilterOptions)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the options from JSON's own types; fields unknown to this version are dropped."""
-        known = _known_fields(cls, value)
-        resize = _known_fields(ResizeOptions, known["resize"])
-        resize["mode"] = ResizeMode(resize["mode"])
-        headers = _known_fields(HeaderOptions, known["headers"])
+        known = known_fields(cls, value)
+        headers = known_fields(HeaderOptions, known["headers"])
         headers["extra"] = tuple((name, text) for name, text in headers["extra"])
-        known.update(resize=ResizeOptions(**resize), headers=HeaderOptions(**headers), verify=Verify(known["verify"]))
+        known.update(
+            resize=ResizeOptions.from_json(known["resize"]),
+            filters=FilterOptions.from_json(known["filters"]),
+            headers=HeaderOptions(**headers),
+            verify=Verify(known["verify"]),
+        )
         return cls(**known)
 
 
@@ -238,7 +224,7 @@ class OutputOptions:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the options from JSON's own types; fields unknown to this version are dropped."""
-        known = _known_fields(cls, value)
+        known = known_fields(cls, value)
         if "format" in known:
             known["format"] = OutputFormat(known["format"])
         return cls(**known)
@@ -281,13 +267,6 @@ class RunOptions:
             epoch=value["epoch"],
             draining=value.get("draining", False),
         )
-
-
-def _known_fields(
-    kind: type[FetchOptions | ResizeOptions | HeaderOptions | OutputOptions], value: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the items of a mapping if the dataclass has a field of the same name."""
-    return {name.name: value[name.name] for name in fields(kind) if name.name in value}
 
 
 @dataclass(frozen=True, slots=True)

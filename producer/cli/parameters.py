@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import reduce, wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from config import limits
 from config.locations import SCHEMES, Location, StoreUrl, url_scheme
+from producer.cli.image_parameters import IMAGE_OPTIONS, ImageParameters
 from producer.cli.json_result import enable_json
 from tasks.download import headers
-from tasks.model import FetchOptions, HeaderOptions, OutputFormat, OutputOptions, ResizeMode, ResizeOptions, Verify
+from tasks.model import FetchOptions, HeaderOptions, OutputFormat, OutputOptions, Verify
 
 if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
@@ -149,8 +151,7 @@ class DownloadParameters:
     referer: str | None
     headers: tuple[str, ...]
     verify: str
-    resize: str
-    image_size: int | None
+    images: ImageParameters
 
     def run_config(self) -> RunConfig:
         """Return the options of a run.
@@ -179,7 +180,8 @@ class DownloadParameters:
             insecure=self.insecure,
             headers=self._header_options(),
             verify=Verify(self.verify),
-            resize=self._resize_options(),
+            resize=self.images.resize_options(),
+            filters=self.images.filter_options(),
         )
         return RunConfig(fetch, self.shard_size, self.window)
 
@@ -196,14 +198,6 @@ class DownloadParameters:
             # The message must not quote the header, which may be a secret.
             raise click.BadParameter(str(error), param_hint="--header") from error
         return HeaderOptions(given["--user-agent"], given["--referer"], extra)
-
-    def _resize_options(self) -> ResizeOptions:
-        mode = ResizeMode(self.resize)
-        if self.image_size is None:
-            return ResizeOptions(mode)
-        if mode is ResizeMode.NO:
-            raise click.BadParameter("images are not resized; add --resize keep_ratio", param_hint="--image-size")
-        return ResizeOptions(mode, self.image_size)
 
 
 def _split_header(header: str) -> tuple[str, str]:
@@ -233,21 +227,28 @@ class FleetParameters:
     flower: bool = False
 
 
-def grouped(name: str, kind: type[Any], *options: Callable[[_Function], _Function]) -> Callable[[_Function], Any]:
+def grouped(
+    name: str,
+    kind: type[Any],
+    *options: Callable[[_Function], _Function],
+    parts: Mapping[str, type[Any]] = MappingProxyType({}),
+) -> Callable[[_Function], Any]:
     """Return a decorator that adds options to a command and passes their values as one argument.
 
     Args:
         name: the name of the argument.
         kind: the argument's class, a dataclass with a field for each option. Fields without an option have defaults.
         options: the options, in the order of the help text.
+        parts: the fields of the argument that are dataclasses themselves, with a field for each of their options.
     """
-    names = [field.name for field in fields(kind)]
 
     def decorate(command: _Function) -> Any:
         @wraps(command)
         def call(**values: Any) -> Any:
-            own = {field: values.pop(field) for field in names if field in values}
-            return command(**values, **{name: kind(**own)})
+            for part, part_kind in {**parts, name: kind}.items():
+                names = [field.name for field in fields(part_kind)]
+                values[part] = part_kind(**{field: values.pop(field) for field in names if field in values})
+            return command(**values)
 
         return reduce(lambda inner, option: option(inner), reversed(options), call)
 
@@ -346,18 +347,8 @@ download_options = grouped(
         show_default=True,
         help="header: check an image by its header only. decode: also decode every frame.",
     ),
-    click.option(
-        "--resize",
-        type=click.Choice([mode.value for mode in ResizeMode]),
-        default=_defaults.resize.mode.value,
-        show_default=True,
-        help="no: save images unchanged. keep_ratio: save them as JPEG, with the smaller side set by --image-size.",
-    ),
-    click.option(
-        "--image-size",
-        type=click.IntRange(1, 10_000),
-        help=f"Smaller side of resized images, in pixels.  [default: {_defaults.resize.image_size}]",
-    ),
+    *IMAGE_OPTIONS,
+    parts={"images": ImageParameters},
 )
 #: Adds the argument ``output``.
 output_options = grouped(

@@ -25,7 +25,7 @@ from producer.output.run_file import NAME, PlanState, RunFile, State, resume_com
 from producer.output.shard_files import load_manifest, load_plan
 from producer.sources import url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
-from tasks.model import ResizeMode, shard_name
+from tasks.model import shard_name
 from tasks.outputs.packing import count_missing, packed_name
 from tasks.storage import manifest, plan, shard_parquet
 from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
@@ -343,7 +343,7 @@ def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -
             f"({manifest.name(first)}), and run `{resume_command(store)}` to download that shard again."
         )
         return Finding("images", Level.WARN, found, todo)
-    resized = record.options.fetch.resize.mode is not ResizeMode.NO
+    resized = record.options.fetch.resize.encodes
     todo = (
         "Restore the images; no other command checks for them. Or remove the manifest of such a shard "
         f"({manifest.name(first)}) and run `{resume_command(store)}` to repeat that shard. Its saved "

@@ -22,13 +22,13 @@ from producer.planning.url_index import UrlIndex
 from producer.sources.request_stream import RequestStream, schema_of
 from tasks.download.conditional import usable_validators
 from tasks.errors import CommandError, StorageError, UsageError
+from tasks.image_options import NO_FILTER
 from tasks.model import (
     PREVIOUS_IMAGE_FIELDS,
     FetchOptions,
     ImageRequest,
     OutputFormat,
     PreviousImage,
-    ResizeMode,
     Verify,
     shard_name,
 )
@@ -197,8 +197,10 @@ def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
 def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None:
     """Return a requirement of this run that images of the previous run possibly violate; None if there is none."""
     if before.resize != now.resize:
-        return "images of another size (--resize, --image-size)"
-    if now.resize.mode is ResizeMode.NO and now.verify is Verify.DECODE and before.verify is not Verify.DECODE:
+        return "images of another size or encoding (--resize, --image-size, --encode-format, …)"
+    if now.filters not in (NO_FILTER, before.filters):
+        return "filtered images (--min-size, --max-area, --max-aspect-ratio)"
+    if not now.resize.encodes and now.verify is Verify.DECODE and before.verify is not Verify.DECODE:
         return "images that were decoded before saving (--verify decode)"
     if before.max_bytes > now.max_bytes or before.max_pixels > now.max_pixels:
         return f"images of at most {now.max_bytes:,} bytes and {now.max_pixels:,} pixels (--max-bytes)"

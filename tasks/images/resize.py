@@ -1,55 +1,42 @@
-"""Resize an image to an upright sRGB JPEG: decode, resample and encode it once.
+"""Resize an image to an upright sRGB image: decode, resample and encode it once.
 
-The resize takes a few milliseconds of CPU time, nearly all of it in Pillow's C code. The worker's other threads run
-during this C code. Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and resamples an
-image, and while it encodes to a file descriptor. Pillow holds the lock while it encodes to a Python object, such as a
-``BytesIO``.
+This takes a few milliseconds of CPU time, nearly all of it in Pillow's C code. The worker's other threads run
+meanwhile. Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and resamples an image, and
+while it encodes to a file descriptor. Pillow holds the lock while it encodes to a Python object, such as a ``BytesIO``.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from functools import lru_cache
-from io import BytesIO
-from itertools import product
-from typing import IO
+from dataclasses import dataclass, replace
 
-from PIL import Image, ImageChops, ImageCms
+from PIL import Image
 from PIL.Image import Resampling, Transpose
+from PIL.ImageFile import ImageFile
 
 from tasks.deadline import Deadline
-from tasks.errors import FetchError, TooManyPixelsError, UndecodableError
-from tasks.file_descriptors import retry_when_exhausted
-from tasks.images import completeness, identify, memory_estimate
+from tasks.errors import FetchError, UndecodableError
+from tasks.image_options import EncodeFormat, Interpolation, ResizeOptions
+from tasks.images import colour, completeness, identify, memory_estimate
+from tasks.images.encode import check_sides, encode
+from tasks.images.geometry import SIDEWAYS, Geometry, resize_geometry
 from tasks.images.identify import EncodedImage, ImageInfo
 from tasks.images.metadata import exif
-from tasks.images.metadata.limits import MAX_PROFILE_BYTES
 from tasks.images.metadata.removal import retry_without_metadata
 from tasks.images.pixel_budget import PIXEL_BUDGET
-from tasks.model import ResizeOptions
-
-#: The longest side that libjpeg writes, in pixels.
-_MAX_SIDE = 65_500
-_END = b"\xff\xd9"
 
 #: If an image is reduced by at least this factor, the Hamming filter is used, because it is the fastest filter without
-#: visible steps. In a smaller reduction, the Hamming filter would blur. For smaller reductions, the bicubic filter is
-#: used, which then has few pixels to read.
+#: visible steps. In a smaller reduction, the Hamming filter would blur. Then the bicubic filter is used, which has few
+#: pixels to read.
 _HAMMING_FACTOR = 1.25
 #: If an image is not decoded at a reduced scale, it is first averaged down to this multiple of the requested size.
 _REDUCING_FACTOR = 2.0
-
-#: For each image mode, the mode in which the image is resampled. An alpha channel is added if needed, and is removed
-#: when the image is flattened onto white. Modes without a defined white are missing: 32-bit integers, floating-point
-#: numbers, Lab.
-_BASES = {
-    **dict.fromkeys(("1", "L", "LA", "La"), "L"),
-    **dict.fromkeys(("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "YCbCr"), "RGB"),
-    "CMYK": "CMYK",
+_FILTERS = {
+    Interpolation.NEAREST: Resampling.NEAREST,
+    Interpolation.LINEAR: Resampling.BILINEAR,
+    Interpolation.CUBIC: Resampling.BICUBIC,
+    Interpolation.LANCZOS: Resampling.LANCZOS,
+    Interpolation.AREA: Resampling.BOX,
 }
-#: 16-bit grey, in either byte order.
-_GREY_16_BIT = "I;16"
 _TRANSPOSE_BY_ORIENTATION = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -59,36 +46,51 @@ _TRANSPOSE_BY_ORIENTATION = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-_TURNED_SIDEWAYS = frozenset({5, 6, 7, 8})
 
-#: Number of colour profiles to cache.
-_MAX_PROFILES = 16
-#: Largest colour difference to ignore, out of 255. A profile counts as sRGB if it changes no colour by more than this
-#: difference.
-_MAX_COLOUR_DIFFERENCE = 2
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    """An encoded format: the name in manifests, and Pillow's name."""
+
+    name: str
+    pillow_name: str
+
+
+_FORMATS = {
+    EncodeFormat.JPG: _Format("jpeg", "JPEG"),
+    EncodeFormat.PNG: _Format("png", "PNG"),
+    EncodeFormat.WEBP: _Format("webp", "WEBP"),
+    EncodeFormat.AVIF: _Format("avif", "AVIF"),
+}
 
 
 def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
-    """Return the image as a JPEG, scaled so that its smaller side has the requested size.
+    """Return the image, resized and encoded as the options say, upright and in sRGB.
 
-    The aspect ratio is kept, and grey stays grey. Transparent areas are flattened onto white. If the image has several
-    frames, only the first is used. All metadata is dropped. The returned original width and height are those of the
-    upright image.
+    Grey stays grey. In a JPEG, transparent areas are flattened onto the background. Of several frames, only the first
+    is used. All metadata is dropped. The returned original width and height are those of the upright image.
 
     Args:
         body: an image of any accepted format.
-        options: ``image_size`` and ``quality`` are used.
+        options: the mode, the size, and how to resample and encode.
         max_pixels: limit for the original and for the result.
         deadline: limits the wait for the pixel budget, but not the decoding.
 
     Raises:
-        NotAnImageError, TooManyPixelsError: as `open_image`. TooManyPixelsError also if a side is too long for JPEG.
+        NotAnImageError, TooManyPixelsError: as `open_image`. TooManyPixelsError also if a side of the result is too
+            long for the format.
         UndecodableError: the image is broken, or its colours are undefined.
         FetchTimeoutError: the deadline passed before the pixels could be reserved.
         OSError: this machine could not create or write the file to encode into.
     """
+
+    def resize(readable: bytes) -> EncodedImage:
+        result = _resize(readable, options, max_pixels, deadline)
+        # An image that needs no change keeps all its bytes, even if only a part of them can be read.
+        return replace(result, body=body) if result.body is readable else result
+
     return retry_without_metadata(
-        lambda body: _resize(body, options, max_pixels, deadline),
+        resize,
         body,
         lambda body: completeness.complete_jpeg(body, max_pixels, deadline),
     )
@@ -97,125 +99,95 @@ def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline:
 def _resize(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
     image = identify.open_image(body, max_pixels)
     original = image.size
-    size = scaled_size(original, options.image_size)
-    identify.check_pixels(size, max_pixels)
-    if max(size) > _MAX_SIDE:
-        raise TooManyPixelsError(
-            f"the resized image would have {size[0]}x{size[1]} pixels; a JPEG's side has at most {_MAX_SIDE}"
-        )
-    drafted = image.draft(None, size)
-    box = drafted[1] if drafted else (0, 0, *original)
-    pixels = memory_estimate.estimate_pixels(image, body, max_pixels) + size[0] * size[1]
+    # A TIFF has no EXIF block; Pillow itself turns a TIFF upright. XMP is ignored, as in browsers.
+    orientation = exif.orientation(image.info.get("exif", b""))
+    geometry = resize_geometry(original, options, orientation)
+    identify.check_pixels(geometry.result, max_pixels)
+    check_sides(geometry.result, options.format)
+    drafted = image.draft(None, geometry.scaled)
+    box = geometry.box(drafted[1] if drafted else (0, 0, *original))
+    width, height = geometry.result
+    pixels = memory_estimate.estimate_pixels(image, body, max_pixels) + width * height
     with PIXEL_BUDGET.reserve(pixels, deadline):
         try:
-            upright = _convert_to_srgb(_resample(image, size, box))
-            # A TIFF has no EXIF block; Pillow itself turns a TIFF upright. XMP is ignored, as in browsers.
-            orientation = exif.orientation(image.info.get("exif", b""))
-            if orientation in _TRANSPOSE_BY_ORIENTATION:
-                upright = upright.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
+            if options.skip_reencode and _is_final(image, geometry, orientation, options.format):
+                return EncodedImage(body, ImageInfo(*_names(options.format), *original), original)
+            upright = _draw(image, geometry, box, orientation, options)
         except (FetchError, MemoryError):
             raise
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
             raise UndecodableError(f"the image can't be decoded: {error}") from error
         finally:
             image.close()
-        encoded = _encode_jpeg(upright, options.quality)
+        encoded = encode(upright, options)
     return EncodedImage(
         encoded,
-        ImageInfo("jpeg", identify.EXTENSIONS["JPEG"], *upright.size),
-        original[::-1] if orientation in _TURNED_SIDEWAYS else original,
+        ImageInfo(*_names(options.format), *upright.size),
+        original[::-1] if orientation in SIDEWAYS else original,
     )
 
 
-def scaled_size(size: tuple[int, int], smaller_side: int) -> tuple[int, int]:
-    """Return ``size``, scaled so that its smaller side is ``smaller_side`` pixels; the aspect ratio is kept."""
-    width, height = size
-    least = min(size)
-    return round(width * smaller_side / least), round(height * smaller_side / least)
+def _names(encode_format: EncodeFormat) -> tuple[str, str]:
+    """Return an encoded format's name in manifests, and its file extension."""
+    return _FORMATS[encode_format].name, encode_format.value
 
 
-def _resample(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
-    """Decode an image and return the area in ``box``, scaled to ``size``: opaque, in grey, RGB or CMYK."""
-    decoded = _decode(image)
-    factor = min(decoded.size) / min(size)
-    sampling = (
-        Resampling.LANCZOS if factor < 1 else Resampling.BICUBIC if factor < _HAMMING_FACTOR else Resampling.HAMMING
+def _is_final(image: ImageFile, geometry: Geometry, orientation: int, encode_format: EncodeFormat) -> bool:
+    """Return whether a downloaded image is already as the result should be. If so, all its pixels can be decoded."""
+    if image.format != _FORMATS[encode_format].pillow_name or getattr(image, "n_frames", 1) > 1:
+        return False
+    if geometry.result != image.size or orientation in _TRANSPOSE_BY_ORIENTATION or not colour.is_srgb(image):
+        return False
+    if image.format == "JPEG" and "progressive" not in image.info:
+        # All data of the JPEG is read, but only a 64th of its pixels is produced.
+        image.draft(None, (1, 1))
+    image.load()
+    return True
+
+
+def _draw(
+    image: ImageFile,
+    geometry: Geometry,
+    box: tuple[float, float, float, float],
+    orientation: int,
+    options: ResizeOptions,
+) -> Image.Image:
+    """Decode an image; return it resampled, upright, in sRGB and with its border."""
+    resampled = colour.convert_to_8_bits(_resample(image, geometry, box, options))
+    if options.format is EncodeFormat.JPG:
+        resampled = colour.flatten(resampled, options.background)
+    upright = colour.convert_to_srgb(resampled)
+    if orientation in _TRANSPOSE_BY_ORIENTATION:
+        upright = upright.transpose(_TRANSPOSE_BY_ORIENTATION[orientation])
+    return upright if geometry.canvas is None else _add_border(upright, geometry.canvas, options.background)
+
+
+def _resample(
+    image: Image.Image, geometry: Geometry, box: tuple[float, float, float, float], options: ResizeOptions
+) -> Image.Image:
+    """Decode an image and return the area in ``box``, scaled to the geometry's size."""
+    # The mode of some images is known only after decoding.
+    image.load()
+    mode = colour.resampling_mode(image)
+    decoded = image if image.mode == mode else image.convert(mode)
+    factor = min(decoded.size) / min(geometry.scaled)
+    return decoded.resize(geometry.size, _filter(factor, options), box, _REDUCING_FACTOR)
+
+
+def _filter(factor: float, options: ResizeOptions) -> Resampling:
+    """Return Pillow's filter for an image that is reduced by this factor."""
+    if factor < 1:
+        return _FILTERS[options.upscale]
+    if options.downscale is not None:
+        return _FILTERS[options.downscale]
+    return Resampling.BICUBIC if factor < _HAMMING_FACTOR else Resampling.HAMMING
+
+
+def _add_border(image: Image.Image, side: int, background: tuple[int, int, int]) -> Image.Image:
+    """Return an image in the centre of a square. If it can't be centred exactly, it is half a pixel left or above."""
+    square = colour.blank(image.mode, (side, side), background)
+    square.paste(
+        image if image.mode == square.mode else image.convert(square.mode),
+        ((side - image.width) // 2, (side - image.height) // 2),
     )
-    resampled = decoded.resize(size, sampling, box, _REDUCING_FACTOR)
-    if resampled.mode.startswith(_GREY_16_BIT):
-        # Pillow's own conversion would turn all values above 255 into white.
-        return resampled.convert("I").point(lambda value: value / 257 + 0.5).convert("L")
-    if resampled.mode in ("LA", "RGBA"):
-        background = Image.new(_BASES[resampled.mode], size, "white")
-        background.paste(resampled, mask=resampled)
-        background.info = resampled.info
-        return background
-    return resampled
-
-
-def _decode(image: Image.Image) -> Image.Image:
-    """Decode an image and return it in a mode with pixels that can be averaged."""
-    if image.mode.startswith(_GREY_16_BIT):
-        return image
-    base = _BASES.get(image.mode)
-    if base is None:
-        raise UndecodableError(
-            f"the image can't be converted: its pixels are of mode {image.mode}, which does not define white"
-        )
-    mode = f"{base}A" if image.has_transparency_data else base
-    return image if image.mode == mode else image.convert(mode)
-
-
-def _convert_to_srgb(image: Image.Image) -> Image.Image:
-    """Return the image in sRGB, because readers of data sets ignore profiles and treat every image as sRGB."""
-    profile = image.info.get("icc_profile")
-    transform = _srgb_transform(profile, image.mode) if profile and len(profile) <= MAX_PROFILE_BYTES else None
-    if transform is not None:
-        return transform.apply(image).convert("L" if image.mode == "L" else "RGB")
-    return image.convert("RGB") if image.mode == "CMYK" else image
-
-
-@lru_cache(maxsize=_MAX_PROFILES)
-def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the transform from a profile's colours to sRGB; None if they are sRGB, or if the profile is unusable.
-
-    A broken profile is ignored, as in browsers. A profile for a different mode than the image has is ignored too.
-    """
-    try:
-        transform = ImageCms.buildTransform(
-            ImageCms.ImageCmsProfile(BytesIO(profile)),
-            ImageCms.createProfile("sRGB"),
-            mode,
-            "RGB",
-            # Threads share the transform, but must not share its cache of one pixel.
-            flags=ImageCms.Flags.NOCACHE,
-        )
-    except (ImageCms.PyCMSError, OSError):
-        return None
-    bands = len(Image.getmodebandnames(mode))
-    colours = list(product(range(0, 256, 17 if bands < 4 else 51), repeat=bands))
-    probe = Image.frombytes(mode, (len(colours), 1), bytes(level for colour in colours for level in colour))
-    difference = ImageChops.difference(probe.convert("RGB"), transform.apply(probe))
-    return transform if max(difference.tobytes()) > _MAX_COLOUR_DIFFERENCE else None
-
-
-def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
-    # Clear the metadata, because Pillow would copy a comment from it.
-    image.info = {}
-    with _open_sink() as sink:
-        image.save(sink, "JPEG", quality=quality)
-        sink.seek(0)
-        encoded = sink.read()
-    # Pillow does not check how much of a block was written.
-    if not encoded.endswith(_END):
-        raise OSError("the encoded image was only partly written")
-    return encoded
-
-
-@retry_when_exhausted
-def _open_sink() -> IO[bytes]:
-    """Return a file to encode into: in memory if the system supports it, else a temporary file."""
-    try:
-        return os.fdopen(os.memfd_create("imagefleet", os.MFD_CLOEXEC), "w+b", buffering=0)
-    except (AttributeError, OSError):
-        return tempfile.TemporaryFile(buffering=0)
+    return square

@@ -16,7 +16,8 @@ from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.download.proxy import Proxy
 from tasks.fetch import FetchRequest, fetch
-from tasks.model import ResizeMode, RunOptions
+from tasks.image_options import ResizeMode
+from tasks.model import RunOptions
 from tasks.storage.local_store import LocalStore
 from tests.answers.case import CLIENTS, OTHER_BYTES, SAVED, Case, ReceivedRequest
 from tests.conftest import required

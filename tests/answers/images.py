@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 
-from tasks.model import FetchOptions, ResizeMode, ResizeOptions, Verify
+from tasks.image_options import ResizeMode, ResizeOptions
+from tasks.model import FetchOptions, Verify
 from tests.answers.case import Case, answer
 from tests.damaged_metadata import damaged_metadata
 from tests.waiting import PATIENCE

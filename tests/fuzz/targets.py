@@ -28,8 +28,9 @@ from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.download.sockets import PlainSocket
 from tasks.errors import FetchError, InvalidUrlError, UsageError
+from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.images import decode, identify, resize
-from tasks.model import FetchOptions, ResizeMode, ResizeOptions
+from tasks.model import FetchOptions
 from tasks.redaction import redacted
 from tasks.storage import plan
 from tasks.storage.shard_parquet import ShardRef

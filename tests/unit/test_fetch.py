@@ -20,19 +20,8 @@ from tasks.download.adapters import Sessions
 from tasks.download.downloader import Download, Downloader
 from tasks.errors import DnsError, HttpClientError, LongWaitError, RateLimitedError
 from tasks.fetch import FetchRequest, failed_outcome, fetch, worker_name
-from tasks.model import (
-    FetchOptions,
-    ImageRequest,
-    Outcome,
-    PreviousImage,
-    Reason,
-    Refusal,
-    ResizeMode,
-    ResizeOptions,
-    RunOptions,
-    Status,
-    Verify,
-)
+from tasks.image_options import ResizeMode, ResizeOptions
+from tasks.model import FetchOptions, ImageRequest, Outcome, PreviousImage, Reason, Refusal, RunOptions, Status, Verify
 from tasks.previous_image import PreviousFile
 from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import manifest, plan

@@ -10,18 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.model import (
-    FetchOptions,
-    HeaderOptions,
-    Outcome,
-    Reason,
-    ResizeMode,
-    ResizeOptions,
-    RunOptions,
-    Status,
-    image_key,
-    shard_name,
-)
+from tasks.image_options import ResizeMode, ResizeOptions
+from tasks.model import FetchOptions, HeaderOptions, Outcome, Reason, RunOptions, Status, image_key, shard_name
 
 _numbers = st.none() | st.integers(0, 2**40)
 _texts = st.none() | st.text(max_size=30)
@@ -131,7 +121,7 @@ def test_run_options_survive_json() -> None:
 @pytest.mark.parametrize("reason", Reason)
 def test_reason_has_its_status(reason: Reason) -> None:
     """Only a problem of the image itself has img2dataset's status failed_to_resize."""
-    about_the_image = reason in {Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS}
+    about_the_image = reason in {Reason.NOT_IMAGE, Reason.UNDECODABLE, Reason.TOO_MANY_PIXELS, Reason.FILTERED}
     assert reason.status is (Status.FAILED_TO_RESIZE if about_the_image else Status.FAILED_TO_DOWNLOAD)
 
 

@@ -19,7 +19,7 @@ import io, resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from PIL import Image
-from tasks.model import ResizeOptions
+from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.images.resize import resize_image
 from tasks.deadline import Deadline
 from tasks.runtime_tuning import return_large_blocks
@@ -29,7 +29,7 @@ sink = io.BytesIO()
 Image.new("RGB", (3600, 3600)).save(sink, "PNG", compress_level=1)
 
 def resize(_):
-    return resize_image(sink.getvalue(), ResizeOptions(image_size=64), 10**8, Deadline(60, 60)).info.width
+    return resize_image(sink.getvalue(), ResizeOptions(ResizeMode.KEEP_RATIO, 64), 10**8, Deadline(60, 60)).info.width
 
 with ThreadPoolExecutor(8) as pool:
     assert list(pool.map(resize, range(16))) == [64] * 16

@@ -103,7 +103,7 @@ _USAGE = {
     "too many retries": (["run", "list.txt", "--out", "o", "--retries", "11"], "0<=x<=10"),
     "no workers": (["run", "list.txt", "--out", "o", "--workers", "0"], "1<=x<=256"),
     "shards too large": (["run", "list.txt", "--out", "o", "--shard-size", "10001"], "1<=x<=10000"),
-    "unknown resize mode": (["run", "list.txt", "--out", "o", "--resize", "crop"], "'no', 'keep_ratio'"),
+    "unknown resize mode": (["run", "list.txt", "--out", "o", "--resize", "crop"], "'no', 'border'"),
     "image size of zero": (
         ["run", "list.txt", "--out", "o", "--resize", "keep_ratio", "--image-size", "0"],
         "1<=x<=10000",

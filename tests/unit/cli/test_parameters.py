@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import click
 import pytest
 
 from config import limits
 from producer.cli.parameters import DownloadParameters, Duration, Size, download_options
 from producer.output.run_file import RunConfig
-from tasks.model import HeaderOptions, ResizeMode, ResizeOptions, Verify
+from tasks.image_options import EncodeFormat, FilterOptions, Interpolation, ResizeMode, ResizeOptions
+from tasks.model import HeaderOptions, Verify
 
 
 @click.command()
@@ -89,6 +93,52 @@ def test_image_size_defaults_to_256() -> None:
     assert parse().fetch.resize == ResizeOptions(ResizeMode.NO)
     for mode in ResizeMode:
         assert parse("--resize", mode.value).fetch.resize == ResizeOptions(mode, 256)
+
+
+def test_image_options_reach_the_run() -> None:
+    """The options for images become the run's options."""
+    arguments = (
+        "--resize border --image-size 99 --only-if-bigger --encode-format webp --quality 80 --skip-reencode --upscale "
+        "cubic --downscale nearest --background #20a0ff --min-size 50 --max-area 600 --max-aspect-ratio 2.5"
+    )
+    fetch = parse(*arguments.split()).fetch
+    assert fetch.resize == ResizeOptions(
+        ResizeMode.BORDER,
+        99,
+        80,
+        only_if_bigger=True,
+        encode_format=EncodeFormat.WEBP,
+        skip_reencode=True,
+        upscale=Interpolation.CUBIC,
+        downscale=Interpolation.NEAREST,
+        background=(0x20, 0xA0, 0xFF),
+    )
+    assert fetch.filters == FilterOptions(50, 2.5, 600)
+    assert fetch == type(fetch).from_json(json.loads(json.dumps(asdict(fetch))))
+    assert parse("--encode-format", "png").fetch.resize.format_quality == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("--image-size 99", "images are not resized"),
+        ("--encode-format png --only-if-bigger", "images are not resized"),
+        ("--upscale area", "images are not resized"),
+        ("--downscale area", "images are not resized"),
+        ("--quality 90", "saved as downloaded"),
+        ("--skip-reencode", "saved as downloaded"),
+        ("--background red", "only JPEGs and borders"),
+        ("--resize keep_ratio --encode-format png --background red", "only JPEGs and borders"),
+        ("--resize border --background #ff000080", "not an opaque colour"),
+        ("--resize border --background nothing", "not an opaque colour"),
+        ("--encode-format png --quality 10", "from 0 to 9"),
+        ("--resize border --quality 0", "from 1 to 100"),
+    ],
+)
+def test_image_options_without_effect_are_refused(arguments: str, why: str) -> None:
+    """An option that would change nothing, and a value outside of its range, end the command."""
+    with pytest.raises(click.BadParameter, match=why):
+        parse(*arguments.split())
 
 
 @pytest.mark.parametrize(

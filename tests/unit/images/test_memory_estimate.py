@@ -13,9 +13,9 @@ from PIL.JpegImagePlugin import JpegImageFile
 from tasks import runtime_tuning
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, TooManyPixelsError, UndecodableError
+from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.images import decode, identify, memory_estimate, resize
 from tasks.images.identify import ImageInfo
-from tasks.model import ResizeMode, ResizeOptions
 from tests import bombs
 from tests.encoding import encoded
 

@@ -15,12 +15,12 @@ from PIL.Image import Transpose
 
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
+from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.images.decode import decode_all_frames
 from tasks.images.identify import inspect
 from tasks.images.metadata.exif import orientation
 from tasks.images.metadata.removal import without_metadata
 from tasks.images.resize import resize_image
-from tasks.model import ResizeMode, ResizeOptions
 from tests.damaged_metadata import IMAGE, chunk, damaged_metadata, exif, jpeg, png, riff_chunk, segment, tiff, webp
 from tests.encoding import encoded
 from tests.unit.images import colour_profiles

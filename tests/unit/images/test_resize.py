@@ -25,12 +25,13 @@ from PIL.Image import Resampling, Transpose
 from producer.demo import draw_image
 from tasks.deadline import Deadline
 from tasks.errors import FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
-from tasks.images import identify, resize
+from tasks.image_options import ResizeMode, ResizeOptions
+from tasks.images import encode, identify, resize
 from tasks.images import pixel_budget as rooms
+from tasks.images.geometry import resize_geometry
 from tasks.images.identify import EncodedImage, ImageInfo
 from tasks.images.pixel_budget import PixelBudget
-from tasks.images.resize import resize_image, scaled_size
-from tasks.model import ResizeMode, ResizeOptions
+from tasks.images.resize import resize_image
 from tests.encoding import encoded
 from tests.unit.conftest import image
 from tests.unit.images import colour_profiles
@@ -52,6 +53,11 @@ _WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 def options_for(size: int) -> ResizeOptions:
     """Return the options for a smaller side of this many pixels."""
     return ResizeOptions(ResizeMode.KEEP_RATIO, size)
+
+
+def scaled_size(size: tuple[int, int], smaller_side: int) -> tuple[int, int]:
+    """Return the size of an image after resizing."""
+    return resize_geometry(size, options_for(smaller_side)).result
 
 
 def resize_to(body: bytes, size: int = 64, max_pixels: int = _LIMIT) -> EncodedImage:
@@ -558,7 +564,7 @@ def test_encoding_into_memory_blocks_threads() -> None:
         before = ticks()
         encoded(noise, "JPEG", quality=95)
         held = ticks() - before
-        resize._encode_jpeg(noise, 95)
+        encode.encode(noise, ResizeOptions())
         free = ticks() - before - held
     assert held < 5
     assert free > 10
@@ -579,7 +585,7 @@ def test_refuses_a_partly_written_image(monkeypatch: pytest.MonkeyPatch, tmp_pat
         def read(self, size: int | None = -1) -> bytes:
             return (super().read() or b"")[:-1]
 
-    monkeypatch.setattr(resize, "_open_sink", lambda: Full(tmp_path / "full", "w+"))
+    monkeypatch.setattr(encode, "_open_sink", lambda: Full(tmp_path / "full", "w+"))
     with pytest.raises(OSError, match="only partly written"):
         resize_to(image("PNG"))
 

@@ -17,7 +17,8 @@ from producer.output import run_file
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
 from producer.sources.options import SourceOptions
 from tasks.errors import CommandError, StorageError, UsageError
-from tasks.model import FetchOptions, ResizeMode, ResizeOptions
+from tasks.image_options import ResizeMode, ResizeOptions
+from tasks.model import FetchOptions
 from tasks.storage.local_store import LocalStore
 
 _RECORD = RunFile(

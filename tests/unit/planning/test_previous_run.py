@@ -14,6 +14,7 @@ from producer.output.run_file import PlanState, RunConfig, RunFile
 from producer.planning import url_index
 from producer.planning.previous_run import PreviousRun, join_previous_images
 from tasks.errors import CommandError, UsageError
+from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.model import (
     FetchOptions,
     ImageRequest,
@@ -22,8 +23,6 @@ from tasks.model import (
     OutputOptions,
     PreviousImage,
     Reason,
-    ResizeMode,
-    ResizeOptions,
     Status,
     Verify,
 )

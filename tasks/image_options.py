@@ -1,0 +1,142 @@
+"""The options of a run for its images: how to resize and encode them, and which images to keep. No I/O.
+
+All values are frozen and hold only JSON's own types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
+
+
+class ResizeMode(StrEnum):
+    """How to resize an image, in img2dataset's terms."""
+
+    #: Keep its size.
+    NO = "no"
+    #: Scale the larger side to the requested size, and centre the image on a square of this size.
+    BORDER = "border"
+    #: Scale the smaller side to the requested size, and keep the aspect ratio.
+    KEEP_RATIO = "keep_ratio"
+    #: Scale the larger side to the requested size, and keep the aspect ratio.
+    KEEP_RATIO_LARGEST = "keep_ratio_largest"
+    #: Scale the smaller side to the requested size, and cut the square in the centre out.
+    CENTER_CROP = "center_crop"
+
+
+class EncodeFormat(StrEnum):
+    """The format of an encoded image. Each value is also the file's extension."""
+
+    JPG = "jpg"
+    PNG = "png"
+    WEBP = "webp"
+    AVIF = "avif"
+
+
+class Interpolation(StrEnum):
+    """How to compute the pixels of a resized image, in img2dataset's terms."""
+
+    NEAREST = "nearest"
+    LINEAR = "linear"
+    CUBIC = "cubic"
+    LANCZOS = "lanczos"
+    AREA = "area"
+
+
+@dataclass(frozen=True, slots=True)
+class QualityScale:
+    """The least, the highest and the default quality of a format."""
+
+    least: int
+    highest: int
+    default: int
+
+
+#: The scale of each format. For PNG, a higher number means a smaller file; the pixels are always exact.
+QUALITY_SCALES = {
+    EncodeFormat.JPG: QualityScale(1, 100, 95),
+    EncodeFormat.PNG: QualityScale(0, 9, 6),
+    EncodeFormat.WEBP: QualityScale(1, 100, 95),
+    EncodeFormat.AVIF: QualityScale(1, 100, 80),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ResizeOptions:
+    """How to resize and encode each image of a run."""
+
+    mode: ResizeMode = ResizeMode.NO
+    #: The requested size in pixels; its meaning depends on the mode. The mode ``no`` ignores it.
+    image_size: int = 256
+    #: Quality on the scale of the format; None for the scale's default.
+    quality: int | None = None
+    #: Whether images keep their size if they are not larger than the requested size.
+    only_if_bigger: bool = False
+    #: The format of encoded images. None stands for JPEG; with the mode ``no``, it means that nothing is encoded.
+    encode_format: EncodeFormat | None = None
+    #: Whether an image keeps its bytes if it already has the format, size, orientation and colours of the result.
+    skip_reencode: bool = False
+    #: Interpolation for enlarged images.
+    upscale: Interpolation = Interpolation.LANCZOS
+    #: Interpolation for reduced images; None for the fastest one without visible loss.
+    downscale: Interpolation | None = None
+    #: The colour below transparent pixels in a JPEG, and of the border: red, green and blue, from 0 to 255.
+    background: tuple[int, int, int] = (255, 255, 255)
+
+    @property
+    def encodes(self) -> bool:
+        """Whether images are decoded and encoded again. If not, they are saved as downloaded."""
+        return self.mode is not ResizeMode.NO or self.encode_format is not None
+
+    @property
+    def format(self) -> EncodeFormat:
+        """The format of encoded images."""
+        return self.encode_format or EncodeFormat.JPG
+
+    @property
+    def format_quality(self) -> int:
+        """The quality of encoded images, on the scale of their format."""
+        return QUALITY_SCALES[self.format].default if self.quality is None else self.quality
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the options from JSON's own types; fields unknown to this version are dropped."""
+        known = known_fields(cls, value)
+        for name, kind in (
+            ("mode", ResizeMode),
+            ("encode_format", EncodeFormat),
+            ("upscale", Interpolation),
+            ("downscale", Interpolation),
+        ):
+            if known.get(name) is not None:
+                known[name] = kind(known[name])
+        if "background" in known:
+            known["background"] = tuple(known["background"])
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True)
+class FilterOptions:
+    """Which images to keep, by the size of the downloaded image; None for no limit."""
+
+    #: Least length of the smaller side, in pixels.
+    min_size: int | None = None
+    #: Largest ratio of the larger side to the smaller side.
+    max_aspect_ratio: float | None = None
+    #: Largest area, in pixels.
+    max_area: int | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return the options from JSON's own types; fields unknown to this version are dropped."""
+        return cls(**known_fields(cls, value))
+
+
+NO_FILTER = FilterOptions()
+
+
+def known_fields(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the items of a mapping if the dataclass has a field of the same name."""
+    return {name.name: value[name.name] for name in fields(kind) if name.name in value}

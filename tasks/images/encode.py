@@ -1,0 +1,83 @@
+"""Encode an image as JPEG, PNG, WebP or AVIF, without metadata."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from io import BytesIO
+from typing import IO
+
+from PIL import Image
+
+from tasks.errors import TooManyPixelsError
+from tasks.file_descriptors import retry_when_exhausted
+from tasks.image_options import EncodeFormat, ResizeOptions
+
+#: The longest side that a format's encoder writes, in pixels, and the format's name in texts. PNG has no such limit.
+_MAX_SIDES = {
+    EncodeFormat.JPG: (65_500, "a JPEG"),
+    EncodeFormat.WEBP: (16_383, "a WebP"),
+    EncodeFormat.AVIF: (65_535, "an AVIF"),
+}
+#: How a complete JPEG ends.
+_END = b"\xff\xd9"
+
+
+def check_sides(size: tuple[int, int], encode_format: EncodeFormat) -> None:
+    """Check that a format can hold an image of this size.
+
+    Raises:
+        TooManyPixelsError: a side is too long.
+    """
+    longest, name = _MAX_SIDES.get(encode_format, (None, ""))
+    if longest is not None and max(size) > longest:
+        raise TooManyPixelsError(
+            f"the resized image would have {size[0]}x{size[1]} pixels; {name}'s side has at most {longest}"
+        )
+
+
+def encode(image: Image.Image, options: ResizeOptions) -> bytes:
+    """Return an image in grey or RGB as a file. An alpha channel is kept; a JPEG must not have one.
+
+    Raises:
+        OSError: this machine could not create or write the file to encode into.
+    """
+    # Clear the metadata, because Pillow would copy comments and profiles from it.
+    image.info = {}
+    quality = options.format_quality
+    match options.format:
+        case EncodeFormat.JPG:
+            return _encode_jpeg(image, quality)
+        case EncodeFormat.PNG:
+            return _encoded(image, "PNG", compress_level=quality)
+        case EncodeFormat.WEBP:
+            return _encoded(image, "WEBP", quality=quality)
+        case EncodeFormat.AVIF:
+            # Each slot encodes in its own thread.
+            return _encoded(image, "AVIF", quality=quality, max_threads=1)
+
+
+def _encoded(image: Image.Image, name: str, **options: int) -> bytes:
+    sink = BytesIO()
+    image.save(sink, name, **options)
+    return sink.getvalue()
+
+
+def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    with _open_sink() as sink:
+        image.save(sink, "JPEG", quality=quality)
+        sink.seek(0)
+        encoded = sink.read()
+    # Pillow does not check how much of a block was written.
+    if not encoded.endswith(_END):
+        raise OSError("the encoded image was only partly written")
+    return encoded
+
+
+@retry_when_exhausted
+def _open_sink() -> IO[bytes]:
+    """Return a file to encode into: in memory if the system supports it, else a temporary file."""
+    try:
+        return os.fdopen(os.memfd_create("imagefleet", os.MFD_CLOEXEC), "w+b", buffering=0)
+    except (AttributeError, OSError):
+        return tempfile.TemporaryFile(buffering=0)
