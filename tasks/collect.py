@@ -19,6 +19,7 @@ import pyarrow as pa
 from tasks.errors import StorageError
 from tasks.model import Outcome, OutputOptions, Reason, RunOptions, image_key, shard_name
 from tasks.outputs.packing import pack, packed_name
+from tasks.outputs.sidecars import sidecar_names, write_sidecars
 from tasks.storage import manifest, plan, shard_parquet, shard_status
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.shard_parquet import ShardRef
@@ -100,10 +101,14 @@ def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome
 
 
 def remove_unlisted(shard: int, store: Store, output: OutputOptions) -> None:
-    """Remove the files of a finished shard, except those in its manifest."""
+    """Remove the files of a finished shard, except those in its manifest and their sidecars."""
     existing = store.list_files(shard_name(shard))
     packed = packed_name(shard, output)
-    listed = shard_status.listed_paths(shard, store) if packed is None else {packed}
+    if packed is None:
+        images = shard_status.listed_paths(shard, store)
+        listed = images | sidecar_names(images, output.sidecars)
+    else:
+        listed = frozenset([packed])
     for name in existing:
         if name not in listed:
             try:
@@ -136,7 +141,8 @@ def _write(
 ) -> None:
     rows = manifest.join(table, ordered)
     if packed_name(ref.shard, output) is None:
-        store.sync(shard_name(ref.shard), [outcome.path for outcome in ordered if outcome.path])
+        images = [outcome.path for outcome in ordered if outcome.path]
+        store.sync(shard_name(ref.shard), [*images, *write_sidecars(rows, output.sidecars, store)])
     else:
         rows = pack(rows, ref, output, store)
     stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"

@@ -215,11 +215,22 @@ class OutputFormat(StrEnum):
     PARQUET = "parquet"
 
 
+class Sidecar(StrEnum):
+    """A file beside each image; the value is its extension."""
+
+    #: The image's metadata.
+    JSON = "json"
+    #: The image's caption.
+    TXT = "txt"
+
+
 @dataclass(frozen=True, slots=True)
 class OutputOptions:
     """How to save the images of a run."""
 
     format: OutputFormat = OutputFormat.FILES
+    #: The files beside each image; only with files.
+    sidecars: tuple[Sidecar, ...] = ()
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -227,6 +238,8 @@ class OutputOptions:
         known = known_fields(cls, value)
         if "format" in known:
             known["format"] = OutputFormat(known["format"])
+        if "sidecars" in known:
+            known["sidecars"] = tuple(map(Sidecar, known["sidecars"]))
         return cls(**known)
 
 

@@ -16,7 +16,7 @@ from config.locations import SCHEMES, Location, StoreUrl, url_scheme
 from producer.cli.image_parameters import IMAGE_OPTIONS, ImageParameters
 from producer.cli.json_result import enable_json
 from tasks.download import headers
-from tasks.model import FetchOptions, HeaderOptions, OutputFormat, OutputOptions, Verify
+from tasks.model import FetchOptions, HeaderOptions, Verify
 
 if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
@@ -208,17 +208,6 @@ def _split_header(header: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True, slots=True)
-class OutputParameters:
-    """The values of the options for the output."""
-
-    output_format: str
-
-    def output_options(self) -> OutputOptions:
-        """Return the output options of a run."""
-        return OutputOptions(OutputFormat(self.output_format))
-
-
-@dataclass(frozen=True, slots=True)
 class FleetParameters:
     """The values of a local fleet's options. Without ``workers``, the fleet has one worker for each CPU core."""
 
@@ -349,19 +338,6 @@ download_options = grouped(
     ),
     *IMAGE_OPTIONS,
     parts={"images": ImageParameters},
-)
-#: Adds the argument ``output``.
-output_options = grouped(
-    "output",
-    OutputParameters,
-    click.option(
-        "--output-format",
-        type=click.Choice([kind.value for kind in OutputFormat]),
-        default=OutputFormat.FILES.value,
-        show_default=True,
-        help="files: save each image as a file. webdataset: save each shard as a tar, with images, metadata and "
-        "captions. parquet: save each shard as a Parquet file, with the images in a column.",
-    ),
 )
 _fleet_size_options = (
     click.option(

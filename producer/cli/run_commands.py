@@ -17,19 +17,18 @@ from config.locations import Location, resolved
 from producer.cli.console import create_console, print_note, show
 from producer.cli.fleets import FleetRequest, get_worker_pool
 from producer.cli.json_result import current_result
+from producer.cli.output_parameters import OutputParameters, output_options
 from producer.cli.parameters import (
     DURATION_HELP,
     SIZE_HELP,
     DownloadParameters,
     FleetParameters,
     OutputLocation,
-    OutputParameters,
     UrlList,
     broker_option,
     download_options,
     fleet_options,
     json_option,
-    output_options,
 )
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options

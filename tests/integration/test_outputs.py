@@ -68,3 +68,16 @@ def test_unknown_format_is_refused(tmp_path: Path) -> None:
     """An unknown format is reported before anything starts."""
     ended = processes.producer("run", "-", "--out", tmp_path / "out", "--output-format", "tfrecord")
     assert (ended.code, "is not one of 'files', 'webdataset'" in ended.err) == (2, True)
+
+
+def test_sidecars(fleet: str, demo_url: str, out: Path) -> None:
+    """A run with sidecars has them beside each saved image, and refuses them in a packed shard."""
+    options = ("--sidecar", "json,txt", "--broker", fleet)
+    processes.producer("run", "-", "--out", out, *options, stdin=f"{demo_url}/images/1.png".encode())
+    assert sorted(path.name for path in (out / "00000").iterdir()) == ["00000000.json", "00000000.png"]
+    ended = processes.producer(
+        "run", "-", "--out", out / "b", *options, "--output-format", "parquet", stdin=b"http://a"
+    )
+    assert (ended.code, "a packed shard contains metadata" in ended.err) == (2, True)
+    ended = processes.producer("run", "-", "--out", out / "b", "--sidecar", "xml", stdin=b"http://a")
+    assert (ended.code, "'xml' is not one of json, txt" in ended.err) == (2, True)

@@ -1,0 +1,73 @@
+"""The options for the output of a run, and their conversion to the options of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from producer.cli.parameters import grouped
+from tasks.model import OutputFormat, OutputOptions, Sidecar
+
+
+class Sidecars(click.ParamType[tuple[Sidecar, ...]]):
+    """Kinds of sidecars, separated by commas."""
+
+    name = "sidecars"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Sidecar, ...]:
+        """Return the converted value, or fail with a usage error."""
+        if isinstance(value, tuple):
+            return value
+        names = [name.strip() for name in str(value).split(",")]
+        for name in names:
+            if name not in list(Sidecar):
+                self.fail(f"{name!r} is not one of {', '.join(Sidecar)}", param, ctx)
+        return tuple(kind for kind in Sidecar if kind in names)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputParameters:
+    """The values of the options for the output."""
+
+    output_format: str
+    sidecars: tuple[Sidecar, ...]
+
+    def output_options(self) -> OutputOptions:
+        """Return the output options of a run.
+
+        Raises:
+            click.BadParameter: a value conflicts with another one.
+        """
+        kind = OutputFormat(self.output_format)
+        if self.sidecars and kind is not OutputFormat.FILES:
+            raise click.BadParameter(
+                f"--output-format {kind} saves no files beside which they could be; a packed shard contains metadata "
+                "and captions",
+                param_hint="--sidecar",
+            )
+        return OutputOptions(kind, self.sidecars)
+
+
+#: Adds the argument ``output``.
+output_options = grouped(
+    "output",
+    OutputParameters,
+    click.option(
+        "--output-format",
+        type=click.Choice([kind.value for kind in OutputFormat]),
+        default=OutputFormat.FILES.value,
+        show_default=True,
+        help="files: save each image as a file. webdataset: save each shard as a tar, with images, metadata and "
+        "captions. parquet: save each shard as a Parquet file, with the images in a column.",
+    ),
+    click.option(
+        "--sidecar",
+        "sidecars",
+        type=Sidecars(),
+        default=(),
+        metavar="json,txt",
+        help="Save files beside each image: its metadata as JSON, its caption as text, or both.",
+    ),
+)

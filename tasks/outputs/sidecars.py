@@ -1,0 +1,55 @@
+"""Write sidecars: files beside each image, with its metadata as JSON or its caption as text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tasks.model import Sidecar
+from tasks.outputs.samples import captions, metadata, sample_rows
+from tasks.storage.store import PRIVATE_MODE, PUBLIC_MODE, Store
+
+
+def write_sidecars(table: pa.Table, sidecars: Collection[Sidecar], store: Store) -> list[str]:
+    """Write the sidecars of a shard's saved images; return their names. The caller syncs them.
+
+    Args:
+        table: the rows of the shard's manifest.
+        sidecars: which sidecars to write. Without captions in the list, there is no caption to write.
+        store: the run's folder.
+
+    Raises:
+        StorageError: a file can't be written.
+    """
+    if not sidecars:
+        return []
+    saved = table.filter(pc.is_valid(table["path"]))
+    rows = sample_rows(saved)
+    written = []
+    for path, facts, caption in zip(map(str, saved["path"]), metadata(rows), captions(rows), strict=True):
+        for sidecar in sidecars:
+            body = facts if sidecar is Sidecar.JSON else caption
+            if body is not None:
+                name = _sidecar_name(path, sidecar)
+                # Metadata contains the URL.
+                _save(name, body, PRIVATE_MODE if sidecar is Sidecar.JSON else PUBLIC_MODE, store)
+                written.append(name)
+    return written
+
+
+def sidecar_names(paths: Iterable[str], sidecars: Collection[Sidecar]) -> set[str]:
+    """Return the names of the sidecars of these images, whether they exist or not."""
+    return {_sidecar_name(path, sidecar) for path in paths for sidecar in sidecars}
+
+
+def _sidecar_name(path: str, sidecar: Sidecar) -> str:
+    return f"{path.rpartition('.')[0]}.{sidecar}"
+
+
+def _save(name: str, body: bytes, mode: int, store: Store) -> None:
+    """Save a file; replace one that a collect task with other Outcomes has left."""
+    if not store.create(name, body, mode) and store.read(name) != body:
+        store.remove(name)
+        store.create(name, body, mode)
