@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,11 +80,21 @@ def compare(
     from producer.sources import url_list
 
     config = replace(download.run_config(), source=reading.options())
-    requests = list(url_list.require_urls(url_list.read(source, config.source), source))
+    requests = _without_duplicates(url_list.require_urls(url_list.read(source, config.source), source), config)
     request = FleetRequest(fleet, broker, quiet=as_json, allow_networks=settings().allow_networks)
     with remove_created_on_failure(out):
         comparison = _compare(requests, source, out, config, threads, request)
     _show_comparison(comparison, out, as_json)
+
+
+def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> list[ImageRequest]:
+    """Return all requests, with the duplicates refused if the options ask for it."""
+    from producer.planning.duplicates import refuse_seen
+
+    if config.source.dedupe is None:
+        return list(requests)
+    with tempfile.TemporaryDirectory(prefix="imagefleet-") as folder:
+        return list(refuse_seen(requests, config.shard_size, Path(folder) / "duplicates"))
 
 
 @click.command(epilog=DURATION_HELP)

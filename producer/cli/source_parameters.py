@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import click
 
 from producer.cli.parameters import grouped
-from producer.sources.options import InputFormat, SourceOptions
+from producer.sources.options import Dedupe, InputFormat, SourceOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class SourceParameters:
     columns: tuple[str, ...]
     no_header: bool
     encoding: str | None
+    dedupe: str | None
 
     def options(self) -> SourceOptions:
         """Return the options of a list.
@@ -47,6 +48,7 @@ class SourceParameters:
             columns=tuple(dict.fromkeys(name for name in columns if name)),
             encoding=self.encoding,
             header=not self.no_header,
+            dedupe=None if self.dedupe is None else Dedupe(self.dedupe),
         )
 
 
@@ -78,6 +80,11 @@ source_options = grouped(
         "--encoding",
         metavar="NAME",
         help="Encoding of SOURCE, such as latin-1.  [default: by byte order mark, or UTF-8]",
+    ),
+    click.option(
+        "--dedupe",
+        type=click.Choice([known.value for known in Dedupe]),
+        help="url: download each URL once. Later rows with the same URL fail as duplicate, without a request.",
     ),
 )
 #: The meaning of a column's name, for the end of help texts.

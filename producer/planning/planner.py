@@ -7,11 +7,11 @@ So the plan survives even if the URL list or the producer is gone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from producer.sources.request_stream import schema_of
+from producer.sources.request_stream import closing_source, schema_of
 from tasks.model import ImageRequest
 from tasks.storage import plan
 from tasks.storage.shard_parquet import ShardRef
@@ -79,28 +79,27 @@ class Planner:
             self._moved.wait_for(lambda: self.shards > shards or self.closed, seconds)
 
     def _run(self) -> None:
-        source: Iterator[ImageRequest] = iter(())
         try:
-            source = iter(self._requests)
-            types = schema_of(self._requests)
-            while requests := list(islice(source, self._shard_size)):
-                if self._stopped:
-                    self.was_stopped = True
-                    return
-                self._store.create_durably(
-                    plan.name(self.shards), plan.encode(requests, ShardRef(self._run_id, self.shards), types)
-                )
-                with self._moved:
-                    self.rows += len(requests)
-                    self.shards += 1
-                    self._moved.notify_all()
-            self._on_complete(self.rows, self.shards)
+            with closing_source(self._requests) as source:
+                self._plan(source)
         except Exception as error:  # noqa: BLE001  # the dispatcher raises it
             self.error = error
         finally:
-            if isinstance(source, Generator):
-                # A generator may hold resources until it is closed.
-                source.close()
             with self._moved:
                 self.closed = True
                 self._moved.notify_all()
+
+    def _plan(self, source: Iterator[ImageRequest]) -> None:
+        types = schema_of(self._requests)
+        while requests := list(islice(source, self._shard_size)):
+            if self._stopped:
+                self.was_stopped = True
+                return
+            self._store.create_durably(
+                plan.name(self.shards), plan.encode(requests, ShardRef(self._run_id, self.shards), types)
+            )
+            with self._moved:
+                self.rows += len(requests)
+                self.shards += 1
+                self._moved.notify_all()
+        self._on_complete(self.rows, self.shards)

@@ -19,7 +19,7 @@ from config.locations import Location, parse_location
 from producer.output.folder import existing_run
 from producer.output.run_file import PlanState, RunConfig, RunFile, resume_command
 from producer.planning.url_index import UrlIndex
-from producer.sources.request_stream import RequestStream, schema_of
+from producer.sources.request_stream import RequestStream, closing_source, schema_of
 from tasks.download.conditional import usable_validators
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.image_options import NO_FILTER
@@ -106,9 +106,12 @@ class PreviousRun:
                 the manifest was changed later.
             StorageError: the index can't be written, for example because the disk is full.
         """
-        source = iter(requests)
         try:
-            with self._out.scratch_folder(_INDEX) as folder, UrlIndex(folder) as index:
+            with (
+                closing_source(requests) as source,
+                self._out.scratch_folder(_INDEX) as folder,
+                UrlIndex(folder) as index,
+            ):
                 self._add_all(index)
                 while shard := list(islice(source, shard_size)):
                     yield from self._join(shard, index)
@@ -133,7 +136,7 @@ class PreviousRun:
                     index.add(url, shard << _ROW_BITS | row)
 
     def _join(self, requests: Sequence[ImageRequest], index: UrlIndex) -> Iterator[ImageRequest]:
-        wanted = {request.url for request in requests}
+        wanted = {request.url for request in requests if request.refused is None}
         places: dict[int, set[int]] = defaultdict(set)
         for url in wanted:
             for place in index.find(url):
@@ -146,7 +149,7 @@ class PreviousRun:
                 if row["url"] in wanted and row["url"] not in found and (previous := _reusable_image(row)) is not None:
                     found[row["url"]] = previous
         for request in requests:
-            previous = found.get(request.url)
+            previous = found.get(request.url) if request.refused is None else None
             yield request if previous is None else replace(request, previous=previous)
 
     def _table(self, shard: int, columns: Sequence[str]) -> pa.Table:
@@ -174,13 +177,15 @@ def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, o
 
 def _join(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> Iterator[ImageRequest]:
     if options.previous_run is None:
-        yield from requests
+        with closing_source(requests) as source:
+            yield from source
         return
     try:
         previous = PreviousRun(parse_location(options.previous_run), out, options.fetch)
     except UsageError as error:
         _log.warning("no further images are reused from %s: %s. %s", options.previous_run, error.what, error.why)
-        yield from requests
+        with closing_source(requests) as source:
+            yield from source
         return
     yield from previous.join(requests, options.shard_size)
 

@@ -9,6 +9,7 @@ from itertools import islice
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import load_manifest, load_plan
+from producer.planning.duplicates import refuse_duplicates
 from producer.planning.previous_run import join_previous_images
 from producer.sources import url_list
 from tasks.errors import CommandError, StorageError
@@ -53,7 +54,9 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
 
 def _rebuild(broken: Collection[int], record: RunFile, store: Store) -> None:
     """Write the plan files of these shards again, from the URL list."""
-    requests = join_previous_images(url_list.read(record.source, record.options.source), record.options, store)
+    options = record.options
+    listed = refuse_duplicates(url_list.read(record.source, options.source), options, store)
+    requests = join_previous_images(listed, options, store)
     for shard, chosen in _first_shards(requests, record, max(broken) + 1):
         if shard in broken:
             try:

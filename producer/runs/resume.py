@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from producer.output.run_file import PlanState, RunFile, State
 from producer.output.shard_files import load_requests
+from producer.planning.duplicates import refuse_duplicates
 from producer.planning.planner import NOTHING_PLANNED, PlanProgress
 from producer.sources import url_list
-from producer.sources.request_stream import RequestStream
+from producer.sources.request_stream import RequestStream, closing_source
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest
 from tasks.storage import manifest, plan
@@ -76,7 +77,8 @@ def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> 
     The first request raises a `CommandError` if the list is gone or has changed, so the run downloads its planned
     images before it reports this.
     """
-    requests = url_list.read(record.source, record.options.source)
+    # Duplicates of planned rows are found too, because the list is read from its first row on.
+    requests = refuse_duplicates(url_list.read(record.source, record.options.source), record.options, store)
 
     def open_list() -> tuple[pa.Schema | None, Iterator[ImageRequest]]:
         if not url_list.is_unchanged(record.source, record.fingerprint):
@@ -91,11 +93,12 @@ def _skip_planned(
 ) -> Iterator[ImageRequest]:
     last = load_requests(planned.shards - 1, store, record.id) if planned.shards else []
     first = planned.rows - len(last)
-    for request in requests:
-        if request.index >= planned.rows:
-            yield request
-        elif request.index >= first and request.url != last[request.index - first].url:
-            raise _source_changed_error(record, planned)
+    with closing_source(requests) as source:
+        for request in source:
+            if request.index >= planned.rows:
+                yield request
+            elif request.index >= first and request.url != last[request.index - first].url:
+                raise _source_changed_error(record, planned)
 
 
 def _source_changed_error(record: RunFile, planned: PlanProgress) -> CommandError:

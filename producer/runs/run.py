@@ -23,6 +23,7 @@ from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_i
 from producer.output.shard_files import load_manifest
 from producer.output.summary import COLUMNS, summarise
 from producer.planning import repair
+from producer.planning.duplicates import refuse_duplicates
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
 from producer.planning.previous_run import join_previous_images
 from producer.runs.result import PreviousResult, RunResult
@@ -109,7 +110,8 @@ class Run:
             record.create(store)
         except StorageError as error:
             raise unwritable_error(store, error) from error
-        return cls(record, store, join_previous_images(requests, options, store))
+        kept = refuse_duplicates(requests, options, store)
+        return cls(record, store, join_previous_images(kept, options, store))
 
     @classmethod
     def resume(cls, store: Store) -> Self:

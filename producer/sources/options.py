@@ -24,6 +24,13 @@ class InputFormat(StrEnum):
     PARQUET = "parquet"
 
 
+class Dedupe(StrEnum):
+    """What makes a row of a URL list a duplicate of an earlier one."""
+
+    #: The same URL.
+    URL = "url"
+
+
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
     """How to read a URL list. Columns are given by name, or by number from 1 if the list has no header."""
@@ -40,6 +47,8 @@ class SourceOptions:
     encoding: str | None = None
     #: Whether the first row of a table is its header.
     header: bool = True
+    #: Which rows not to download, because an earlier row is the same; None: download all rows.
+    dedupe: Dedupe | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -47,6 +56,8 @@ class SourceOptions:
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
         if known.get("input_format") is not None:
             known["input_format"] = InputFormat(known["input_format"])
+        if known.get("dedupe") is not None:
+            known["dedupe"] = Dedupe(known["dedupe"])
         known["columns"] = tuple(known.get("columns", ()))
         return cls(**known)
 

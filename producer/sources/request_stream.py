@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 import pyarrow as pa
@@ -43,3 +44,14 @@ def schema_of(requests: Iterable[ImageRequest]) -> pa.Schema | None:
         UsageError: the list can't be opened.
     """
     return requests.schema if isinstance(requests, RequestStream) else None
+
+
+@contextmanager
+def closing_source(requests: Iterable[ImageRequest]) -> Iterator[Iterator[ImageRequest]]:
+    """Yield the iterator of requests, and close it afterwards, because a generator may hold files until then."""
+    source = iter(requests)
+    try:
+        yield source
+    finally:
+        if isinstance(source, Generator):
+            source.close()
