@@ -97,13 +97,14 @@ def download(
     """
     from producer.output.folder import new_run_folder, open_output
     from producer.output.run_file import RunConfig
-    from producer.runs.preflight import check_insecure
+    from producer.runs.preflight import check_extras, check_insecure
     from producer.runs.run import Run
 
     config = RunConfig() if config is None else config
     broker = _broker_url(workers)
     if broker is None:
         check_insecure(config)
+        check_extras(config)
     if config.previous_run is not None:
         from producer.planning.previous_run import PreviousRun
 

@@ -5,12 +5,13 @@ The fleet, the baselines and the tests all fetch with this function.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -24,26 +25,19 @@ from tasks.errors import (
     FetchTimeoutError,
     InternalError,
     LongWaitError,
-    NotAnImageError,
-    TooManyPixelsError,
-    UndecodableError,
 )
-from tasks.image_options import NO_FILTER
 from tasks.images import identify
-from tasks.images.decode import decode_all_frames
-from tasks.images.filters import check_filters
+from tasks.images.exif_tags import exif_json
 from tasks.images.identify import EncodedImage
-from tasks.images.resize import resize_image
+from tasks.images.prepare import existing_image, is_whole, prepare_image, saved_image
 from tasks.model import (
     HEADER_LIMIT,
     MESSAGE_LIMIT,
     URL_LIMIT,
-    FetchOptions,
     Outcome,
     Refusal,
     RunOptions,
     Status,
-    Verify,
     image_key,
     shard_name,
     shortened,
@@ -56,10 +50,9 @@ from tasks.storage.file_names import check_name
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: Formats with a decoder that accepts zeros as pixels.
-_TAKE_ZEROS = ("jpeg", "webp", "avif")
-#: How a file ends after a power loss if its last bytes never reached the disk.
-_ZEROS = bytes(512)
+#: The longest EXIF text in an Outcome, and the size of an Outcome with it, in bytes of JSON. The fields that are added
+#: after the facts about the image take at most `_OTHER_FIELDS_BYTES`.
+_EXIF_LIMIT, _OUTCOME_LIMIT, _OTHER_FIELDS_BYTES = 480, 1000, 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +198,7 @@ class _Delivery:
         if self.request.expected_hash is not None:
             body = download.body if unchanged is None else unchanged.body
             verify_hash(body, self.request.expected_hash)
-        image = unchanged or _encode_image(download.body, self.run.fetch, self.deadline)
+        image = unchanged or prepare_image(download.body, self.run.fetch, self.deadline)
         if self.deadline.remaining <= 0:
             raise FetchTimeoutError("the deadline was over before the image could be saved (--deadline)")
         return self._save(download, image, previous if unchanged else None)
@@ -232,24 +225,25 @@ class _Delivery:
         if not created:
             existing = store.read(name)
             if existing != image.body:
-                existing_image = _existing_image(existing, image, run.fetch, self.deadline)
-                if existing_image is None:
+                kept = existing_image(existing, image, run.fetch, self.deadline)
+                if kept is None:
                     _log.warning("%s is damaged, and is replaced by this download", name)
                     store.remove(name)
                     return self._save(download, image, previous)
                 # The origin of the existing image is unknown. In an insecure run, the server of the existing image may
                 # have been unverified.
-                return _image_facts(name, existing_image, {"recovered": True, "tls_unverified": run.fetch.insecure})
+                return _image_facts(name, kept, {"recovered": True, "tls_unverified": run.fetch.insecure})
         elif shard_status.is_done(self.shard, run.revision, store):
             _remove_if_unlisted(self.shard, name, store)
-        response = {
-            "exif": None if previous is None else previous.image.exif,
+        response: dict[str, Any] = {
             "http_status": download.http_status,
             "final_url": _shortened_or_none(download.final_url, URL_LIMIT),
             "etag": _shortened_or_none(download.etag, HEADER_LIMIT),
             "last_modified": _shortened_or_none(download.last_modified, HEADER_LIMIT),
             "tls_unverified": download.tls_unverified,
         }
+        if previous is not None:
+            response |= {"exif": previous.image.exif, "phash": previous.image.phash}
         return _image_facts(name, image, response)
 
     def _file_name(self, extension: str) -> str:
@@ -282,69 +276,16 @@ class _Delivery:
             if not self.store.exists(name):
                 continue
             body = self.store.read(name)
-            if _is_whole(body, options, self.deadline):
-                return _image_facts(name, _unchanged_image(body, options), {"recovered": True})
+            if is_whole(body, options, self.deadline):
+                return _image_facts(name, saved_image(body, options, self.deadline), {"recovered": True})
             _log.warning("%s is damaged, and is fetched again", name)
         return None
-
-
-def _encode_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
-    """Return the image to save: as downloaded, or resized.
-
-    The filters judge the downloaded image, so they never apply to a file that an earlier delivery has saved.
-    """
-    if options.filters != NO_FILTER:
-        header = identify.inspect(body, options.max_pixels)
-        check_filters((header.width, header.height), options.filters)
-    if options.resize.encodes:
-        return resize_image(body, options.resize, options.max_pixels, deadline)
-    if options.verify is Verify.DECODE:
-        info = decode_all_frames(body, options.max_pixels, deadline)
-        return EncodedImage(body, info, (info.width, info.height))
-    return _unchanged_image(body, options)
-
-
-def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
-    info = identify.inspect(body, options.max_pixels)
-    return EncodedImage(body, info, (info.width, info.height))
-
-
-def _existing_image(
-    existing: bytes, downloaded: EncodedImage, options: FetchOptions, deadline: Deadline
-) -> EncodedImage | None:
-    """Return another delivery's saved image, if it differs from this download; None if the saved image is damaged.
-
-    The existing image is kept, because its Outcome may have been counted. A damaged image is replaced if the new image
-    is complete. The original size of a resized image is unknown.
-    """
-    if not _is_whole(existing, options, deadline) and _is_whole(downloaded.body, options, deadline):
-        return None
-    try:
-        image = _unchanged_image(existing, options)
-    except (NotAnImageError, UndecodableError):
-        return None
-    return replace(image, original=(None, None)) if options.resize.encodes else image
-
-
-def _is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
-    """Return whether an image can be decoded to its end; an image too expensive to decode counts as complete.
-
-    A worker gives a file its name only after it has written the whole file, but does not sync the file. After a power
-    loss, a file may be empty, or have zeros in place of its last bytes, and some decoders turn zeros into pixels.
-    """
-    try:
-        info = decode_all_frames(body, options.max_pixels, deadline)
-    except (NotAnImageError, UndecodableError):
-        return False
-    except (TooManyPixelsError, FetchTimeoutError):
-        return True
-    return not (info.format in _TAKE_ZEROS and body.endswith(_ZEROS))
 
 
 def _image_facts(name: str, image: EncodedImage, origin: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of an Outcome for a saved image; ``origin`` has the fields about its response."""
     info = image.info
-    return {
+    facts = {
         "status": Status.SUCCESS,
         "path": name,
         "width": info.width,
@@ -354,8 +295,13 @@ def _image_facts(name: str, image: EncodedImage, origin: Mapping[str, Any]) -> d
         "format": info.format,
         "bytes": len(image.body),
         "sha256": identify.digest(image.body),
+        "phash": image.phash,
         **origin,
     }
+    if image.exif:
+        room = _OUTCOME_LIMIT - _OTHER_FIELDS_BYTES - len(json.dumps(facts))
+        facts["exif"] = exif_json(image.exif, min(room, _EXIF_LIMIT))
+    return facts
 
 
 def _remove_if_unlisted(shard: int, name: str, store: Store) -> None:

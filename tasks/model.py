@@ -88,6 +88,7 @@ class PreviousImage:
     original_width: int | None = None
     original_height: int | None = None
     exif: str | None = None
+    phash: str | None = None
     final_url: str | None = None
     etag: str | None = None
     last_modified: str | None = None
@@ -188,6 +189,10 @@ class FetchOptions:
     verify: Verify = Verify.HEADER
     resize: ResizeOptions = field(default_factory=ResizeOptions)
     filters: FilterOptions = field(default_factory=FilterOptions)
+    #: Whether to record the downloaded image's EXIF tags.
+    extract_exif: bool = False
+    #: Whether to record the saved image's perceptual hash; the image is decoded for it.
+    phash: bool = False
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -302,7 +307,10 @@ class Outcome:
     format: str | None = None
     bytes: int | None = None
     sha256: str | None = None
+    #: The most useful EXIF tags of the downloaded image, as JSON.
     exif: str | None = None
+    #: The perceptual hash of the saved image, as 16 hexadecimal digits.
+    phash: str | None = None
     http_status: int | None = None
     final_url: str | None = None
     etag: str | None = None

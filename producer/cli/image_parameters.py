@@ -50,6 +50,8 @@ class ImageParameters:
     min_size: int | None
     max_area: int | None
     max_aspect_ratio: float | None
+    extract_exif: bool
+    phash: bool
 
     def resize_options(self) -> ResizeOptions:
         """Return how to resize and encode images.
@@ -163,5 +165,11 @@ IMAGE_OPTIONS = (
         "--max-aspect-ratio",
         type=click.FloatRange(1),
         help="Maximum ratio of an image's larger side to its smaller side.",
+    ),
+    click.option("--extract-exif", is_flag=True, help="Record the most useful EXIF tags in the manifests, as JSON."),
+    click.option(
+        "--phash",
+        is_flag=True,
+        help="Record the perceptual hash of each saved image in the manifests. Needs the extra phash.",
     ),
 )

@@ -182,6 +182,8 @@ class DownloadParameters:
             verify=Verify(self.verify),
             resize=self.images.resize_options(),
             filters=self.images.filter_options(),
+            extract_exif=self.images.extract_exif,
+            phash=self.images.phash,
         )
         return RunConfig(fetch, self.shard_size, self.window)
 

@@ -33,7 +33,7 @@ from producer.cli.parameters import (
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import format_size, pluralized
-from producer.runs.preflight import check_insecure, checked_broker_url, find_broker_url
+from producer.runs.preflight import check_extras, check_insecure, checked_broker_url, find_broker_url
 from tasks.errors import WORTH_RETRYING
 from tasks.model import Reason
 
@@ -87,6 +87,7 @@ def run(
     config = replace(download.run_config(), source=reading.options(), output=output.output_options())
     if find_broker_url(broker) is None:
         check_insecure(config)
+        check_extras(config)
     if refresh_from is not None:
         from producer.output.folder import open_output
         from producer.planning.previous_run import PreviousRun

@@ -205,6 +205,8 @@ def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None
         return "images of another size or encoding (--resize, --image-size, --encode-format, …)"
     if now.filters not in (NO_FILTER, before.filters):
         return "filtered images (--min-size, --max-area, --max-aspect-ratio)"
+    if (now.extract_exif and not before.extract_exif) or (now.phash and not before.phash):
+        return "facts about images that the previous run did not record (--extract-exif, --phash)"
     if not now.resize.encodes and now.verify is Verify.DECODE and before.verify is not Verify.DECODE:
         return "images that were decoded before saving (--verify decode)"
     if before.max_bytes > now.max_bytes or before.max_pixels > now.max_pixels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tasks.errors import UsageError
@@ -45,6 +46,20 @@ def check_insecure(options: RunConfig) -> None:
             "--insecure is not allowed here",
             "IMAGEFLEET_ALLOW_INSECURE_TLS is not set, and insecure TLS needs the permission of the workers' operator",
             "Set IMAGEFLEET_ALLOW_INSECURE_TLS=true, or omit --insecure.",
+        )
+
+
+def check_extras(options: RunConfig) -> None:
+    """Check that this environment has the optional packages for a run's images. A local fleet uses the same packages.
+
+    Raises:
+        UsageError: a package is not installed.
+    """
+    if options.fetch.phash and find_spec("imagehash") is None:
+        raise UsageError(
+            "--phash is not available here",
+            "the package imagehash is not installed",
+            "Run `pip install 'imagefleet[phash]'`, or omit --phash.",
         )
 
 

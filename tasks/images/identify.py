@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -122,6 +123,10 @@ class EncodedImage:
     body: bytes
     info: ImageInfo
     original: tuple[int | None, int | None]
+    #: The downloaded image's EXIF tags, the most useful first; None if they are unknown or not requested.
+    exif: Mapping[str, str] | None = None
+    #: The perceptual hash of the image to save, if requested.
+    phash: str | None = None
 
 
 def inspect(body: bytes, max_pixels: int) -> ImageInfo:

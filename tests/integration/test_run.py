@@ -37,6 +37,7 @@ COLUMNS = [
     "bytes",
     "sha256",
     "exif",
+    "phash",
     "http_status",
     "final_url",
     "etag",

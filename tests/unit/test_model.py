@@ -30,6 +30,7 @@ _outcomes = st.builds(
     bytes=_numbers,
     sha256=_texts,
     exif=_texts,
+    phash=_texts,
     http_status=_numbers,
     final_url=_texts,
     etag=_texts,

@@ -1,0 +1,104 @@
+"""Prepare the image to save from a download, and compare it with a saved file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tasks.deadline import Deadline
+from tasks.errors import FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
+from tasks.image_options import NO_FILTER
+from tasks.images import identify
+from tasks.images.decode import decode_all_frames
+from tasks.images.exif_tags import read_exif_tags
+from tasks.images.filters import check_filters
+from tasks.images.identify import EncodedImage
+from tasks.images.perceptual_hash import perceptual_hash
+from tasks.images.resize import resize_image
+from tasks.model import FetchOptions, Verify
+
+#: Formats with a decoder that accepts zeros as pixels.
+_TAKE_ZEROS = ("jpeg", "webp", "avif")
+#: How a file ends after a power loss if its last bytes never reached the disk.
+_ZEROS = bytes(512)
+
+
+def prepare_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
+    """Return the image to save, as downloaded or resized, with the requested facts about it.
+
+    The filters judge the downloaded image, so they never apply to a file that an earlier delivery has saved.
+
+    Raises:
+        FilteredError: a filter excludes the image.
+        NotAnImageError, TooManyPixelsError, UndecodableError, FetchTimeoutError: the image can't be used.
+    """
+    if options.filters != NO_FILTER:
+        header = identify.inspect(body, options.max_pixels)
+        check_filters((header.width, header.height), options.filters)
+    if options.resize.encodes:
+        image = resize_image(body, options.resize, options.max_pixels, deadline)
+    elif options.verify is Verify.DECODE:
+        info = decode_all_frames(body, options.max_pixels, deadline)
+        image = EncodedImage(body, info, (info.width, info.height))
+    else:
+        image = _unchanged_image(body, options)
+    return _with_facts(image, body, options, deadline)
+
+
+def saved_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
+    """Return the image in a saved file, with the facts that the file alone shows.
+
+    The original size and the EXIF data of a resized image are unknown.
+
+    Raises: as `inspect`.
+    """
+    image = _unchanged_image(body, options)
+    if options.resize.encodes:
+        image = replace(image, original=(None, None))
+    return _with_facts(image, None if options.resize.encodes else body, options, deadline)
+
+
+def existing_image(
+    existing: bytes, downloaded: EncodedImage, options: FetchOptions, deadline: Deadline
+) -> EncodedImage | None:
+    """Return another delivery's saved image, if it differs from this download; None if the saved image is damaged.
+
+    The existing image is kept, because its Outcome may have been counted. A damaged image is replaced if the new image
+    is complete.
+    """
+    if not is_whole(existing, options, deadline) and is_whole(downloaded.body, options, deadline):
+        return None
+    try:
+        return saved_image(existing, options, deadline)
+    except (NotAnImageError, UndecodableError):
+        return None
+
+
+def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
+    """Return whether an image can be decoded to its end; an image too expensive to decode counts as complete.
+
+    A worker gives a file its name only after it has written the whole file, but does not sync the file. After a power
+    loss, a file may be empty, or have zeros in place of its last bytes, and some decoders turn zeros into pixels.
+    """
+    try:
+        info = decode_all_frames(body, options.max_pixels, deadline)
+    except (NotAnImageError, UndecodableError):
+        return False
+    except (TooManyPixelsError, FetchTimeoutError):
+        return True
+    return not (info.format in _TAKE_ZEROS and body.endswith(_ZEROS))
+
+
+def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
+    info = identify.inspect(body, options.max_pixels)
+    return EncodedImage(body, info, (info.width, info.height))
+
+
+def _with_facts(
+    image: EncodedImage, downloaded: bytes | None, options: FetchOptions, deadline: Deadline
+) -> EncodedImage:
+    """Return an image with the facts that the run asks for; ``downloaded`` has its EXIF data, if it is known."""
+    if options.extract_exif and downloaded is not None:
+        image = replace(image, exif=read_exif_tags(downloaded, options.max_pixels))
+    if options.phash:
+        image = replace(image, phash=perceptual_hash(image.body, options.max_pixels, deadline))
+    return image

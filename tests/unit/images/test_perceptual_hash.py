@@ -1,0 +1,94 @@
+"""Copies of a picture have almost the same perceptual hash, and other pictures do not."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any
+
+import pytest
+from PIL import ExifTags, Image
+from PIL.Image import Transpose
+
+from producer.demo import DemoServer, draw_image
+from producer.output.run_file import RunConfig
+from producer.runs import preflight
+from tasks.deadline import Deadline
+from tasks.download.downloader import Downloader
+from tasks.errors import FetchError, InternalError, UsageError
+from tasks.fetch import FetchRequest, fetch
+from tasks.image_options import ResizeMode, ResizeOptions
+from tasks.images.perceptual_hash import perceptual_hash
+from tasks.model import FetchOptions, RunOptions
+from tasks.storage.local_store import LocalStore
+from tests.encoding import encoded
+from tests.waiting import PATIENCE
+
+imagehash = pytest.importorskip("imagehash")
+
+
+def hash_of(body: bytes) -> str:
+    """Return an image's perceptual hash."""
+    return perceptual_hash(body, 10_000_000, Deadline(PATIENCE, PATIENCE))
+
+
+def bits(one: str, other: str) -> int:
+    """Return the number of different bits of two hashes."""
+    return (int(one, 16) ^ int(other, 16)).bit_count()
+
+
+@pytest.mark.parametrize("index", [1, 2, 3])
+def test_equals_the_librarys_hash(index: int) -> None:
+    """The hash is that of imagehash.phash, to two bits of rounding, for small and large images of any format."""
+    for size in ((60, 40), (800, 600)):
+        for kind in ("png", "jpeg", "webp"):
+            body = draw_image(index, *size, kind)
+            found = hash_of(body)
+            assert len(found) == 16
+            assert bits(found, str(imagehash.phash(Image.open(io.BytesIO(body))))) <= 2
+
+
+def test_copies_are_close() -> None:
+    """Scaled, re-encoded and turned copies with the right orientation differ by a few bits; other pictures by many."""
+    body = draw_image(3, 400, 300, "png")
+    drawn = Image.open(io.BytesIO(body)).convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    copies = [
+        encoded(drawn.resize((200, 150)), "JPEG", quality=60),
+        encoded(drawn.transpose(Transpose.ROTATE_90), "JPEG", exif=exif, quality=90),
+    ]
+    assert all(bits(hash_of(body), hash_of(copy)) <= 4 for copy in copies)
+    assert bits(hash_of(body), hash_of(draw_image(4, 400, 300, "png"))) > 12
+
+
+@pytest.mark.parametrize("resize", [ResizeOptions(), ResizeOptions(ResizeMode.CENTER_CROP, 64)], ids=["no", "crop"])
+def test_outcome_has_the_hash_of_the_saved_image(
+    resize: ResizeOptions, demo: DemoServer, downloader: Downloader, store: LocalStore
+) -> None:
+    """The hash is that of the saved file, also for a file of an earlier delivery. Without --phash, it is null."""
+    options: dict[str, Any] = {"deadline": 5.0, "retries": 0, "resize": resize}
+    request = FetchRequest(f"{demo.url}/images/3.png?width=90&height=70", 0)
+    run = RunOptions("/out", 10, FetchOptions(**options, phash=True))
+    outcome = fetch(request, run, store, downloader)
+    assert outcome.path is not None
+    assert outcome.phash == hash_of(store.read(outcome.path))
+    again = fetch(FetchRequest(request.url, 0, recover=True), run, store, downloader)
+    assert again.phash == outcome.phash
+    plain = fetch(FetchRequest(request.url, 1), RunOptions("/out", 10, FetchOptions(**options)), store, downloader)
+    assert (plain.ok, plain.phash) == (True, None)
+
+
+def test_missing_library(
+    demo: DemoServer, downloader: Downloader, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker without the library lets another worker try; a command without it ends before it starts anything."""
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    judged: list[FetchError] = []
+    run = RunOptions("/out", 10, FetchOptions(deadline=5.0, retries=0, phash=True))
+    outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), run, store, downloader, judge=judged.append)
+    assert (outcome.ok, isinstance(judged[0], InternalError), judged[0].is_worker_fault) == (False, True, True)
+    assert "imagefleet[phash]" in str(judged[0])
+    monkeypatch.setattr(preflight, "find_spec", lambda _: None)
+    with pytest.raises(UsageError, match="--phash is not available"):
+        preflight.check_extras(RunConfig(run.fetch))
