@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import click
 
 from producer.cli.parameters import grouped
-from producer.sources.options import Dedupe, InputFormat, SourceOptions
+from producer.sources.options import Dedupe, HashKind, InputFormat, SourceOptions
+from tasks.errors import InvalidUrlError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,13 @@ class SourceParameters:
     columns: tuple[str, ...]
     no_header: bool
     encoding: str | None
+    base_url: str | None
+    offset: int
+    limit: int | None
+    sample: int | None
+    seed: int | None
+    hash_col: str | None
+    verify_hash: str | None
     dedupe: str | None
 
     def options(self) -> SourceOptions:
@@ -29,17 +37,12 @@ class SourceParameters:
         Raises:
             click.BadParameter: a value is invalid.
         """
-        if self.encoding is not None:
-            try:
-                # The text is read by Python's own decoders, which need an encoding from bytes to text.
-                is_text = codecs.lookup(self.encoding)._is_text_encoding
-            except LookupError:
-                is_text = False
-            if not is_text:
-                raise click.BadParameter(
-                    f"{self.encoding!r} is not an encoding that Python knows, such as utf-8, latin-1 or cp1252",
-                    param_hint="--encoding",
-                )
+        self._check_encoding()
+        self._check_base_url()
+        if (self.hash_col is None) != (self.verify_hash is None):
+            raise click.UsageError("--hash-col and --verify-hash need each other")
+        if self.seed is not None and self.sample is None:
+            raise click.UsageError("--seed has an effect only with --sample")
         columns = [name.strip() for group in self.columns for name in group.split(",")]
         return SourceOptions(
             input_format=None if self.input_format is None else InputFormat(self.input_format),
@@ -48,8 +51,38 @@ class SourceParameters:
             columns=tuple(dict.fromkeys(name for name in columns if name)),
             encoding=self.encoding,
             header=not self.no_header,
+            base_url=self.base_url,
+            offset=self.offset,
+            limit=self.limit,
+            sample=self.sample,
+            seed=self.seed or 0,
+            hash_col=self.hash_col,
+            verify_hash=None if self.verify_hash is None else HashKind(self.verify_hash),
             dedupe=None if self.dedupe is None else Dedupe(self.dedupe),
         )
+
+    def _check_encoding(self) -> None:
+        if self.encoding is None:
+            return
+        try:
+            # The text is read by Python's own decoders, which need an encoding from bytes to text.
+            is_text = codecs.lookup(self.encoding)._is_text_encoding
+        except LookupError:
+            is_text = False
+        if not is_text:
+            raise click.BadParameter(
+                f"{self.encoding!r} is not an encoding that Python knows, such as utf-8, latin-1 or cp1252",
+                param_hint="--encoding",
+            )
+
+    def _check_base_url(self) -> None:
+        from producer.sources.requests import url_completer
+
+        if self.base_url is not None:
+            try:
+                url_completer(self.base_url)
+            except InvalidUrlError as error:
+                raise click.BadParameter(str(error), param_hint="--base-url") from error
 
 
 #: Adds the argument ``reading``.
@@ -85,6 +118,25 @@ source_options = grouped(
         "--dedupe",
         type=click.Choice([known.value for known in Dedupe]),
         help="url: download each URL once. Later rows with the same URL fail as duplicate, without a request.",
+    ),
+    click.option(
+        "--base-url",
+        metavar="URL",
+        help="Complete URLs without a scheme: https:// goes before a host, and the URL of a page before a path.",
+    ),
+    click.option(
+        "--offset", type=click.IntRange(0), default=0, show_default=True, help="Number of rows to skip at the start."
+    ),
+    click.option("--limit", type=click.IntRange(1), help="Maximum number of rows to take.  [default: all]"),
+    click.option(
+        "--sample", type=click.IntRange(1), help="Number of these rows to choose at random, in two passes over SOURCE."
+    ),
+    click.option("--seed", type=int, help="Number that decides which rows --sample chooses.  [default: 0]"),
+    click.option("--hash-col", metavar="COLUMN", help="Column with the hashes of the images, in hexadecimal digits."),
+    click.option(
+        "--verify-hash",
+        type=click.Choice([kind.value for kind in HashKind]),
+        help="Kind of the hashes in --hash-col. An image with other bytes fails as hash_mismatch.",
     ),
 )
 #: The meaning of a column's name, for the end of help texts.

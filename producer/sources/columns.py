@@ -32,11 +32,13 @@ class Selection:
     url: str
     #: The columns to pass through, by their names in manifests. They include the caption.
     passed: dict[str, str]
+    #: The column with the hashes, or None.
+    hash: str | None = None
 
     @property
     def columns(self) -> list[str]:
-        """The columns to read: the URL, then the columns to pass through."""
-        return [self.url, *self.passed.values()]
+        """The columns to read: the URL, the columns to pass through, and the hash."""
+        return [self.url, *self.passed.values(), *(() if self.hash is None else (self.hash,))]
 
     def schema(self, reader: Reader) -> pa.Schema:
         """Return the types of the columns to pass through, with their names in manifests."""
@@ -57,8 +59,8 @@ def choose(reader: Reader, options: SourceOptions, list_name: str) -> Selection:
         if name not in (url, options.caption_col):
             passed[f"source_{name}" if name in passed else name] = name
     given = [("--url-col", url), *(("--columns", name) for name in options.columns)]
-    if options.caption_col is not None:
-        given.append(("--caption-col", options.caption_col))
+    optional = (("--caption-col", options.caption_col), ("--hash-col", options.hash_col))
+    given += [(option, name) for option, name in optional if name is not None]
     for option, name in given:
         if name not in reader.names:
             raise UsageError(
@@ -66,7 +68,7 @@ def choose(reader: Reader, options: SourceOptions, list_name: str) -> Selection:
                 f"it is {reader.description}, {_columns_text(reader.names)}",
                 f"Give the name of an existing column to {option}.",
             )
-    return Selection(url, passed)
+    return Selection(url, passed, options.hash_col)
 
 
 def check_columns(reader: Reader, selection: Selection, list_name: str) -> None:

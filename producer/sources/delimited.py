@@ -12,7 +12,7 @@ import csv
 import re
 from collections import deque
 from collections.abc import Iterator, Sequence
-from io import BufferedReader, TextIOWrapper
+from io import TextIOWrapper
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -35,16 +35,15 @@ csv.field_size_limit(LINE_LIMIT)
 class DelimitedReader:
     """Reads a table in text."""
 
-    def __init__(self, stream: BufferedReader, encoding: str, delimiter: str | None, header: bool) -> None:
+    def __init__(self, text: TextIOWrapper, delimiter: str | None, header: bool) -> None:
         """Open a table, and read its first row.
 
         Args:
-            stream: the bytes.
-            encoding: their encoding.
+            text: the text, with its line ends unchanged.
             delimiter: the character between two fields; None: the one that occurs most in the first row.
             header: whether the first row has the names of the columns. Without a header, their numbers are the names.
         """
-        self._lines = _Lines(TextIOWrapper(stream, encoding, "replace", newline=""))
+        self._lines = _Lines(text)
         self._delimiter = delimiter or find_delimiter(self._lines.first())
         self._header, self._width = header, 0
         self._rows = self._parse()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 from contextlib import ExitStack
-from io import BufferedReader
+from io import BufferedReader, TextIOWrapper
 from itertools import islice
 from pathlib import PurePath
 from tempfile import TemporaryFile
 
 from producer.sources import compression, list_format
+from producer.sources.aria2 import Aria2Reader
 from producer.sources.delimited import DelimitedReader
 from producer.sources.encoding import BYTE_ORDER_MARK, find_encoding, is_binary
 from producer.sources.json_array import read_json_array
@@ -21,6 +22,7 @@ from producer.sources.options import InputFormat, SourceOptions
 from producer.sources.parquet import ParquetReader, spooled
 from producer.sources.reader import Reader
 from producer.sources.text import TextReader
+from producer.sources.words import WordsReader
 from tasks.errors import UsageError
 
 #: The formats by the endings of files' names.
@@ -37,6 +39,8 @@ _EXTENSIONS = {
 }
 #: The formats that may have a header.
 _TABLES = (InputFormat.CSV, InputFormat.TSV)
+#: The formats whose rows may look alike.
+_ROWS_OF_COLUMNS = (*_TABLES, InputFormat.WORDS, InputFormat.ARIA2)
 _JSON = (InputFormat.JSON, InputFormat.JSONL)
 #: Rows to inspect for the format, and characters to inspect of each row.
 _ROWS, _ROW_HEAD = 1000, 2048
@@ -69,21 +73,31 @@ def open_reader(file: str, options: SourceOptions, stack: ExitStack) -> Reader:
     rows = _first_rows(head, encoding, file)
     chosen = _choose_format(options.input_format, claimed, rows, file)
     _check_options(chosen, options, file)
-    return _create_reader(chosen, stream, encoding, options)
+    return _create_reader(chosen, stream, encoding, options, stack)
 
 
-def _create_reader(chosen: InputFormat, stream: BufferedReader, encoding: str, options: SourceOptions) -> Reader:
+def _create_reader(
+    chosen: InputFormat, stream: BufferedReader, encoding: str, options: SourceOptions, stack: ExitStack
+) -> Reader:
+    if chosen is InputFormat.JSON:
+        return read_json_array(stream, encoding)
+    if chosen is InputFormat.JSONL and encoding == "utf-8":
+        return read_json_lines(stream)
+    newline = "" if chosen in _TABLES else None
+    text = stack.enter_context(TextIOWrapper(stream, encoding, "replace", newline))
     match chosen:
         case InputFormat.CSV:
-            return DelimitedReader(stream, encoding, None, options.header)
+            return DelimitedReader(text, None, options.header)
         case InputFormat.TSV:
-            return DelimitedReader(stream, encoding, "\t", options.header)
+            return DelimitedReader(text, "\t", options.header)
+        case InputFormat.WORDS:
+            return WordsReader(text)
+        case InputFormat.ARIA2:
+            return Aria2Reader(text)
         case InputFormat.JSONL:
-            return read_json_lines(stream, encoding)
-        case InputFormat.JSON:
-            return read_json_array(stream, encoding)
+            return read_json_lines(text)
         case _:
-            return TextReader(stream, encoding)
+            return TextReader(text)
 
 
 def _check_options(chosen: InputFormat, options: SourceOptions, file: str) -> None:
@@ -168,7 +182,7 @@ def _choose_format(
         # The names of both are often mixed up, and the content is certain.
         return seen
     # A row of a table may look like a row of another kind of table. Only the options and the name can tell.
-    if claimed is None or claimed is InputFormat.TEXT or (seen not in _TABLES and seen is not claimed):
+    if claimed is None or claimed is InputFormat.TEXT or seen not in (claimed, *_ROWS_OF_COLUMNS):
         raise _other_format_error(found, file)
     return claimed
 

@@ -17,30 +17,28 @@ from producer.sources.reader import BadRow
 _LINE_LIMIT = 16 * 1024 * 1024
 
 
-def read_json_lines(stream: BufferedReader, encoding: str) -> JsonReader:
-    """Return the reader of a file in JSON Lines."""
-    text = stream if encoding == "utf-8" else TextIOWrapper(stream, encoding, "replace")
+def read_json_lines(text: BufferedReader | TextIOWrapper) -> JsonReader:
+    """Return the reader of a file in JSON Lines. Reading UTF-8 as bytes is faster."""
     return JsonReader(_items(text), "line", "a file in JSON Lines")
 
 
 def _items(text: BufferedReader | TextIOWrapper) -> Iterator[tuple[int, Any]]:
     """Yield the values of the lines with their numbers. Blank lines are skipped."""
     number = 0
-    with text:
-        while line := text.readline(_LINE_LIMIT):
-            number += 1
-            if len(line) >= _LINE_LIMIT:
-                while len(line) >= _LINE_LIMIT:
-                    line = text.readline(_LINE_LIMIT)
-                yield number, BadRow(f"line {number:,} is longer than {_LINE_LIMIT:,} characters")
+    while line := text.readline(_LINE_LIMIT):
+        number += 1
+        if len(line) >= _LINE_LIMIT:
+            while len(line) >= _LINE_LIMIT:
+                line = text.readline(_LINE_LIMIT)
+            yield number, BadRow(f"line {number:,} is longer than {_LINE_LIMIT:,} characters")
+            continue
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            if not line.strip():
                 continue
-            try:
-                value = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                if not line.strip():
-                    continue
-                value = _parse_leniently(line, number)
-            yield number, value
+            value = _parse_leniently(line, number)
+        yield number, value
 
 
 def _parse_leniently(line: bytes | str, number: int) -> Any:

@@ -34,8 +34,8 @@ _MARKUP, _TABLE = Format("HTML or XML"), Format("a table", InputFormat.CSV)
 _JSON_ARRAY, _JSON_LINES = Format("a JSON array", InputFormat.JSON), Format("JSON Lines", InputFormat.JSONL)
 _JSON_OBJECT = Format("a single JSON object")
 _TABS = Format("a table with tabs between its columns", InputFormat.TSV)
-_WORDS = Format("a table with spaces between its columns")
-_ARIA2 = Format("an input file of aria2")
+_WORDS = Format("a table with spaces between its columns", InputFormat.WORDS)
+_ARIA2 = Format("an input file of aria2", InputFormat.ARIA2)
 
 #: Formats recognized by the first row alone.
 _FIRST_ROW = (

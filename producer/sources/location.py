@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 import stat
 import sys
 from io import BufferedReader, FileIO
 from pathlib import Path
+
+from tasks.errors import UsageError
 
 STANDARD_INPUT = "-"
 #: Bytes of a file to read at once. So many bytes can be inspected for the format.
 HEAD_BYTES = 256 * 1024
 #: Bytes at each end of a file covered by its fingerprint.
 _FINGERPRINT_BYTES = 1024 * 1024
+#: The same for each of several files, because there may be thousands.
+_SHORT_FINGERPRINT_BYTES = 64 * 1024
+_PATTERN = re.compile(r"[*?[]")
 
 
 def open_bytes(source: str) -> BufferedReader:
@@ -31,24 +38,70 @@ def open_bytes(source: str) -> BufferedReader:
     return BufferedReader(FileIO(source), HEAD_BYTES)
 
 
+def expand(source: str) -> list[str]:
+    """Return the files of a list in the order in which they are read: sorted by name.
+
+    Args:
+        source: a file, a folder, a pattern such as ``lists/*.csv`` (``**`` stands for any folders), or ``-``. A
+            folder's hidden files, and those that begin with ``_``, don't belong to the list. Its folders don't either.
+
+    Raises:
+        UsageError: the folder or the pattern has no files.
+        OSError: the folder can't be read.
+    """
+    path = Path(source)
+    if source == STANDARD_INPUT or not (path.is_dir() or (_PATTERN.search(source) and not path.exists())):
+        return [source]
+    if path.is_dir():
+        found = [str(file) for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_"))]
+        what = f"The folder {source} contains no files"
+    else:
+        found = [file for file in _glob(source) if Path(file).is_file()]
+        what = f"No file matches {source}"
+    if not found:
+        raise UsageError(what, "a list needs at least one file", "Give another file, folder or pattern.")
+    return sorted(found)
+
+
+def _glob(pattern: str) -> list[str]:
+    # `Path.glob` accepts no absolute patterns.
+    return glob.glob(pattern, recursive=True)  # noqa: PTH207
+
+
 def fingerprint(source: str) -> str | None:
     """Return the fingerprint of a URL list: its size, and a SHA-256 of its first and last MiB.
 
-    Return None if the list is unreadable or can't be read twice, like standard input or a pipe.
+    The fingerprint of several files contains their names and the fingerprints of them all. If the list is unreadable or
+    can't be read twice, like standard input or a pipe, the result is None.
     """
     if source == STANDARD_INPUT:
         return None
     try:
-        if not stat.S_ISREG(Path(source).stat().st_mode):
-            return None
-        with Path(source).open("rb") as stream:
-            size = stream.seek(0, os.SEEK_END)
-            digest = hashlib.sha256()
-            for start in (0, max(size - _FINGERPRINT_BYTES, 0)):
-                stream.seek(start)
-                digest.update(stream.read(_FINGERPRINT_BYTES))
-    except OSError:
+        files = expand(source)
+        if files == [source]:
+            return _file_fingerprint(source, _FINGERPRINT_BYTES)
+        prints = [(Path(file).name, _file_fingerprint(file, _SHORT_FINGERPRINT_BYTES)) for file in files]
+    except (OSError, UsageError):
         return None
+    if any(found is None for _, found in prints):
+        return None
+    return f"{len(prints)} files:{hashlib.sha256(repr(prints).encode()).hexdigest()}"
+
+
+def _file_fingerprint(file: str, ends: int) -> str | None:
+    """Return the size of a file, and a SHA-256 of so many bytes at both ends; None for a pipe or device.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    if not stat.S_ISREG(Path(file).stat().st_mode):
+        return None
+    with Path(file).open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        digest = hashlib.sha256()
+        for start in (0, max(size - ends, 0)):
+            stream.seek(start)
+            digest.update(stream.read(ends))
     return f"{size}:{digest.hexdigest()}"
 
 

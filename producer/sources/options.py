@@ -17,6 +17,10 @@ class InputFormat(StrEnum):
     CSV = "csv"
     #: Columns separated by tabs.
     TSV = "tsv"
+    #: Words separated by spaces, one of which is a URL.
+    WORDS = "words"
+    #: An input file of aria2.
+    ARIA2 = "aria2"
     #: An array of objects or URLs.
     JSON = "json"
     #: One object or URL on each line.
@@ -29,6 +33,14 @@ class Dedupe(StrEnum):
 
     #: The same URL.
     URL = "url"
+
+
+class HashKind(StrEnum):
+    """The function of a list's hashes."""
+
+    SHA256 = "sha256"
+    SHA512 = "sha512"
+    MD5 = "md5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,19 @@ class SourceOptions:
     encoding: str | None = None
     #: Whether the first row of a table is its header.
     header: bool = True
+    #: The URL of the page or the scheme that completes URLs without a scheme; None: they stay as they are.
+    base_url: str | None = None
+    #: Rows to skip at the start.
+    offset: int = 0
+    #: The maximum number of rows to take after these; None: all.
+    limit: int | None = None
+    #: The number of rows to choose at random among those; None: all.
+    sample: int | None = None
+    #: Decides which rows are chosen at random.
+    seed: int = 0
+    #: The column with the hashes of the images; together with ``verify_hash``, or None.
+    hash_col: str | None = None
+    verify_hash: HashKind | None = None
     #: Which rows not to download, because an earlier row is the same; None: download all rows.
     dedupe: Dedupe | None = None
 
@@ -58,6 +83,8 @@ class SourceOptions:
             known["input_format"] = InputFormat(known["input_format"])
         if known.get("dedupe") is not None:
             known["dedupe"] = Dedupe(known["dedupe"])
+        if known.get("verify_hash") is not None:
+            known["verify_hash"] = HashKind(known["verify_hash"])
         known["columns"] = tuple(known.get("columns", ()))
         return cls(**known)
 

@@ -9,7 +9,7 @@ angle brackets around it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from io import BufferedReader, TextIOWrapper
+from io import TextIOWrapper
 
 import pyarrow as pa
 
@@ -30,8 +30,8 @@ class TextReader:
     url_in_header: str | None = None
     description = "a text with one URL on each line"
 
-    def __init__(self, stream: BufferedReader, encoding: str) -> None:
-        self._text = TextIOWrapper(stream, encoding, "replace")
+    def __init__(self, text: TextIOWrapper) -> None:
+        self._text = text
         self._line = 0
 
     def schema(self, columns: Sequence[str]) -> pa.Schema:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
 
-from producer.sources import columns, compression, formats
-from producer.sources.columns import Selection
+from producer.sources import location
+from producer.sources.files import ListFiles
 from producer.sources.location import (
     STANDARD_INPUT,
     display_name,
@@ -19,11 +19,12 @@ from producer.sources.location import (
     is_unchanged,
 )
 from producer.sources.options import DEFAULT, SourceOptions
-from producer.sources.reader import BadRow, DamagedListError, Reader
 from producer.sources.request_stream import RequestStream, schema_of
+from producer.sources.requests import make_requests
+from producer.sources.subset import choose_rows, part
 from tasks.download.urls import looks_like_url
 from tasks.errors import UsageError
-from tasks.model import ImageRequest, Reason, Refusal
+from tasks.model import ImageRequest
 from tasks.redaction import redacted
 
 __all__ = [
@@ -43,7 +44,7 @@ def read(source: str, options: SourceOptions = DEFAULT) -> RequestStream:
     """Return the requests of a URL list in order, reading only as far as needed.
 
     Args:
-        source: a file's path, or ``-`` for standard input.
+        source: the path of a file or folder, a pattern such as ``lists/*.csv``, or ``-`` for standard input.
         options: how to read it.
 
     Raises:
@@ -61,58 +62,27 @@ def _open(source: str, options: SourceOptions) -> tuple[pa.Schema, Iterator[Imag
 
 def _schema_and_requests(source: str, options: SourceOptions) -> Iterator[Any]:
     """Yield the types of a list's columns, then its requests."""
+    total = 0 if options.sample is None else _count(source, options)
     with ExitStack() as stack:
-        with _translated_errors(source, None):
-            reader = formats.open_reader(source, options, stack)
-            selection = columns.choose(reader, options, display_name(source))
-            schema = selection.schema(reader)
-        yield schema
-        with _translated_errors(source, reader):
-            yield from _requests(reader, selection, schema)
+        files = ListFiles(source, options, stack)
+        yield files.schema
+        yield from make_requests(choose_rows(files.rows(), options, total), files, options)
 
 
-def _requests(reader: Reader, selection: Selection, schema: pa.Schema) -> Iterator[ImageRequest]:
-    names = schema.names
-    nothing = dict.fromkeys(names)
-    for index, row in enumerate(reader.rows(selection.columns, schema)):
-        if isinstance(row, BadRow):
-            yield _refused(index, row.why, nothing)
-            continue
-        url = row[0]
-        values = dict(zip(names, row[1:], strict=True)) if names else {}
-        if isinstance(url, str) and (url := url.strip()):
-            yield ImageRequest(index, url, values)
-        else:
-            yield _refused(index, f"{reader.where()} has no URL", values)
+def _count(source: str, options: SourceOptions) -> int:
+    """Return the number of rows to take a sample from.
 
-
-def _refused(index: int, why: str, values: Mapping[str, object]) -> ImageRequest:
-    return ImageRequest(index, "", values, refused=Refusal(Reason.INVALID_ROW, why))
-
-
-@contextmanager
-def _translated_errors(source: str, reader: Reader | None) -> Iterator[None]:
-    """Raise the errors of reading a list as a `UsageError` that names the place."""
-    try:
-        yield
-    except compression.ERRORS as error:
-        place = "at its start" if reader is None else f"near {reader.where()}"
-        what = "the compressed data is truncated" if isinstance(error, EOFError) else f"the data is damaged ({error})"
+    Raises:
+        UsageError: the list can't be read, or can't be read twice.
+    """
+    if location.fingerprint(source) is None and not location.expand(source)[1:]:
         raise UsageError(
-            f"{display_name(source)} can't be read {place}",
-            what,
-            "Restore a good copy of the list.",
-        ) from error
-    except DamagedListError as error:
-        raise UsageError(
-            f"{display_name(source)} can't be read", str(error), "Restore a good copy of the list."
-        ) from error
-    except OSError as error:
-        raise UsageError(
-            f"{display_name(source)} can't be read",
-            error.strerror or str(error),
-            "Give the path of a list, or - for standard input.",
-        ) from error
+            f"{display_name(source)} can't be sampled",
+            "a sample needs two passes over the list, and this list can be read only once or not at all",
+            "Save the list to a file first.",
+        )
+    with ExitStack() as stack:
+        return sum(1 for _ in part(ListFiles(source, options, stack).rows(), options))
 
 
 def require_urls(requests: Iterable[ImageRequest], source: str) -> RequestStream:
@@ -130,7 +100,7 @@ def require_urls(requests: Iterable[ImageRequest], source: str) -> RequestStream
     raise UsageError(
         f"{display_name(source)} contains no URLs",
         _describe_first(rows) if rows else "it is empty, or all its lines are blank or comments",
-        "Give a list of URLs that begin with http:// or https://.",
+        "Give a list of URLs that begin with http:// or https://, or complete its URLs with --base-url.",
     )
 
 

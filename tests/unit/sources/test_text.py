@@ -106,9 +106,21 @@ _OTHER_FORMATS = {
     "CSV in UTF-16": ("\ufeffid,url\r\n1,http://a/1.jpg\r\n".encode("utf-16-le"), "a table", "--input-format csv"),
     "TSV": (b"a bus station\thttp://a/1.jpg\na sierra\thttp://a/2.jpg\n", "with tabs", "--input-format tsv"),
     "TSV with the URL first": (b"http://a/1\ta bus station\nhttp://a/2\ta sierra\n", "with tabs", "--input-format tsv"),
-    "ids before the URLs": (b"n01440764_18 http://a/1\nn01440764_19 http://a/2\n", "with spaces", "text file"),
-    "captions after the URLs": (b"http://a/1.jpg a bus\nhttp://a/2.jpg a sierra\n", "with spaces", "text file"),
-    "aria2": (b"http://a/1.jpg\n  out=one.jpg\nhttp://a/2.jpg\n  dir=/tmp\n  out=two.jpg\n", "aria2", "text file"),
+    "ids before the URLs": (
+        b"n01440764_18 http://a/1\nn01440764_19 http://a/2\n",
+        "with spaces",
+        "--input-format words",
+    ),
+    "captions after the URLs": (
+        b"http://a/1.jpg a bus\nhttp://a/2.jpg a sierra\n",
+        "with spaces",
+        "--input-format words",
+    ),
+    "aria2": (
+        b"http://a/1\n  out=1.jpg\nhttp://a/2\n  dir=/tmp\n  out=2.jpg\n",
+        "aria2",
+        "--input-format aria2",
+    ),
     "aria2 with mirrors": (b"http://a/1\thttp://b/1\n  out=one.jpg\n", "with tabs", "--input-format tsv"),
 }
 #: Each table gets nine more rows, because with one row it would be a list of a single bad row.
@@ -224,11 +236,9 @@ def test_standard_input_in_utf_16(tmp_path: Path) -> None:
     assert ended.stdout == b"['http://a', 'http://b', 'http://c']\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "why"), [("missing.txt", "No such file or directory"), (".", "Is a directory"), ("list/x", "Not a dir")]
-)
+@pytest.mark.parametrize(("name", "why"), [("missing.txt", "No such file or directory"), ("list/x", "Not a dir")])
 def test_refuses_an_unreadable_list(tmp_path: Path, name: str, why: str) -> None:
-    """For a missing list or a folder, the error gives the reason and a remedy."""
+    """For a missing list, the error gives the reason and a remedy."""
     (tmp_path / "list").write_bytes(b"")
     with pytest.raises(UsageError, match=why) as caught:
         list(url_list.read(str(tmp_path / name)))

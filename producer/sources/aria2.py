@@ -1,0 +1,63 @@
+"""Read an input file of aria2: a line of URLs for each file, and indented options of that file after it.
+
+A line has the URLs of one file on several mirrors, separated by tabs. The first URL is used. The options ``out``,
+``dir`` and ``checksum`` are columns. The other options are ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
+
+import pyarrow as pa
+
+from producer.sources.encoding import BYTE_ORDER_MARK
+from producer.sources.text import read_lines
+
+_URL = "url"
+
+
+class Aria2Reader:
+    """Reads an input file of aria2."""
+
+    names: Sequence[str] = (_URL, "out", "dir", "checksum")
+    url_column: str | None = _URL
+    url_in_header: str | None = None
+    description = "an input file of aria2"
+
+    def __init__(self, text: TextIOWrapper) -> None:
+        self._text = text
+        self._number = 0
+
+    def schema(self, columns: Sequence[str]) -> pa.Schema:
+        """Return the types of these columns."""
+        return pa.schema([(name, pa.string()) for name in columns])
+
+    def rows(self, columns: Sequence[str], schema: pa.Schema) -> Iterator[list[str | None]]:
+        """Yield the rows, with the values of these columns in this order."""
+        for number, found in self._downloads():
+            self._number = number
+            yield [found.get(name) for name in columns]
+
+    def where(self) -> str:
+        """Return the place of the row last yielded."""
+        return f"line {self._number:,}"
+
+    def _downloads(self) -> Iterator[tuple[int, dict[str, str]]]:
+        """Yield the number of each line with URLs, and the columns of its row."""
+        current: tuple[int, dict[str, str]] | None = None
+        for number, line in enumerate(read_lines(self._text), 1):
+            bare = line.replace(BYTE_ORDER_MARK, "")
+            text = bare.strip()
+            if not text or text.startswith("#"):
+                continue
+            if bare[0] in " \t":
+                name, _, value = text.partition("=")
+                if current is not None:
+                    current[1].setdefault(name, value)
+                continue
+            if current is not None:
+                yield current
+            current = number, {_URL: text.split("\t")[0]}
+        if current is not None:
+            yield current

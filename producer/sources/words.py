@@ -1,0 +1,69 @@
+"""Read lines of words, such as "ID URL". The columns are the words up to the URL, the URL, and the rest of the line."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
+from itertools import chain, islice
+
+import pyarrow as pa
+
+from producer.formatting import pluralized
+from producer.sources.encoding import BYTE_ORDER_MARK
+from producer.sources.reader import BadRow, Row
+from producer.sources.text import read_lines
+from tasks.download.urls import looks_like_url
+
+#: Lines that decide which word is the URL.
+_SAMPLE = 1000
+
+
+class WordsReader:
+    """Reads lines of words, separated by spaces or tabs. The columns are numbered from 1."""
+
+    url_in_header: str | None = None
+    description = "a text with words on each line"
+
+    def __init__(self, text: TextIOWrapper) -> None:
+        self._lines = enumerate(read_lines(text), 1)
+        self._sample = list(islice(self._lines, _SAMPLE))
+        self._number = 0
+        #: The place of the URL among the words of a line, from 0.
+        self._place = _find_url(line for _, line in self._sample)
+        self.url_column: str | None = str(self._place + 1)
+        self.names: Sequence[str] = [str(number + 1) for number in range(self._place + 2)]
+
+    def schema(self, columns: Sequence[str]) -> pa.Schema:
+        """Return the types of these columns."""
+        return pa.schema([(name, pa.string()) for name in columns])
+
+    def rows(self, columns: Sequence[str], schema: pa.Schema) -> Iterator[Row]:
+        """Yield the rows, with the values of these columns in this order. Blank lines and comments are skipped."""
+        places = [int(name) - 1 for name in columns]
+        sample, self._sample = self._sample, []
+        for number, line in chain(sample, self._lines):
+            words: list[str | None] = [*line.replace(BYTE_ORDER_MARK, "").strip().split(None, self._place + 1)]
+            self._number = number
+            if not words or str(words[0]).startswith("#"):
+                continue
+            if len(words) <= self._place:
+                count = pluralized(len(words), "word")
+                yield BadRow(f"line {number:,} has {count}, and the URL should be word {self._place + 1}")
+                continue
+            # The rest of the line may be missing.
+            words.append(None)
+            yield [words[place] for place in places]
+
+    def where(self) -> str:
+        """Return the place of the row last yielded."""
+        return f"line {self._number:,}"
+
+
+def _find_url(lines: Iterator[str]) -> int:
+    """Return the most frequent place of the first URL in a line."""
+    places = Counter(
+        next((place for place, word in enumerate(line.split()) if looks_like_url(word)), None) for line in lines
+    )
+    del places[None]
+    return places.most_common(1)[0][0] or 0 if places else 0

@@ -1,0 +1,71 @@
+"""Lines of words and input files of aria2 are read if --input-format says so, and recognized otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from producer.sources import url_list
+from producer.sources.options import InputFormat, SourceOptions
+from tasks.errors import UsageError
+from tasks.model import ImageRequest
+
+_IMAGENET = b"# ids\nn01440764_18 http://a/1\n\nn01440764_19\thttp://a/2 a fish\nn01440764_20\n"
+_ARIA2 = b"""\
+http://a/1
+  out=one.jpg
+# a comment
+http://a/2\thttp://mirror/2
+\tdir=/tmp
+  out=two.jpg
+
+http://a/3
+"""
+
+
+def read(path: Path, body: bytes, options: SourceOptions) -> list[ImageRequest]:
+    """Return the requests of a file with these bytes."""
+    path.write_bytes(body)
+    return list(url_list.read(str(path), options))
+
+
+def test_words(tmp_path: Path) -> None:
+    """The URL is found among the words. The words before it and the rest of the line are columns."""
+    options = SourceOptions(InputFormat.WORDS, caption_col="3", columns=("1",))
+    requests = read(tmp_path / "imagenet.txt", _IMAGENET, options)
+    assert [request.url for request in requests] == ["http://a/1", "http://a/2", ""]
+    assert requests[0].columns == {"caption": None, "1": "n01440764_18"}
+    assert requests[1].columns == {"caption": "a fish", "1": "n01440764_19"}
+    assert "line 5 has 1 word, and the URL should be word 2" in str(requests[2].refused)
+
+
+def test_words_after_the_url(tmp_path: Path) -> None:
+    """A caption of any number of words may follow the URL."""
+    options = SourceOptions(InputFormat.WORDS, caption_col="2")
+    requests = read(tmp_path / "list.txt", b"http://a/1.jpg a red bus\nhttp://a/2.jpg\n", options)
+    assert [request.columns["caption"] for request in requests] == ["a red bus", None]
+
+
+def test_aria2(tmp_path: Path) -> None:
+    """A row is a line of URLs, of which the first is used. Its options are columns."""
+    requests = read(tmp_path / "list.txt", _ARIA2, SourceOptions(InputFormat.ARIA2, columns=("out", "dir")))
+    assert [request.url for request in requests] == ["http://a/1", "http://a/2", "http://a/3"]
+    assert [request.columns["out"] for request in requests] == ["one.jpg", "two.jpg", None]
+    assert [request.columns["dir"] for request in requests] == [None, "/tmp", None]
+
+
+@pytest.mark.parametrize(("body", "name"), [(_IMAGENET, "words"), (_ARIA2, "aria2")])
+def test_message_names_the_option(tmp_path: Path, body: bytes, name: str) -> None:
+    """Without the option, the list is refused, and the message names the option."""
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path / "list.txt", body, SourceOptions())
+    assert caught.value.hint == f"Add `--input-format {name}`."
+
+
+def test_words_without_a_url(tmp_path: Path) -> None:
+    """Lines of words without a URL are refused before anything starts."""
+    path = tmp_path / "list.txt"
+    path.write_text("one two\nthree\n")
+    with pytest.raises(UsageError, match="contains no URLs"):
+        url_list.require_urls(url_list.read(str(path), SourceOptions(InputFormat.WORDS)), str(path))
