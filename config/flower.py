@@ -74,7 +74,7 @@ def _require_password(handler: Any) -> Any:
 
     class Protected(base):  # type: ignore[misc,valid-type]
         def prepare(self) -> Any:
-            # Responds with 401 to clients without the password.
+            # This call responds with 401 to clients without the password.
             BaseHandler.get_current_user(self)
             return super().prepare()
 

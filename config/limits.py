@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-#: Seconds until an unacknowledged message is redelivered to another worker. It must exceed the longest time that a task
-#: spends in a worker: the wait behind the prefetched tasks, plus the task's deadline.
+#: Seconds until an unacknowledged message is redelivered to another worker. The timeout must exceed the longest time
+#: that a task spends in a worker: the wait behind the prefetched tasks, plus the task's deadline.
 VISIBILITY_TIMEOUT = 600
 
 #: Longest deadline of one delivery, in seconds. It is a quarter of the visibility timeout, because the task may first
 #: wait for tasks prefetched before it.
 MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
-#: Longest wait, in seconds, that a server may request. If it requests a longer wait, the image is not retried. If the
-#: wait is too long to hold a slot for, it becomes the task's countdown. During the countdown, a worker holds the task
-#: unacknowledged. The limit is a fifth of the visibility timeout, because after its countdown the task also waits
+#: Longest wait, in seconds, that a server may request. After a request for a longer wait, the image is not retried. If
+#: the wait is too long to hold a slot for, it becomes the task's countdown. During the countdown, a worker holds the
+#: task unacknowledged. The limit is a fifth of the visibility timeout, because after its countdown the task also waits
 #: behind other tasks.
 MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
 
-#: Tasks reserved by a worker per slot, including the running one. A finished task counts until it is acknowledged. The
-#: number is high enough that a slot never waits for Redis, even while finished tasks wait to be acknowledged in a
-#: batch. It is low enough that the last reserved task starts long before the visibility timeout.
+#: Tasks reserved by a worker per slot, including the running one. A finished task counts as reserved until it is
+#: acknowledged. The number is high enough that a slot never waits for Redis, even while finished tasks wait to be
+#: acknowledged in a batch. It is low enough that the last reserved task starts long before the visibility timeout.
 PREFETCH = 3
 
 #: Default number of download slots per worker process; ``--concurrency`` overrides it.

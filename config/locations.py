@@ -33,7 +33,7 @@ class StoreUrl:
         """Return the URL in a text. A slash at its end makes no difference.
 
         Raises:
-            ValueError: it is not the URL of a folder in an object store; the message says why.
+            ValueError: the text is not the URL of a folder in an object store; the message says why.
         """
         found = _URL.fullmatch(text)
         scheme = found["scheme"].lower() if found is not None else ""
@@ -84,6 +84,6 @@ def parse_location(text: str) -> Location:
     """Return the location in a text: a URL if it has the scheme of an object store, or else a path.
 
     Raises:
-        ValueError: it is a URL of an object store, but is not valid.
+        ValueError: the text is a URL of an object store, but is not valid.
     """
     return StoreUrl.parse(text) if url_scheme(text) in SCHEMES else Path(text)

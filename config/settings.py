@@ -1,7 +1,8 @@
 """Settings from the environment. No other module reads the environment.
 
 With these variables, a worker's operator limits the addresses and folders that the worker may use. No message from the
-queue can extend these limits. The name of each variable is ``IMAGEFLEET_NAME``; lists are separated by commas.
+queue can extend these limits. Each variable is named ``IMAGEFLEET_NAME``. The entries of a list are separated by
+commas.
 
 To add a setting: add a field with its description here, pass the value as an argument to the module that uses it, and
 run ``make docs``, which writes ``docs/settings.md`` from the descriptions.
@@ -152,7 +153,7 @@ class Settings(BaseSettings):
 
     @property
     def proxy_url(self) -> str | None:
-        """The proxy's URL. It includes the password, so never show it.
+        """The proxy's URL. The URL includes the password, so never show it.
 
         Raises:
             SettingsError: the password file is unreadable, or the URL is invalid.

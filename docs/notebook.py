@@ -26,7 +26,7 @@ def execute(folder: Path) -> Any:
         book, timeout=_CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     ).execute()
     for cell in book.cells:
-        # They differ at each execution.
+        # These values differ at each execution.
         cell.metadata.pop("execution", None)
     return book
 

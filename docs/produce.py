@@ -1,7 +1,7 @@
 """Write the produced parts of the documentation: help texts, settings and measured tables (``make docs``).
 
-A produced part is between two marker lines, ``<!-- produced: NAME -->`` and ``<!-- end -->``. `main` replaces it.
-A test compares the pages with the produced parts.
+A produced part is between two marker lines, ``<!-- produced: NAME -->`` and ``<!-- end -->``. `main` replaces the text
+between them. A test compares the pages with the produced parts.
 """
 
 from __future__ import annotations

@@ -62,8 +62,9 @@ def redis(result: Mapping[str, Any]) -> str:
     fleet, machine = result["fleet"], result["machine"]
     rows += [
         "",
-        f"{result['images']:,} images of {format_size(image['picture'])} from nginx, {result['repeat']} runs. A "
-        f"script's time includes the commands that it calls. {_fleet(fleet)}, Redis, producer and nginx shared "
+        f"Measured in {result['repeat']} runs of {result['images']:,} images of {format_size(image['picture'])} from "
+        "nginx. The scripts call the commands whose purpose is in brackets, and a script's time includes these "
+        f"commands. {_fleet(fleet)}, Redis, producer and nginx shared "
         f"{machine['cores']} cores ({machine['cpu']}). Each worker process holds {image['connections_per_worker']} "
         "connections to Redis.",
     ]
@@ -120,8 +121,8 @@ def _ratios(sizes: Mapping[int, Mapping[str, Any]]) -> list[str]:
     }
     changes = ", ".join(f"{name} {_change(ratio)}" for name, ratio in memory.items())
     return [
-        f"CPU per image, {least:,} to {most:,} images: {_change(cost[most] / cost[least])}. "
-        f"Memory, {before:,} to {most:,} images: {changes}."
+        f"From {least:,} to {most:,} images, the CPU per image changes by {_change(cost[most] / cost[least])}. "
+        f"From {before:,} to {most:,} images, memory changes as follows: {changes}."
     ]
 
 
@@ -149,8 +150,8 @@ def rates(result: Mapping[str, Any]) -> str:
     rows += [_line(label, values) for label, values in facts.items()]
     rows += [
         "",
-        f"The estimates assume that each core is used to {USE:.0%}. The window holds {AHEAD} images for each image "
-        "that a worker has in a slot or has reserved, and at least the default of eight shards.",
+        f"The estimates assume that each core is used to {USE:.0%}. For each image that a worker has in a "
+        f"slot or has reserved, the window holds {AHEAD} images. It never holds less than the default of eight shards.",
     ]
     return "\n".join(rows) + "\n"
 

@@ -54,7 +54,7 @@ def _take(flower: FlowerAccess, path: Path) -> None:
             arg=_IMAGES + 1,
         )
         picture = Image.open(io.BytesIO(page.screenshot()))
-    # A page has few colours; with a palette, the file has a third of its size.
+    # A page has few colours; a palette shrinks the file to a third of its size.
     picture.quantize(256).save(path, optimize=True)
 
 

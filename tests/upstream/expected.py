@@ -11,8 +11,8 @@ from collections.abc import Mapping
 #: all parameters.
 FAILING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "kombu-unit": {
-        "They check that the connection of a BRPOP is paused while the prefetch is full. Ours sends no BRPOP: it "
-        "waits with `BLMOVE`, and reads every answer at once.": (
+        "They check that the connection of a BRPOP is paused while the prefetch is full. imagefleet's transport "
+        "sends no BRPOP. It waits with `BLMOVE`, and reads every answer at once.": (
             "unit/transport/test_redis.py::test_PausedBRPOP::test_credit_resumes_pending_brpop_without_sending_another",
             "unit/transport/test_redis.py::test_PausedBRPOP::test_disconnect_clears_pause_before_reconnect",
             "unit/transport/test_redis.py::test_PausedBRPOP::test_full_qos_pauses_before_polling",
@@ -21,7 +21,7 @@ FAILING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
             "test_poll_start_preserves_replacement_before_disconnect_callback",
             "unit/transport/test_redis.py::test_MultiChannelPoller::test_handle_event",
         ),
-        "Their channel is a mock. Ours needs the channel's waiters, one for each list, and a mock has none.": (
+        "Their channel is a mock without waiters. imagefleet's poller needs one waiter of the channel for each list.": (
             "unit/transport/test_redis.py::test_MultiChannelPoller::test_on_poll_start",
             "unit/transport/test_redis.py::test_MultiChannelPoller::test_get_brpop_qos_allow",
             "unit/transport/test_redis.py::test_MultiChannelPoller::test_get_brpop_qos_disallow",
@@ -37,17 +37,19 @@ FAILING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
         "Its Redis is a mock with `BRPOP` but without `EVAL`. `test_publish_consume` does the same with a real Redis, "
         "and passes.": ("unit/transport/test_redis.py::test_Redis::test_publish__consume",),
-        "Their event loop is a mock that can't list its connections. Ours needs the list, to add each only once.": (
+        "Their event loop is a mock that can't list its connections. Our code needs this list, to add each once.": (
             "unit/transport/test_redis.py::test_Channel::test_configurable_health_check",
             "unit/transport/test_redis.py::test_Channel::test_register_with_event_loop",
         ),
-        "It allows only kombu's number of timers. Ours has one more, for acknowledgements.": (
+        "It allows only kombu's number of timers. imagefleet's transport has one more, for acknowledgements.": (
             "unit/transport/test_redis.py::test_Channel::test_register_with_event_loop_stores_trefs_on_cycle",
         ),
-        "It requires kombu's Sentinel channel to inherit from the replaced Redis channel. Ours has its own channel for "
-        "Sentinel.": ("unit/transport/test_redis.py::test_Channel::test_sentinel_inherits_publish_batch_support",),
-        "They require at most ten connections to a Sentinel's master. Our pools have no such limit, because each slot "
-        "may need one.": (
+        "It requires kombu's Sentinel channel to inherit from the replaced Redis channel. imagefleet has its own "
+        "channel for Sentinel.": (
+            "unit/transport/test_redis.py::test_Channel::test_sentinel_inherits_publish_batch_support",
+        ),
+        "They require at most ten connections to a Sentinel's master. imagefleet's pools have no such limit, because "
+        "each slot may need a connection.": (
             "unit/transport/test_redis.py::test_RedisSentinel::test_getting_master_from_sentinel",
             "unit/transport/test_redis.py::test_RedisSentinel::test_getting_master_from_sentinel_single_node",
             "unit/transport/test_redis.py::test_RedisSentinel::test_getting_master_from_sentinel_with_acl_credentials",
@@ -56,13 +58,13 @@ FAILING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
     },
     "kombu-integration": {
-        "They expect one message for each `drain_events`. Ours delivers all messages of an answer, in order.": (
+        "They expect one message for each `drain_events`. Our code delivers all messages of an answer, in order.": (
             "integration/test_redis.py::test_RedisPriority::test_publish_consume",
             "integration/test_redis.py::test_RedisPriority::test_publish_requeue_consume",
             "integration/test_redis.py::test_RedisQueueExpiration::test_expiration_gets_reset_on_get",
         ),
-        "They inspect the pending BRPOP on a channel's only connection, and the time it was sent. Ours has a "
-        "connection for each list; `tests/integration/test_transport.py` tests the same behaviour.": (
+        "They inspect the pending BRPOP on a channel's only connection, and the time it was sent. imagefleet has a "
+        "connection for each list. `tests/integration/test_transport.py` tests the same behaviour.": (
             "integration/test_redis.py::test_event_loop_consumes_after_connection_reconnect[None-BRPOP]",
             "integration/test_redis.py::test_event_loop_consumes_after_connection_reconnect[connection1-BRPOP]",
             "integration/test_redis.py::test_RedisBrpopHealthCheck::"
@@ -76,8 +78,10 @@ FAILING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         ),
     },
     "celery-unit": {
-        "It also fails with Celery's own Redis backend: `Signature.election` needs a mapping, and that backend returns "
-        "none. It passes with results in memory.": ("unit/tasks/test_canvas.py::test_Signature::test_election",),
+        "It also fails with Celery's own Redis backend: `Signature.election` needs a mapping, and that backend "
+        "returns no mapping. It passes with results in memory.": (
+            "unit/tasks/test_canvas.py::test_Signature::test_election",
+        ),
     },
     "celery-backend": {},
     "celery-integration": {
