@@ -60,8 +60,7 @@ class ParquetReader:
                 values = [_values(_column(batch, name), kind) for name, kind in zip(columns, kinds, strict=True)]
             except _ERRORS as error:
                 raise DamagedListError(f"it can't be read after {self.where()} ({_first_line(error)})") from error
-            for row in zip(*values, strict=True):
-                self._row += 1
+            for self._row, row in enumerate(zip(*values, strict=True), self._row + 1):  # noqa: B020
                 yield row
 
     def where(self) -> str:

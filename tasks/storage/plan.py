@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -29,18 +30,13 @@ from tasks.storage.shard_parquet import (
 FOLDER = ".plan"
 _NUMBERS = frozenset({"width", "height", "bytes", "original_width", "original_height"})
 _PREVIOUS_IMAGE = pa.struct([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in PREVIOUS_IMAGE_FIELDS])
-#: For each fact of a request that has a column of its own: the type of the column, and the fact as JSON's own types.
-_FACTS: dict[str, tuple[pa.DataType, Callable[[ImageRequest], object]]] = {
-    PREVIOUS_IMAGE_COLUMN: (
-        _PREVIOUS_IMAGE,
-        lambda request: None if request.previous is None else request.previous.to_json(),
-    ),
-    REFUSED_COLUMN: (
-        pa.struct([("reason", pa.string()), ("message", pa.string())]),
-        lambda request: None if request.refused is None else asdict(request.refused),
-    ),
-    PATH_COLUMN: (pa.string(), lambda request: request.path),
-    HASH_COLUMN: (pa.string(), lambda request: request.expected_hash),
+#: For each fact of a request that has a column of its own: the type of the column, the request's attribute, and the
+#: attribute as JSON's own types.
+_FACTS: dict[str, tuple[pa.DataType, str, Callable[[Any], object]]] = {
+    PREVIOUS_IMAGE_COLUMN: (_PREVIOUS_IMAGE, "previous", PreviousImage.to_json),
+    REFUSED_COLUMN: (pa.struct([("reason", pa.string()), ("message", pa.string())]), "refused", asdict),
+    PATH_COLUMN: (pa.string(), "path", str),
+    HASH_COLUMN: (pa.string(), "expected_hash", str),
 }
 _REQUEST_COLUMNS = frozenset({"index", "url", *_FACTS})
 
@@ -64,21 +60,24 @@ def encode(requests: Sequence[ImageRequest], ref: ShardRef, types: pa.Schema | N
             of the first request, with the types of their values.
     """
     columns: dict[str, list[object]] = {
-        "index": [request.index for request in requests],
-        "url": [request.url for request in requests],
+        "index": list(map(attrgetter("index"), requests)),
+        "url": list(map(attrgetter("url"), requests)),
     }
+    others = list(map(attrgetter("columns"), requests))
     schema = {"index": pa.int64(), "url": pa.string()}
     for column in requests[0].columns if types is None else types.names:
         name = column
         while name in _FACTS or name in columns:
             name = f"source_{name}"
-        columns[name] = [request.columns.get(column) for request in requests]
+        columns[name] = [values.get(column) for values in others]
         if types is not None:
             schema[name] = types.field(column).type
-    for name, (kind, fact) in _FACTS.items():
-        facts = [fact(request) for request in requests]
-        if any(fact is not None for fact in facts):
-            columns[name], schema[name] = facts, kind
+    for name, (kind, attribute, encoded) in _FACTS.items():
+        facts = list(map(attrgetter(attribute), requests))
+        # In most shards, most of these columns are empty. This is the fastest way to find out.
+        if facts.count(None) < len(facts):
+            columns[name] = [None if fact is None else encoded(fact) for fact in facts]
+            schema[name] = kind
     table = pa.table({key: pa.array(values, schema.get(key)) for key, values in columns.items()})
     return shard_parquet.encode(table, ref)
 

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from benchmarks import checks, plots, processes, profiling, report
+from benchmarks import checks, planning, plots, processes, profiling, report
 from benchmarks.checks import CheckError, Resized
 from benchmarks.goals import Finding, findings
 from benchmarks.messages import MessageCounter
 from benchmarks.pictures import SMALL, Gallery, create_gallery
 from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, WORKLOADS
+from producer.sources import url_list
+from producer.sources.options import SourceOptions
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
 from tasks.outputs import parquet, webdataset
 from tasks.outputs.samples import SampleImage
@@ -258,3 +260,13 @@ def test_profile_counts_each_sample_once() -> None:
         "Celery: running a task": 0.1,
         "the rest": 0.1,
     }
+
+
+@pytest.mark.parametrize("name", planning.FORMATS)
+def test_planning_lists_can_be_read(tmp_path: Path, name: str) -> None:
+    """Each list of the planning benchmark has its rows, and a process plans it."""
+    path = tmp_path / f"list.{name}"
+    planning.write(path, 10)
+    requests = list(url_list.read(str(path), SourceOptions(caption_col=None if name == "txt" else "caption")))
+    assert len(requests) == 10
+    assert all(request.url.endswith(f"/{request.index}.jpg") for request in requests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from producer.output.run_file import PlanState, RunConfig, RunFile, State
-from producer.planning.planner import Planner
+from producer.planning.planner import Planner, PlanProgress
 from producer.planning.repair import repair_plan
+from producer.runs.resume import remaining_requests
 from producer.runs.run import Run
 from producer.sources import url_list
 from producer.sources.options import SourceOptions
@@ -178,3 +180,26 @@ def test_rebuilds_the_columns_of_a_table(store: LocalStore, tmp_path: Path) -> N
         damage(store, shard)
     repair_plan(record, store, _SHARDS)
     assert plans(store) == before
+
+
+@pytest.mark.parametrize("sample", [None, 7])
+def test_folder_of_compressed_tables_is_resumed(store: LocalStore, tmp_path: Path, sample: int | None) -> None:
+    """A list of several files, or a sample of it, is read on where planning stopped, with its options."""
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    for name in "ab":
+        rows = "".join(f"http://{name}.example/{row},{row}\n" for row in range(5))
+        (folder / f"{name}.csv.gz").write_bytes(gzip.compress(f"url,n\n{rows}".encode()))
+    options = RunConfig(shard_size=3, source=SourceOptions(columns=("n",), sample=sample))
+    record = RunFile("id", str(folder), str(store.root), options, url_list.fingerprint(str(folder)))
+    record.create(store)
+    whole = list(url_list.read(str(folder), options.source))
+    assert len(whole) == (sample or 10)
+    store.create_durably(plan.name(0), plan.encode(whole[:3], ShardRef("id", 0)))
+    rest = remaining_requests(record, store, PlanProgress(3, 1))
+    assert list(rest) == whole[3:]
+    assert rest.schema is not None
+    assert rest.schema.names == ["n"]
+    (folder / "b.csv.gz").write_bytes(b"")
+    with pytest.raises(CommandError, match="can't be read further"):
+        list(remaining_requests(record, store, PlanProgress(3, 1)))
