@@ -2,9 +2,9 @@
 
 Tornado runs this file and takes Flower's options from the variables defined here. Flower shows one task per image, with
 the Outcome as its result. For Celery, even a failed download is a successful task, because the task returns an Outcome.
-But in Flower, the task of a failed image counts as failed (see ``config/flower_tasks.py``), and the column *Result*
-shows ``failed_to_download: http_4xx (HTTP 404 Not Found)``. To find failed images, click *Failed* or search for
-``result:failed``.
+In Flower, however, the task of a failed image counts as failed (see ``config/flower_tasks.py``). The column *Result*
+then shows, for example, ``failed_to_download: http_4xx (HTTP 404 Not Found)``. To find failed images, click *Failed* or
+search for ``result:failed``.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ from config import flower_tasks
 from config.settings import settings
 
 basic_auth = [f"imagefleet:{settings().flower_password}"]
-# Otherwise, clients of Flower's API could publish and revoke tasks.
+# Without this setting, clients of Flower's API could publish and revoke tasks.
 read_only = True
-# The columns of the task table. The argument is the URL, the result is the Outcome, and the id links to the task's
-# page.
+# The columns of the task table. For an image, `args` is the URL, `result` is the Outcome, and `uuid` links to the
+# task's page.
 tasks_columns = "args,state,result,runtime,uuid,worker,received"
 max_tasks = 20_000
 max_workers = 1_000
 purge_offline_workers = 300
 persistent = False
 natural_time = False
-# The workers' own setting decides whether they send events. By default, Flower enables the events every five seconds.
+# The workers' own setting decides whether they send events. By default, Flower tells the workers every five
+# seconds to send events.
 enable_events = settings().task_events
 
 
@@ -47,14 +48,14 @@ def format_task(task: Any) -> Any:
 
 
 class _State(events.EventsState):  # type: ignore[misc]
-    """Flower's task history and counters, with failed images counted as failed tasks."""
+    """Flower's task history and counters, which count the task of a failed image as failed."""
 
     def event(self, event: dict[str, Any]) -> None:
         super().event(flower_tasks.adjust_event(event))
 
 
 class _TaskPage(TaskView):  # type: ignore[misc]
-    """A task's own page, with its whole Outcome."""
+    """The page of one task, with the whole Outcome."""
 
     def format_task(self, task: Any) -> Any:
         """Return a copy of the task with one line per field of its Outcome."""
@@ -69,20 +70,20 @@ events.EventsState = _State
 
 def _require_password(handler: Any) -> Any:
     """Return a handler that asks for the password before it does anything else."""
-    # There is no login page: the browser asks for the password.
+    # Flower's login page is replaced by status 404, because the browser itself asks for the password.
     base = {LoginHandler: NotFoundErrorHandler, TaskView: _TaskPage}.get(handler, handler)
 
     class Protected(base):  # type: ignore[misc,valid-type]
         def prepare(self) -> Any:
-            # This call responds with 401 to clients without the password.
+            # `get_current_user` responds with 401 if the client did not send the password.
             BaseHandler.get_current_user(self)
             return super().prepare()
 
     return Protected
 
 
-# By default, Flower serves its scripts, its page for unknown paths and a few other pages without a password. Here, only
-# the two pages for monitoring need no password.
+# By default, Flower serves its scripts, its page for unknown paths and a few other pages without a password. With
+# `_require_password`, only /metrics and /healthcheck need no password.
 _PUBLIC_HANDLERS = (Metrics, Healthcheck)
 urls.settings["static_handler_class"] = _require_password(StaticFileHandler)
 for _index, _rule in enumerate(urls.handlers):

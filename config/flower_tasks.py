@@ -1,6 +1,6 @@
 """Adapt image tasks for Flower: take the task's state from the Outcome, and format the Outcome as readable text.
 
-This module imports neither Flower nor Celery; its functions take Flower's events and results as plain values.
+This module does not import Flower or Celery, because its functions take Flower's events and results as plain values.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from typing import Any
 
 _COLLECT = "collect_shard"
 _IS_OUTCOME = re.compile(r"\{'key': '\w*', 'status': '(?P<status>\w+)'")
-# Celery formats an Outcome almost like Python's repr, but does not escape backslashes and line ends. So the text can't
-# be parsed as Python. However, a quote inside a string always has a backslash before it.
+# Celery formats an Outcome almost like Python's repr, but does not escape backslashes and line ends. So the formatted
+# Outcome can't be parsed as Python. The expression relies on a backslash before each quote inside a string.
 _FIELD = re.compile(r"'(?P<name>\w+)': (?:'(?P<text>.*?)'|(?P<plain>[^',]+?))(?=, '\w+': |\}$)", re.DOTALL)
 
 
 def adjust_event(event: dict[str, Any]) -> dict[str, Any]:
-    """Return the event. Change it to ``task-failed`` if the image failed, so that Flower counts the failure.
+    """Return the event, with the type ``task-failed`` if the image failed, so that Flower counts the failure.
 
-    For Celery the task succeeded, because it returned an Outcome. The chord needs this Outcome.
+    For Celery, even the task of a failed image succeeds, because it returns an Outcome, which the chord needs.
     """
     if event["type"] == "task-received" and str(event.get("name")).endswith(_COLLECT):
-        # The arguments of a collect task contain the shard's Outcomes, truncated. With them, a search for an image
-        # would also find the collect task.
+        # The arguments of a collect task contain the shard's Outcomes, truncated. If Flower kept these arguments, a
+        # search for an image would also find the collect task.
         return {**event, "args": f"Outcomes of shard {_shard(str(event.get('kwargs')))}"}
     if event["type"] == "task-succeeded":
         found = _IS_OUTCOME.match(str(event.get("result")))

@@ -1,6 +1,7 @@
 """Health check for images without curl: ``python -m config.healthcheck URL`` succeeds if the service responds with 200.
 
-Repeated slashes are collapsed into one, because a prefix in the URL may be empty, or start or end with a slash.
+Repeated slashes in the URL count as one. They occur if the path prefix in the URL is empty, or starts or ends with a
+slash.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import urllib.request
 
 
 def main() -> None:
-    """Exit with 0 on a response of 200, otherwise with a message."""
+    """Exit with status 0 if the service responds with 200; otherwise, exit with a message and status 1."""
     url = sys.argv[1]
     if not url.startswith("http://"):
         sys.exit(f"{url} is not an http URL")

@@ -15,7 +15,7 @@ from typing import TypeAlias
 SCHEMES = ("s3", "gs", "az")
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>.*)", re.DOTALL)
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,220}[A-Za-z0-9]")
-#: A part of a prefix. Characters that a URL, a shell or a list of folders could read differently are not allowed.
+#: A part of a prefix. Characters with a special meaning in a URL, a shell or a list of folders are not allowed.
 _PART = re.compile(r"[\w!.'()=+@~-]+")
 
 
@@ -30,7 +30,7 @@ class StoreUrl:
 
     @classmethod
     def parse(cls, text: str) -> StoreUrl:
-        """Return the URL in a text. A slash at its end makes no difference.
+        """Return the URL in a text. A slash at the end of the URL is ignored.
 
         Raises:
             ValueError: the text is not the URL of a folder in an object store; the message says why.
@@ -56,11 +56,11 @@ class StoreUrl:
 
     @property
     def prefix(self) -> str:
-        """The prefix without slashes around it; empty for the whole bucket."""
+        """The prefix, without slashes at its start and end; empty for the whole bucket."""
         return "/".join(self.parts)
 
     def is_within(self, other: StoreUrl) -> bool:
-        """Return whether this folder is the other folder, or is below it."""
+        """Return whether this folder is the same as the other folder, or below the other folder."""
         same = (self.scheme, self.bucket) == (other.scheme, other.bucket)
         return same and self.parts[: len(other.parts)] == other.parts
 
@@ -70,12 +70,12 @@ Location: TypeAlias = Path | StoreUrl
 
 
 def resolved(location: Location) -> Location:
-    """Return a location that means the same in each working folder: links in a path are resolved."""
+    """Return the location, with a path made absolute and without links, so that the working folder has no effect."""
     return location.resolve() if isinstance(location, Path) else location
 
 
 def url_scheme(text: str) -> str | None:
-    """Return the scheme, in lower case, of a URL given in place of a path; None for a path."""
+    """Return the scheme of a URL, in lower case, or None if the text is a path."""
     found = _URL.fullmatch(text.strip())
     return None if found is None else found["scheme"].lower()
 

@@ -1,17 +1,18 @@
-"""The passwords of a Compose fleet: created once, stored in a volume, shown on request.
+"""Create the passwords of a Compose fleet once, store them in a volume, and show them on request.
 
-``python -m config.passwords FOLDER`` creates the missing passwords, one for Redis and one for Flower. Each is strong
-and random unless you set it in REDIS_PASSWORD or FLOWER_PASSWORD. ``--show`` prints them.
+``python -m config.passwords FOLDER`` creates the missing passwords, one for Redis and one for Flower. A password is
+strong and random unless you set it in REDIS_PASSWORD or FLOWER_PASSWORD. ``python -m config.passwords --show FOLDER``
+prints the passwords.
 
 =================  =========================================================================
 file               reader
 =================  =========================================================================
 redis-password     workers, producer and Flower, to log in to Redis
-redis.conf         the Redis server: the same password as its ``requirepass``
-flower-password    Flower; its user is ``imagefleet``
+redis.conf         the Redis server; contains the Redis password as ``requirepass``
+flower-password    Flower; the user of the password is ``imagefleet``
 =================  =========================================================================
 
-The services run as different users, so the files are readable by every service with this volume mounted.
+Every service that mounts the volume can read the files, because the services run as different users.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ComposeSettings(BaseSettings):
 
 
 def main() -> None:
-    """Create the passwords, or print them."""
+    """Create the missing passwords; with ``--show``, print the passwords instead."""
     show, folder = sys.argv[1] == "--show", Path(sys.argv[-1])
     chosen = ComposeSettings()
     if show:

@@ -1,8 +1,8 @@
 """Settings from the environment. No other module reads the environment.
 
 With these variables, a worker's operator limits the addresses and folders that the worker may use. No message from the
-queue can extend these limits. Each variable is named ``IMAGEFLEET_NAME``. The entries of a list are separated by
-commas.
+queue can extend a worker's limits. The variable of the field ``name`` is ``IMAGEFLEET_NAME``. A variable with several
+entries separates them with commas.
 
 To add a setting: add a field with its description here, pass the value as an argument to the module that uses it, and
 run ``make docs``, which writes ``docs/settings.md`` from the descriptions.
@@ -31,7 +31,7 @@ _ENTRYPOINT_NAMES = ("OWNED_BY",)
 
 
 class Settings(BaseSettings):
-    """The validated settings from the environment; frozen."""
+    """The validated settings from the environment, as a frozen value."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, env_ignore_empty=True)
 
@@ -141,8 +141,8 @@ class Settings(BaseSettings):
                 raise SettingsError(
                     "IMAGEFLEET_BROKER_CA_FILE is set, but IMAGEFLEET_BROKER_URL is not a rediss:// URL"
                 )
-            # Options in the URL win, even if they disable verification. The client later refuses a URL without
-            # verification.
+            # Options in the URL take precedence, even if they disable verification. The Redis client later refuses a
+            # URL that disables verification.
             query = {
                 "ssl_cert_reqs": "required",
                 "ssl_ca_certs": str(self.broker_ca_file),
@@ -167,7 +167,7 @@ class Settings(BaseSettings):
         try:
             return _with_password(url, password)
         except ValueError:
-            # The error's text may quote a part of the URL.
+            # The text of the ValueError is not shown, because it may quote a part of the URL.
             raise SettingsError("IMAGEFLEET_PROXY: not a valid URL") from None
 
     @property
@@ -231,7 +231,7 @@ def _read_secret(name: str, path: Path) -> str:
 
 @cache
 def settings() -> Settings:
-    """Return this process's settings; the environment is read only once.
+    """Return this process's settings, which it reads from the environment once.
 
     Raises:
         SettingsError: a variable has an invalid value.

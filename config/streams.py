@@ -17,7 +17,7 @@ class _Output(io.FileIO):
     """A file descriptor that drops further output once its reader has closed the pipe."""
 
     def write(self, data: Any, /) -> int:
-        """Write bytes; return how many were accepted."""
+        """Write the bytes; return the number of bytes written or dropped."""
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -37,7 +37,7 @@ def set_up() -> None:
     """Replace the standard streams of this process, unless other code has replaced them already."""
     _fill_closed()
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115  # for as long as the process lives
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115  # stays open until the process ends
     if sys.stdout is sys.__stdout__:
         sys.stdout = _output(sys.stdout, 1)
     if sys.stderr is sys.__stderr__:
@@ -45,7 +45,7 @@ def set_up() -> None:
 
 
 def _fill_closed() -> None:
-    """Open each closed descriptor among the first three; otherwise the next opened file could become stdout."""
+    """Open os.devnull for each closed standard stream, so that no other file gets their descriptors."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

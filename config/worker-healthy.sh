@@ -1,7 +1,7 @@
 #!/bin/sh
-# Check whether this container's worker answers. A ping takes most of a second of CPU time, so its answer is cached for
-# half a minute. Compose checks every few seconds, so a new worker is soon healthy, and later checks cost almost
-# nothing.
+# Check whether this container's worker answers a ping. A ping takes most of a second of CPU time, so a successful ping
+# counts for half a minute. Compose runs this check every few seconds, so it soon reports a new worker as healthy. Most
+# later checks find a recent ping, and cost almost nothing.
 set -eu
 answered=/tmp/worker-answered
 if [ -e "$answered" ] && [ $(($(date +%s) - $(stat -c %Y "$answered"))) -lt 30 ]; then

@@ -1,4 +1,4 @@
-"""Start headless Chromium: for the screenshot in the docs, and for tests of pages."""
+"""Start headless Chromium, for the screenshot in the docs and for tests of web pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-#: The program's name on Debian. Playwright's own download is not used.
+#: The name of Debian's Chromium. The Chromium that Playwright can download is not used.
 PROGRAM = "chromium"
 _QUIET = (
     *("--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -18,9 +18,10 @@ _QUIET = (
 
 @contextmanager
 def chromium(program: str) -> Iterator[Browser]:
-    """Yield the browser, with a temporary profile of its own."""
+    """Yield a Chromium that uses a temporary profile."""
     with sync_playwright() as playwright:
-        # Chromium's sandbox does not start as root. It is not needed, because only our own pages are opened.
+        # Chromium's sandbox does not start as root. As root, Chromium runs without a sandbox, because it opens only our
+        # own pages.
         browser = playwright.chromium.launch(
             executable_path=program, chromium_sandbox=os.geteuid() != 0, args=list(_QUIET)
         )

@@ -16,7 +16,7 @@ _HOME = "/home/you"
 
 
 def main() -> None:
-    """Execute both commands in an empty folder, and save their output."""
+    """Execute ``producer run`` and ``producer demo`` in an empty folder, and save their output."""
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place, DemoProcess(latency=0.05) as server:
         urls = [f"{server.url}/images/{index}.jpg" for index in range(2500)]

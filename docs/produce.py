@@ -138,7 +138,7 @@ def task_events(result: Mapping[str, Any]) -> str:
 
 
 def upstream() -> str:
-    """Return the results of kombu's and Celery's own tests, run with our code, and the failing tests with reasons."""
+    """Return the results of kombu's and Celery's own tests with our code, with a reason for each failing test."""
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))
     rows = [
         "| suite | test files, in `t/` | pass | do not pass (see below) | skipped | marked `xfail` by their authors |",
@@ -168,7 +168,7 @@ def upstream() -> str:
 
 
 def pillow_images() -> str:
-    """Return the results of Pillow's own test images, by format."""
+    """Return the results of downloading Pillow's own test images, for each format."""
     counts = json.loads(pillow_counts.COUNTS.read_text(encoding="utf-8"))
     decoded, resized = counts["decode"], counts["resize"]
     ends = [reason for reason in pillow_counts.REASONS if any(reason in number for number in decoded.values())]
@@ -244,7 +244,7 @@ def _kinds(base: type[FetchError]) -> list[type[FetchError]]:
 
 
 def _measured(name: str, shown: Callable[[Mapping[str, Any]], str]) -> str:
-    """Return the text of a benchmark's result, or a note that it is missing."""
+    """Return the text of a benchmark's result, or a note that the result is missing."""
     result = records.load(name)
     return report.MISSING if result is None else shown(result)
 

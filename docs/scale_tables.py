@@ -35,7 +35,7 @@ _SHARD_SIZE = RunConfig().shard_size
 
 
 def redis(result: Mapping[str, Any]) -> str:
-    """Return two tables of what one image costs Redis: its totals, and the calls of each command."""
+    """Return two tables of the cost of one image in Redis: the totals, and the calls of each command."""
     image, downloads = result["image"], result["loads"]["downloads"]
     commands = image["commands"]
     calls = sum(found["calls"] for found in commands.values())
@@ -192,7 +192,7 @@ def _bits(bytes_a_second: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Return a duration in a suitable unit."""
+    """Return a duration as text, in seconds, minutes, hours or days."""
     for unit, length, most in (("s", 1, 90), ("min", 60, 90 * 60), ("h", 3600, 72 * 3600)):
         if seconds < most:
             return f"{seconds / length:.{0 if seconds / length >= 10 else 1}f} {unit}"

@@ -47,19 +47,19 @@ def _take(flower: FlowerAccess, path: Path) -> None:
     with chromium(program) as browser, flower_page(browser, url, flower.password, _SIZE) as page:
         page.route("**/tasks/datatable", _neutral)
         page.goto("/tasks")
-        # Wait until the page lists the tasks of all images and of the shard, and none of them is running.
+        # Wait until the page lists the tasks of all images and of the shard, and all these tasks have ended.
         page.wait_for_function(
             "count => { const all = [...document.querySelectorAll('tbody .badge')].map(one => one.textContent);"
             " return all.length == count && !all.includes('STARTED') && !all.includes('RECEIVED') }",
             arg=_IMAGES + 1,
         )
         picture = Image.open(io.BytesIO(page.screenshot()))
-    # A page has few colours; a palette shrinks the file to a third of its size.
+    # The picture gets a palette, which shrinks the file to a third of its size. A web page has few colours.
     picture.quantize(256).save(path, optimize=True)
 
 
 def _neutral(route: Route) -> None:
-    # Hide the name of this machine.
+    # Replace this machine's name in the picture by "host".
     answer = route.fetch()
     route.fulfill(response=answer, body=answer.text().replace(f"@{socket.gethostname()}", "@host"))
 
