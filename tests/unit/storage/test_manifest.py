@@ -32,6 +32,7 @@ _COLUMNS = {
     "bytes": pa.int64(),
     "sha256": pa.string(),
     "exif": pa.string(),
+    "phash": pa.string(),
     "http_status": pa.int16(),
     "final_url": pa.string(),
     "etag": pa.string(),
