@@ -69,7 +69,7 @@ COMPILE = $(RUN) piptools compile --quiet --strip-extras --allow-unsafe --no-hea
 
 lock:
 	$(COMPILE) --all-extras --output-file constraints.txt pyproject.toml
-	$(COMPILE) --generate-hashes --constraint constraints.txt --output-file requirements.lock pyproject.toml
+	$(COMPILE) --generate-hashes --constraint constraints.txt --extra objects --output-file requirements.lock pyproject.toml
 	$(COMPILE) --generate-hashes --constraint constraints.txt --all-extras --output-file requirements-dev.lock pyproject.toml
 
 # img2dataset needs other versions than imagefleet, so it gets an environment of its own. Set IMG2DATASET to use another.

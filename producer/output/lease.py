@@ -146,8 +146,9 @@ class _Lease:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._thread.join()
-        if self.successor is None:
+        # If the store doesn't answer, don't wait for it. The lock is then taken over like that of a dead producer.
+        self._thread.join(_RENEWAL_SECONDS)
+        if self.successor is None and not self._thread.is_alive():
             with suppress(StorageError):
                 self._store.replace_version(NAME, _FREE, self._version)
 

@@ -8,7 +8,7 @@ from itertools import islice
 
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunFile
-from producer.output.shard_files import load_manifest, load_plan
+from producer.output.shard_files import each_shard, load_manifest, load_plan
 from producer.planning.duplicates import refuse_duplicates
 from producer.planning.previous_run import join_previous_images
 from producer.sources import url_list
@@ -37,7 +37,8 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
         UsageError: a plan file can't be written.
         CommandError: a plan file is missing or damaged, and the list is missing or changed. Nothing was changed.
     """
-    broken = {shard: error for shard in range(shards) if (error := _plan_error(shard, record, store))}
+    errors = each_shard(lambda shard: _plan_error(shard, record, store), range(shards), store)
+    broken = {shard: error for shard, error in enumerate(errors) if error is not None}
     if not broken:
         return
     first = next(iter(broken.values()))

@@ -17,10 +17,10 @@ import redis
 from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.dispatch.progress import Progress, Timing
 from producer.dispatch.unfit_workers import UnfitWorker
-from producer.output import lock, shard_files
+from producer.output import lock
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
-from producer.output.shard_files import load_manifest
+from producer.output.shard_files import each_shard, load_manifest
 from producer.output.summary import COLUMNS, summarise
 from producer.planning import repair
 from producer.planning.duplicates import refuse_duplicates
@@ -29,6 +29,8 @@ from producer.planning.previous_run import join_previous_images
 from producer.runs.result import PreviousResult, RunResult
 from producer.runs.resume import (
     all_manifests_exist,
+    check_manifests,
+    count_failures,
     is_plan_complete,
     mark_running,
     plan_progress,
@@ -42,7 +44,6 @@ from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageE
 from tasks.model import ImageRequest, RunOptions, shard_name
 from tasks.outputs.packing import packed_name
 from tasks.redaction import redacted
-from tasks.storage import manifest
 from tasks.storage.store import Store
 
 #: The fields that a command on an existing run changes in its record before it sends a task.
@@ -134,10 +135,7 @@ class Run:
         requests: Iterable[ImageRequest] = ()
         if not is_plan_complete(record, planned):
             requests = join_previous_images(remaining_requests(record, store, planned), record.options, store)
-        for shard in range(planned.shards):
-            # Check each file completely now (0.1 ms each), and not only after all other shards are done.
-            if store.exists(manifest.name(shard)):
-                load_manifest(shard, store, record.id, COLUMNS)
+        check_manifests(record, store, planned.shards)
         if not done:
             record = mark_running(record, store)
         return cls(record, store, requests, planned, found=found)
@@ -158,13 +156,7 @@ class Run:
                 f"Run `{resume_command(store)}` to complete it.",
             )
         planned = plan_progress(record, store)
-        before: Counter[str] = Counter()
-        for shard in range(planned.shards):
-            column = load_manifest(shard, store, record.id, ["reason"])["reason"].drop_null()
-            failed = Counter(map(str, column.to_pylist()))
-            before.update(failed)
-            if failed.keys() & set(reasons):
-                shard_files.load_plan(shard, store, record.id)
+        before = count_failures(record, store, planned.shards, reasons)
         chosen = Counter({reason: number for reason, number in before.items() if reason in reasons})
         if chosen:
             record = mark_running(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))
@@ -324,8 +316,8 @@ class Run:
         return packed_name(0, self._record.options.output) or f"{shard_name(0)}/"
 
     def _manifests(self) -> Iterator[pa.Table]:
-        for shard in range(self._planner.shards):
-            yield load_manifest(shard, self._store, self.id, COLUMNS)
+        shards = range(self._planner.shards)
+        yield from each_shard(lambda shard: load_manifest(shard, self._store, self.id, COLUMNS), shards, self._store)
 
     def _record_plan_complete(self, rows: int, shards: int) -> None:
         if self._record.plan is not PlanState.COMPLETE:

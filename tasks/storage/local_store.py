@@ -40,7 +40,7 @@ _BUFFER_BYTES = 1024 * 1024
 
 
 class LocalStore(Store):
-    """A run's output folder on a local or shared file system."""
+    """A run's output folder on a local or shared file system. `Store` documents the methods and their errors."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -96,11 +96,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def read(self, name: str) -> bytes:
-        """Return a file's bytes.
-
-        Raises:
-            StorageError: it can't be read.
-        """
+        """Return a file's bytes."""
         try:
             # This also runs for each image that is packed. `Path.read_bytes` would make twice as many system calls.
             descriptor = os.open(f"{self.root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
@@ -113,11 +109,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def create(self, name: str, body: bytes, mode: int = PUBLIC_MODE) -> bool:
-        """Save bytes under a free name; return False, and change nothing, if the name is taken.
-
-        Raises:
-            StorageError: they can't be saved; no part of them remains.
-        """
+        """Save bytes under a free name; return False, and change nothing, if the name is taken."""
         try:
             return self._write_temporary(body, mode, partial(self._claim, target=f"{self.root}/{name}"))
         except OSError as error:
@@ -128,11 +120,7 @@ class LocalStore(Store):
         """Save bytes as `create` does, but link a file elsewhere on the disk that already contains these bytes.
 
         The name becomes a second name of that file, by a hard link, and nothing is written. If the file can't be
-        linked, or its content has changed, the bytes are written as usual.
-
-        Raises:
-            StorageError: they can't be saved; no part of them remains.
-        """
+        linked, or its content has changed, the bytes are written as usual."""
         if not isinstance(source, LocalStore):
             return self.create(name, body)
         temporary, file = self._temporary(), source.path(source_name)
@@ -157,11 +145,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def replace(self, name: str, body: bytes, mode: int = PRIVATE_MODE) -> None:
-        """Save bytes under a name and sync them to disk; replace an existing file.
-
-        Raises:
-            StorageError: they can't be saved; an existing file is unchanged.
-        """
+        """Save bytes under a name and sync them to disk; replace an existing file."""
         try:
             self._write_temporary(body, mode, lambda temporary: Path(temporary).replace(self.path(name)), sync=True)
             fsync.sync(self.path(name).parent)
@@ -200,11 +184,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def create_durably(self, name: str, body: bytes) -> bool:
-        """Sync private bytes to disk, then save them under a free name; return False if the name is taken.
-
-        Raises:
-            StorageError: they can't be saved; no part of them remains.
-        """
+        """Sync private bytes to disk, then save them under a free name; return False if the name is taken."""
         try:
             created = self._write_temporary(
                 body, PRIVATE_MODE, partial(self._claim, target=f"{self.root}/{name}"), sync=True
@@ -216,11 +196,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def list_files(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder; none if the folder does not exist.
-
-        Raises:
-            StorageError: it can't be listed.
-        """
+        """Return the names of the files in a folder; none if the folder does not exist."""
         try:
             with os.scandir(self.path(folder)) as entries:
                 # Subfolders are not ours: some file servers keep thumbnails in them.
@@ -232,11 +208,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def list_entries(self) -> list[str]:
-        """Return the names of all files and folders at the top level; none if the output folder does not exist.
-
-        Raises:
-            StorageError: it can't be listed.
-        """
+        """Return the names of all files and folders at the top level; none if the output folder does not exist."""
         try:
             return sorted(os.listdir(self.root))  # noqa: PTH208  # names are wanted, not paths
         except FileNotFoundError:
@@ -246,11 +218,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def contains_files(self, name: str) -> bool:
-        """Return whether a name is a file, or a folder with a file in it.
-
-        Raises:
-            StorageError: the folder can't be listed.
-        """
+        """Return whether a name is a file, or a folder with a file in it."""
         try:
             with os.scandir(self.path(name)) as entries:
                 return any(entry.is_file(follow_symlinks=False) for entry in entries)
@@ -260,22 +228,14 @@ class LocalStore(Store):
             raise _storage_error("list", name, error) from error
 
     def create_folder(self) -> None:
-        """Create the output folder if it is missing.
-
-        Raises:
-            StorageError: it can't be created. The message is only the reason.
-        """
+        """Create the output folder if it is missing."""
         try:
             self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(error.strerror or str(error)) from error
 
     def check_writable(self) -> None:
-        """Write and remove a file.
-
-        Raises:
-            StorageError: the folder can't be written.
-        """
+        """Write and remove a file."""
         self.replace(_PROBE, b"")
         self.remove(_PROBE)
         self.remove_temporary_folder()
@@ -300,11 +260,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def remove(self, name: str) -> None:
-        """Remove a file if it exists.
-
-        Raises:
-            StorageError: it can't be removed.
-        """
+        """Remove a file if it exists."""
         try:
             os.unlink(f"{self.root}/{name}")  # noqa: PTH108  # runs for each image that was packed
         except FileNotFoundError:
@@ -314,11 +270,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def sync(self, folder: str, names: Iterable[str]) -> None:
-        """Sync files and their folder to disk.
-
-        Raises:
-            StorageError: one of them can't be synced.
-        """
+        """Sync files and their folder to disk."""
         try:
             fsync.sync_all(self.path(folder), [f"{self.root}/{name}" for name in names])
         except OSError as error:
