@@ -45,6 +45,7 @@ PAGES = (
     "docs/security.md",
     "docs/faults.md",
     "docs/answers.md",
+    "docs/object-stores.md",
 )
 _PART = re.compile(r"(<!-- produced: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -105,6 +106,23 @@ def demo_server(result: Mapping[str, Any]) -> str:
         f"second (median of {result['repeat']} runs of `python -m benchmarks.demo_server`; {result['machine']['cpu']}, "
         f"{result['machine']['cores']} cores shared with the client).\n"
     )
+
+
+def object_store(result: Mapping[str, Any]) -> str:
+    """Return the results of ``benchmarks/object_store.py`` as two tables."""
+    runs, clients, machine = result["images_per_second"], result["clients"], result["machine"]
+    ours = runs["imagefleet"]["median"]
+    lines = [
+        f"Runs of {result['images']:,} images of 15 KB to moto's server, median of {result['repeat']} "
+        f"(`python -m benchmarks.object_store`; {machine['cpu']}, {machine['cores']} cores shared with the server):\n",
+        "| run | images/s | imagefleet is faster by |\n|---|---:|---:|",
+    ]
+    for name, rate in runs.items():
+        factor = "" if name == "imagefleet" else f"{ours / rate['median']:.1f} times"
+        lines.append(f"| {name} | {rate['median']:,.0f} | {factor} |")
+    lines.append("\nOnly the writes, by 32 threads of one process:\n\n| client | median |\n|---|---:|")
+    lines += [f"| {name} | {rate['median']:,.2f} |" for name, rate in clients.items()]
+    return "\n".join(lines) + "\n"
 
 
 def compose(result: Mapping[str, Any]) -> str:
@@ -202,6 +220,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "routes": routes,
     "demo-server": lambda: _measured("demo-server", demo_server),
     "speed": lambda: report.readme(records.load_all()),
+    "object-store": lambda: _measured("object-store", object_store),
     "compose": lambda: _measured("compose", compose),
     "task-events": lambda: _measured("task-events", task_events),
     "scale-redis": lambda: _measured("scale", scale_tables.redis),
