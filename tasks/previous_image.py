@@ -55,4 +55,8 @@ class PreviousFile:
 
     def _exists(self) -> bool:
         """Return whether a regular file with a valid path and the right size exists; the file is not read."""
-        return self._extension() is not None and self.store.file_size(self.image.path) == self.image.bytes
+        try:
+            return self._extension() is not None and self.store.file_size(self.image.path) == self.image.bytes
+        except StorageError:
+            # The image is downloaded instead.
+            return False

@@ -10,6 +10,8 @@ import pytest
 
 from config.locations import StoreUrl
 from tasks.errors import StorageError
+from tasks.model import PreviousImage
+from tasks.previous_image import PreviousFile
 from tasks.storage import folder_probe, object_store
 from tasks.storage.folder_probe import ProbeResult
 from tasks.storage.locations import open_allowed, open_store
@@ -159,3 +161,13 @@ def test_missing_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
     with pytest.raises(StorageError, match=r"pip install 'imagefleet\[objects\]'"):
         open_store(URL)
+
+
+def test_previous_image_in_an_unreachable_store(server: ObjectServer, store: ObjectStore) -> None:
+    """If the store of a previous run fails, its image is not reused, and no error ends the download."""
+    image = PreviousImage("00000/00000000.png", 2, 2, "png", 4, "0" * 64, etag='"e"')
+    store.create(image.path, b"body")
+    assert PreviousFile(image, store).validators() is not None
+    server.fault = lambda *_: 403
+    assert PreviousFile(image, store).validators() is None
+    assert PreviousFile(image, store).load() is None
