@@ -79,7 +79,7 @@ def download(
     Ctrl-C, or an exception from ``on_progress``, ends the run early. `resume` continues it.
 
     Args:
-        source: the path of a URL list, or the URLs themselves.
+        source: the path or URL of a URL list, or the URLs of the images themselves.
         out: the output folder: a path, or the URL of an object store such as ``s3://bucket/prefix``. A missing folder
             is created. The folder must not hold a run.
         config: the options; None for the defaults of ``producer run``.

@@ -120,7 +120,14 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, _listing(objects, {name: values[0] for name, values in parse_qs(query).items()}), {}
         if found is None:
             return 404, "NoSuchKey", {}
-        return 200, found, {"ETag": _tag(found), "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        if self.headers.get("If-Match") not in (None, _tag(found)):
+            return 412, "PreconditionFailed", {}
+        headers = {"ETag": _tag(found), "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+        part = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if part is None:
+            return 200, found, headers
+        start, end = int(part[1]), min(int(part[2]) + 1, len(found))
+        return 206, found[start:end], {**headers, "Content-Range": f"bytes {start}-{end - 1}/{len(found)}"}
 
     def _upload(
         self, objects: dict[str, bytes], key: str, query: dict[str, list[str]], body: bytes

@@ -63,20 +63,20 @@ class OutputLocation(click.ParamType[Location]):
 
 
 class UrlList(click.ParamType[str]):
-    """A SOURCE: the path of a file on this machine, or ``-`` for standard input."""
+    """A SOURCE: the path of a file on this machine, the URL of a list on a server, or ``-`` for standard input."""
 
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the converted value, or fail with a usage error."""
-        if scheme := url_scheme(str(value)):
+        from producer.sources.remote import REMOTE_SCHEMES
+
+        scheme = url_scheme(str(value))
+        if scheme is not None and scheme not in REMOTE_SCHEMES:
             other = "copy the list to this machine, or pipe it into the command with - as SOURCE"
             hint = "give the path without file://" if scheme == "file" else other
-            self.fail(
-                f"{scheme}:// is not supported, only files on this machine and - (standard input); {hint}",
-                param,
-                ctx,
-            )
+            schemes = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
+            self.fail(f"{scheme}:// is not supported, only files, - (standard input) and {schemes}; {hint}", param, ctx)
         return str(value)
 
 

@@ -80,7 +80,10 @@ def run(
     broker: str | None,
     as_json: bool,
 ) -> None:
-    """Download every image in SOURCE: a list of URLs, one on each line or in a table, or - for standard input."""
+    """Download every image in SOURCE: a list of URLs, one on each line or in a table.
+
+    SOURCE is a path, a URL (https, http, s3, gs, az), or - for standard input.
+    """
     from producer.output.folder import new_run_folder
     from producer.sources import url_list
 

@@ -13,6 +13,7 @@ from producer.output.run_file import RunConfig, RunFile
 from producer.output.summary import COLUMNS, Summary, summarise
 from producer.runs.run import Run
 from producer.runs.worker_pool import WorkerPool
+from producer.sources import url_list
 from tasks.download.downloader import Downloader
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest
@@ -57,7 +58,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Return the results as JSON types."""
         return {
-            "source": self.source,
+            "source": url_list.shown(self.source),
             "startup_seconds": round(self.startup_seconds, 3),
             "ways": [
                 {

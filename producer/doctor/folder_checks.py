@@ -231,7 +231,7 @@ def _is_comparison_folder(store: Store) -> bool:
 
 def _state_finding(run: _InspectedRun) -> Finding:
     record, store = run.record, run.store
-    listed = "standard input" if record.source == url_list.STANDARD_INPUT else record.source
+    listed = "standard input" if record.source == url_list.STANDARD_INPUT else url_list.shown(record.source)
     found = f"{record.id} of {listed}"
     if run.producer is not None:
         return Finding("run", Level.OK, f"{found}: its producer is {run.producer.text}")
@@ -298,19 +298,17 @@ def _plan_finding(run: _InspectedRun, gone: list[int], reading: _ReadResult, nee
     """Report missing and unusable plan files; ``needed`` is the level if they can't be rebuilt from the list."""
     record = run.record
     found = reading.text(f"{pluralized(run.shards, 'shard')} planned", plan.name)
-    unchanged = url_list.is_unchanged(record.source, record.fingerprint)
+    listed = url_list.shown(record.source)
     if gone:
         found = f"{found}; {len(gone):,} missing: {list_names(map(plan.name, gone))}"
     if gone or reading.broken:
-        if unchanged:
-            return Finding(
-                "plan", Level.WARN, found, f"`{resume_command(run.store)}` rebuilds it from {record.source}."
-            )
+        if url_list.is_unchanged(record.source, record.fingerprint):
+            return Finding("plan", Level.WARN, found, f"`{resume_command(run.store)}` rebuilds it from {listed}.")
         todo = f"Restore a good copy. The plan can't be rebuilt: {url_list.explain_difference(record.source)}."
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and run.producer is None:
         found = f"{found}; the URL list was not fully read"
-        if not unchanged:
+        if not url_list.is_unchanged(record.source, record.fingerprint):
             todo = "Restore the original list, or download its unplanned part into another folder."
             return Finding("plan", Level.WARN, f"{found}, and {url_list.explain_difference(record.source)}", todo)
     return Finding("plan", Level.OK, found)

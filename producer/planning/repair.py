@@ -68,7 +68,7 @@ def _rebuild(broken: Collection[int], record: RunFile, store: Store) -> None:
             _log.warning(
                 "the plan of shard %s was missing or damaged; rebuilt it from the unchanged list %s",
                 shard_name(shard),
-                record.source,
+                url_list.shown(record.source),
             )
 
 

@@ -169,8 +169,8 @@ class Run:
 
     @property
     def source(self) -> str:
-        """The URL list, as it was given."""
-        return self._record.source
+        """The URL list as it was given, with secrets of a URL masked."""
+        return url_list.shown(self._record.source)
 
     @property
     def broker(self) -> str | None:

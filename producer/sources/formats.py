@@ -21,6 +21,7 @@ from producer.sources.location import HEAD_BYTES, STANDARD_INPUT, display_name, 
 from producer.sources.options import InputFormat, SourceOptions
 from producer.sources.parquet import ParquetReader, spooled
 from producer.sources.reader import Reader
+from producer.sources.remote import file_name
 from producer.sources.text import TextReader
 from producer.sources.words import WordsReader
 from tasks.errors import UsageError
@@ -131,7 +132,7 @@ def _check_binary(signature: Format, claimed: InputFormat | None, file: str) -> 
 
 
 def _format_of_name(file: str) -> InputFormat | None:
-    path = PurePath(file)
+    path = PurePath(file_name(file))
     if path.suffix.lower() in compression.EXTENSIONS:
         path = path.with_suffix("")
     return _EXTENSIONS.get(path.suffix.lower())

@@ -8,10 +8,13 @@ import os
 import re
 import stat
 import sys
+from contextlib import suppress
 from io import BufferedReader, FileIO
 from pathlib import Path
 
-from tasks.errors import UsageError
+from producer.sources import remote
+from producer.sources.remote import is_remote, shown
+from tasks.errors import CommandError, UsageError
 
 STANDARD_INPUT = "-"
 #: Bytes of a file to read at once. So many bytes can be inspected for the format.
@@ -27,11 +30,14 @@ def open_bytes(source: str) -> BufferedReader:
     """Return a list's bytes as they are stored.
 
     Args:
-        source: a file's path, or ``-`` for standard input.
+        source: a file's path, the URL of a remote list, or ``-`` for standard input.
 
     Raises:
         OSError: the list can't be opened.
+        UsageError: the remote list can't be opened.
     """
+    if is_remote(source):
+        return BufferedReader(remote.open_remote(source), HEAD_BYTES)
     if source == STANDARD_INPUT:
         # Use a separate reader, because Python aborts at exit if a thread still waits for a line from `sys.stdin`.
         return BufferedReader(FileIO(sys.stdin.fileno(), closefd=False), HEAD_BYTES)
@@ -50,7 +56,11 @@ def expand(source: str) -> list[str]:
         OSError: the folder can't be read.
     """
     path = Path(source)
-    if source == STANDARD_INPUT or not (path.is_dir() or (_PATTERN.search(source) and not path.exists())):
+    if (
+        source == STANDARD_INPUT
+        or is_remote(source)
+        or not (path.is_dir() or (_PATTERN.search(source) and not path.exists()))
+    ):
         return [source]
     if path.is_dir():
         found = [str(file) for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_"))]
@@ -71,10 +81,15 @@ def _glob(pattern: str) -> list[str]:
 def fingerprint(source: str) -> str | None:
     """Return the fingerprint of a URL list: its size, and a SHA-256 of its first and last MiB.
 
-    The fingerprint of several files contains their names and the fingerprints of them all. If the list is unreadable or
-    can't be read twice, like standard input or a pipe, the result is None.
+    For a remote list, it is the size and the version that the server gives. The fingerprint of several files contains
+    their names and the fingerprints of them all. If the list is unreadable or can't be read twice, like standard input
+    or a pipe, the result is None.
     """
     if source == STANDARD_INPUT:
+        return None
+    if is_remote(source):
+        with suppress(CommandError):
+            return remote.fingerprint(source)
         return None
     try:
         files = expand(source)
@@ -114,9 +129,15 @@ def explain_difference(source: str) -> str:
     """Return the reason why `is_unchanged` is false, for messages."""
     if source == STANDARD_INPUT:
         return "the list was read from standard input"
-    return f"the list {source} is missing or has changed"
+    if is_remote(source):
+        try:
+            if remote.fingerprint(source) is None:
+                return f"the server gives no ETag or Last-Modified for the list {shown(source)}, which shows changes"
+        except CommandError as error:
+            return f"the list {shown(source)} can't be read: {error.why}"
+    return f"the list {shown(source)} is missing or has changed"
 
 
 def display_name(source: str) -> str:
     """Return the name of a URL list for the beginning of a sentence."""
-    return "The list on standard input" if source == STANDARD_INPUT else f"The list {source}"
+    return "The list on standard input" if source == STANDARD_INPUT else f"The list {shown(source)}"

@@ -19,6 +19,7 @@ from producer.sources.location import (
     is_unchanged,
 )
 from producer.sources.options import DEFAULT, SourceOptions
+from producer.sources.remote import shown
 from producer.sources.request_stream import RequestStream, schema_of
 from producer.sources.requests import make_requests
 from producer.sources.subset import choose_rows, part
@@ -35,6 +36,7 @@ __all__ = [
     "is_unchanged",
     "read",
     "require_urls",
+    "shown",
 ]
 #: The number of first rows that must include a URL.
 _ROWS = 1000
@@ -44,7 +46,8 @@ def read(source: str, options: SourceOptions = DEFAULT) -> RequestStream:
     """Return the requests of a URL list in order, reading only as far as needed.
 
     Args:
-        source: the path of a file or folder, a pattern such as ``lists/*.csv``, or ``-`` for standard input.
+        source: the path of a file or folder, a pattern such as ``lists/*.csv``, the URL of a remote list, or ``-`` for
+            standard input.
         options: how to read it.
 
     Raises:

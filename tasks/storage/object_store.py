@@ -54,7 +54,7 @@ class ObjectStore(Store):
         self.url = url
         #: Called before each write, if set. It raises a StorageError if this process may no longer write.
         self.before_write: Callable[[], None] | None = None
-        self._client = _connect(url)
+        self._client = connect(url)
 
     @property
     def location(self) -> str:
@@ -336,7 +336,7 @@ class ObjectStore(Store):
         return StorageError(f"could not {verb} {name}: {explain(error, self.url)}")
 
 
-def _connect(url: StoreUrl) -> Client:
+def connect(url: StoreUrl) -> Client:
     """Return the client for a folder.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import os
@@ -133,6 +134,24 @@ def test_run_with_its_images_as_files(site: Site) -> None:
     assert processes.producer("cancel", site.out, env=site.env).err.startswith("The run is complete.")
     secret = site.endpoint.environment["AWS_SECRET_ACCESS_KEY"].encode()
     assert secret not in site.store.read("run.json")
+
+
+def test_list_in_the_store(site: Site) -> None:
+    """A compressed list is read from a bucket; afterwards, a damaged plan is rebuilt from it."""
+    name = f"{Path(site.out).name}.txt.gz"
+    listed = gzip.compress(Path(site.write_list()).read_bytes())
+    ObjectStore(StoreUrl.parse(f"s3://{BUCKET}/lists")).replace(name, listed)
+    source = f"s3://{BUCKET}/lists/{name}"
+    ended = site.run(source).json()
+    assert (ended["success"], ended["source"]) == (_COUNT, source)
+    site.check_complete()
+    site.store.replace(".plan/00001.parquet", b"damaged")
+    site.store.remove("00001.parquet")
+    assert site.resume().json()["success"] == _COUNT
+    site.check_complete()
+    missing = site.run(f"s3://{BUCKET}/lists/missing.txt")
+    assert missing.code == 2
+    assert "the object or its bucket does not exist" in missing.err
 
 
 @pytest.mark.parametrize("output", ["webdataset", "parquet"])

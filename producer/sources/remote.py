@@ -1,0 +1,69 @@
+"""Open a URL list that is on a web server or in an object store, and name it in messages.
+
+To add a kind of server, write a module with a `RemoteObject` and add its scheme to `REMOTE_SCHEMES` and `_open`.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from config.locations import SCHEMES, url_scheme
+from producer.sources.remote_file import RemoteError, RemoteFile, RemoteObject
+from tasks.errors import UsageError
+from tasks.redaction import redacted
+
+_WEB_SCHEMES = ("http", "https")
+#: The schemes of remote lists.
+REMOTE_SCHEMES = (*_WEB_SCHEMES, *SCHEMES)
+
+
+def is_remote(source: str) -> bool:
+    """Return whether a list is on a server, as its URL says."""
+    return url_scheme(source) in REMOTE_SCHEMES
+
+
+def shown(source: str) -> str:
+    """Return the name of a list for messages: passwords and signatures in a URL are masked."""
+    return redacted(source) if is_remote(source) else source
+
+
+def file_name(source: str) -> str:
+    """Return the name of a list's file, of which the ending says the format."""
+    if not is_remote(source):
+        return source
+    path = unquote(urlsplit(source).path) if url_scheme(source) in _WEB_SCHEMES else source
+    return PurePosixPath(path).name
+
+
+def open_remote(source: str) -> RemoteFile:
+    """Return a remote list as a file.
+
+    Raises:
+        UsageError: it can't be opened.
+    """
+    return RemoteFile(_open(source), shown(source))
+
+
+def fingerprint(source: str) -> str | None:
+    """Return the fingerprint of a remote list: its size, and its version. None if the server tells no version.
+
+    Raises:
+        UsageError: it can't be opened.
+    """
+    found = _open(source)
+    found.close()
+    return None if found.version is None else f"{found.size}:{found.version}"
+
+
+def _open(source: str) -> RemoteObject:
+    try:
+        if url_scheme(source) in _WEB_SCHEMES:
+            from producer.sources.http_object import HttpObject
+
+            return HttpObject(source)
+        from producer.sources.stored_object import StoredObject
+
+        return StoredObject(source)
+    except RemoteError as error:
+        raise UsageError(f"The list {shown(source)} can't be read", str(error), error.hint) from error
