@@ -17,12 +17,13 @@ from dataclasses import replace
 import pyarrow as pa
 
 from tasks.errors import StorageError
-from tasks.model import Outcome, OutputOptions, Reason, RunOptions, image_key, shard_name
+from tasks.images.identify import EXTENSIONS
+from tasks.model import SHA256_FIELD, Outcome, OutputFormat, OutputOptions, Reason, RunOptions, image_key, shard_name
 from tasks.outputs.packing import pack, packed_name
 from tasks.outputs.sidecars import sidecar_names, write_sidecars
 from tasks.storage import manifest, plan, shard_parquet, shard_status
 from tasks.storage.manifest import CorruptManifestError
-from tasks.storage.shard_parquet import ShardRef
+from tasks.storage.shard_parquet import PATH_COLUMN, ShardRef
 from tasks.storage.store import PRIVATE_MODE, Store
 
 _log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         # Files saved by a later revision are listed only in that revision's manifest, which may not exist yet.
         return
     remove_unlisted(shard, store, run.output)
+    if run.output.format is OutputFormat.FILES:
+        _remove_named_files(shard, store, run.output)
 
 
 def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], shard_size: int) -> list[Outcome]:
@@ -120,6 +123,26 @@ def remove_unlisted(shard: int, store: Store, output: OutputOptions) -> None:
         store.remove_folder(shard_name(shard))
 
 
+def _remove_named_files(shard: int, store: Store, output: OutputOptions) -> None:
+    """Remove the files that earlier deliveries of failed images have saved under names from the list or a template.
+
+    They are not in the shard's folder, so they can't be found by listing it. Files named by their content stay, because
+    another image may have the same content.
+    """
+    table = plan.decode(store.read(plan.name(shard)))
+    if PATH_COLUMN not in table.column_names:
+        return
+    listed = shard_status.listed_paths(shard, store)
+    saved = {path.rpartition(".")[0] for path in listed}
+    for path in table[PATH_COLUMN].to_pylist():
+        if path is None or path in saved or SHA256_FIELD in path:
+            continue
+        found = [f"{path}.{extension}" for extension in sorted(set(EXTENSIONS.values()))]
+        for name in [*found, *sidecar_names(found[:1], output.sidecars)]:
+            if store.exists(name):
+                store.remove(name)
+
+
 def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], count: int | None) -> list[Outcome]:
     """Return the shard's Outcomes, with the failures replaced by the Outcomes of a later revision."""
     again: Mapping[str, Outcome] = {outcome.key: outcome for outcome in outcomes}
@@ -142,7 +165,8 @@ def _write(
     rows = manifest.join(table, ordered)
     if packed_name(ref.shard, output) is None:
         images = [outcome.path for outcome in ordered if outcome.path]
-        store.sync(shard_name(ref.shard), [*images, *write_sidecars(rows, output.sidecars, store)])
+        folder = shard_name(ref.shard) if PATH_COLUMN not in table.column_names else ""
+        store.sync(folder, [*images, *write_sidecars(rows, output.sidecars, store)])
     else:
         rows = pack(rows, ref, output, store)
     stats = json.dumps(manifest.stats(ordered), indent=2) + "\n"

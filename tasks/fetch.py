@@ -33,6 +33,7 @@ from tasks.images.prepare import existing_image, is_whole, prepare_image, saved_
 from tasks.model import (
     HEADER_LIMIT,
     MESSAGE_LIMIT,
+    SHA256_FIELD,
     URL_LIMIT,
     Outcome,
     Refusal,
@@ -216,7 +217,7 @@ class _Delivery:
     def _save(self, download: Download, image: EncodedImage, previous: PreviousFile | None) -> dict[str, Any]:
         """Save an image from a download or from a previous run; return the fields of its Outcome."""
         store, run = self.store, self.run
-        name = self._file_name(image.info.extension)
+        name = self._file_name(image.info.extension, image.body)
         if previous is None:
             created = store.create(name, image.body)
         else:
@@ -233,7 +234,8 @@ class _Delivery:
                 # The origin of the existing image is unknown. In an insecure run, the server of the existing image may
                 # have been unverified.
                 return _image_facts(name, kept, {"recovered": True, "tls_unverified": run.fetch.insecure})
-        elif shard_status.is_done(self.shard, run.revision, store):
+        elif not self._is_named_by_content() and shard_status.is_done(self.shard, run.revision, store):
+            # A file named by its content may also be the file of another image.
             _remove_if_unlisted(self.shard, name, store)
         response: dict[str, Any] = {
             "http_status": download.http_status,
@@ -246,19 +248,25 @@ class _Delivery:
             response |= {"exif": previous.image.exif, "phash": previous.image.phash}
         return _image_facts(name, image, response)
 
-    def _file_name(self, extension: str) -> str:
-        """Return the name of the image's file in the output folder.
+    def _file_name(self, extension: str, body: bytes = b"") -> str:
+        """Return the name of the image's file in the output folder. ``body`` is needed if the name contains its hash.
 
         Raises:
             InternalError: the message has a name that could leave the folder.
         """
-        if self.request.path is None:
+        path = self.request.path
+        if path is None:
             return f"{shard_name(self.shard)}/{self.key}.{extension}"
+        if SHA256_FIELD in path:
+            path = path.replace(SHA256_FIELD, identify.digest(body))
         try:
-            return f"{check_name(self.request.path)}.{extension}"
+            return f"{check_name(path)}.{extension}"
         except ValueError as error:
             # The planner had checked the name, so someone has changed the message since.
             raise InternalError(f"the file name in the task's message is not valid: {error}") from error
+
+    def _is_named_by_content(self) -> bool:
+        return self.request.path is not None and SHA256_FIELD in self.request.path
 
     def _recover(self) -> dict[str, Any] | None:
         """Return an Outcome's fields for an image saved by an earlier delivery; None without a complete image.
@@ -268,8 +276,9 @@ class _Delivery:
         the file's Outcome may already be counted.
         """
         options = self.run.fetch
-        if options.resize.encodes or options.insecure:
-            # The file alone does not show its original size, or whether its server was verified.
+        if options.resize.encodes or options.insecure or self._is_named_by_content():
+            # The file alone does not show its original size, or whether its server was verified. A name that contains
+            # the image's hash is unknown before the download.
             return None
         for extension in sorted(set(identify.EXTENSIONS.values())):
             name = self._file_name(extension)

@@ -130,7 +130,8 @@ class ImageRequest:
     previous: PreviousImage | None = None
     #: Why the row is not fetched; None for a row to fetch.
     refused: Refusal | None = None
-    #: The name of the image's file in the output folder, without its extension; None for ``{shard}/{key}``.
+    #: The name of the image's file in the output folder, without its extension; None for ``{shard}/{key}``. It may
+    #: contain `SHA256_FIELD`.
     path: str | None = None
     #: The expected hash of the downloaded bytes, as ``sha256:``, ``sha512:`` or ``md5:`` and hexadecimal digits.
     expected_hash: str | None = None
@@ -220,6 +221,10 @@ class OutputFormat(StrEnum):
     PARQUET = "parquet"
 
 
+#: The field of a file name that the worker replaces by the SHA-256 of the saved image.
+SHA256_FIELD = "{sha256}"
+
+
 class Sidecar(StrEnum):
     """A file beside each image; the value is its extension."""
 
@@ -236,6 +241,8 @@ class OutputOptions:
     format: OutputFormat = OutputFormat.FILES
     #: The files beside each image; only with files.
     sidecars: tuple[Sidecar, ...] = ()
+    #: The template of the files' names; None for ``{shard}/{key}``. Only with files.
+    path_template: str | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

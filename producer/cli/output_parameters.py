@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from producer.cli.parameters import grouped
-from tasks.model import OutputFormat, OutputOptions, Sidecar
+from tasks.model import SHA256_FIELD, OutputFormat, OutputOptions, Sidecar
 
 
 class Sidecars(click.ParamType[tuple[Sidecar, ...]]):
@@ -33,6 +33,7 @@ class OutputParameters:
 
     output_format: str
     sidecars: tuple[Sidecar, ...]
+    path_template: str
 
     def output_options(self) -> OutputOptions:
         """Return the output options of a run.
@@ -41,13 +42,35 @@ class OutputParameters:
             click.BadParameter: a value conflicts with another one.
         """
         kind = OutputFormat(self.output_format)
-        if self.sidecars and kind is not OutputFormat.FILES:
+        template = self._template()
+        if kind is not OutputFormat.FILES and self.sidecars:
             raise click.BadParameter(
                 f"--output-format {kind} saves no files beside which they could be; a packed shard contains metadata "
                 "and captions",
                 param_hint="--sidecar",
             )
-        return OutputOptions(kind, self.sidecars)
+        if kind is not OutputFormat.FILES and template is not None:
+            raise click.BadParameter(f"--output-format {kind} saves no files to name", param_hint="--path-template")
+        if self.sidecars and template is not None and SHA256_FIELD in template:
+            raise click.BadParameter(
+                f"with {SHA256_FIELD} in --path-template, equal images share a file, but their metadata differs",
+                param_hint="--sidecar",
+            )
+        return OutputOptions(kind, self.sidecars, template)
+
+    def _template(self) -> str | None:
+        """Return the template; None for the default names."""
+        from producer.planning.path_template import DEFAULT_TEMPLATES, PRESETS, PathTemplate
+
+        text = self.path_template
+        template = PRESETS.get(text, text)
+        if template is None or template in DEFAULT_TEMPLATES:
+            return None
+        try:
+            PathTemplate(template)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--path-template") from error
+        return template
 
 
 #: Adds the argument ``output``.
@@ -69,5 +92,13 @@ output_options = grouped(
         default=(),
         metavar="json,txt",
         help="Save files beside each image: its metadata as JSON, its caption as text, or both.",
+    ),
+    click.option(
+        "--path-template",
+        metavar="TEXT",
+        default="img2dataset",
+        show_default=True,
+        help="Names of the images in OUT: img2dataset ({shard}/{key}), scrapy (full/{url_sha1}), flat (image-{index}), "
+        "or a text with the fields {shard}, {key}, {index}, {url_sha1}, {sha256}, {host}, or columns of the manifests.",
     ),
 )

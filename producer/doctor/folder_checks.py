@@ -174,7 +174,10 @@ def _count_missing_images(shard: int, table: pa.Table, record: RunFile, store: S
     """Return the number of images that a manifest lists but that are missing on disk."""
     output = record.options.output
     if packed_name(shard, output) is None:
-        return len(set(table["path"].drop_null().to_pylist()).difference(store.list_files(shard_name(shard))))
+        paths = set(map(str, table["path"].drop_null().to_pylist()))
+        gone = paths.difference(store.list_files(shard_name(shard)))
+        # Files with other names are not in the shard's folder.
+        return sum(not store.exists(path) for path in gone)
     saved = table.filter(pc.is_valid(table["path"]))
     sizes: dict[str, int] = {row["key"]: row["bytes"] for row in saved.select(["key", "bytes"]).to_pylist()}
     return count_missing(shard, sizes, output, store)

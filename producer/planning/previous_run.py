@@ -76,11 +76,14 @@ class PreviousRun:
                 "Choose an --out outside of that folder.",
             )
         self._record = RunFile.load(self._store)
-        if self._record.options.output.format is not OutputFormat.FILES:
+        output = self._record.options.output
+        if output.format is not OutputFormat.FILES or output.path_template is not None:
             raise UsageError(
                 f"The images of {folder} can't be reused",
-                f"they are packed (--output-format {self._record.options.output.format})",
-                "Omit --refresh-from. Only a run that saves images as files can be refreshed.",
+                f"they are packed (--output-format {output.format})"
+                if output.path_template is None
+                else "they have other names (--path-template)",
+                "Omit --refresh-from. Only a run that saves images as files, with the default names, can be refreshed.",
             )
         unlike = _incompatible_options(self._record.options.fetch, fetch)
         if unlike is not None:

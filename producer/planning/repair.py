@@ -10,6 +10,7 @@ from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import each_shard, load_manifest, load_plan
 from producer.planning.duplicates import refuse_duplicates
+from producer.planning.file_paths import name_files
 from producer.planning.previous_run import join_previous_images
 from producer.sources import url_list
 from tasks.errors import CommandError, StorageError
@@ -57,7 +58,7 @@ def _rebuild(broken: Collection[int], record: RunFile, store: Store) -> None:
     """Write the plan files of these shards again, from the URL list."""
     options = record.options
     listed = refuse_duplicates(url_list.read(record.source, options.source), options, store)
-    requests = join_previous_images(listed, options, store)
+    requests = join_previous_images(name_files(listed, options, store), options, store)
     for shard, chosen in _first_shards(requests, record, max(broken) + 1):
         if shard in broken:
             try:

@@ -13,6 +13,7 @@ from producer.output.run_file import PlanState, RunFile, State
 from producer.output.shard_files import each_shard, load_manifest, load_plan, load_requests
 from producer.output.summary import COLUMNS
 from producer.planning.duplicates import refuse_duplicates
+from producer.planning.file_paths import name_files
 from producer.planning.planner import NOTHING_PLANNED, PlanProgress
 from producer.sources import url_list
 from producer.sources.request_stream import RequestStream, closing_source
@@ -115,7 +116,9 @@ def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> 
     images before it reports this.
     """
     # Duplicates of planned rows are found too, because the list is read from its first row on.
-    requests = refuse_duplicates(url_list.read(record.source, record.options.source), record.options, store)
+    # This reads all rows, because a row may be a duplicate of a planned one.
+    listed = refuse_duplicates(url_list.read(record.source, record.options.source), record.options, store)
+    requests = name_files(listed, record.options, store)
 
     def open_list() -> tuple[pa.Schema | None, Iterator[ImageRequest]]:
         if not url_list.is_unchanged(record.source, record.fingerprint):

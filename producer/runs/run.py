@@ -24,6 +24,7 @@ from producer.output.shard_files import each_shard, load_manifest
 from producer.output.summary import COLUMNS, summarise
 from producer.planning import repair
 from producer.planning.duplicates import refuse_duplicates
+from producer.planning.file_paths import check_no_other_files, name_files
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
 from producer.planning.previous_run import join_previous_images
 from producer.runs.result import PreviousResult, RunResult
@@ -103,16 +104,17 @@ class Run:
         """Start a new run in a folder without one.
 
         Raises:
-            UsageError: the folder holds a run.
+            UsageError: the folder holds a run, or other files whose names an image could get.
             CommandError: the folder is not writable.
         """
         record = RunFile(new_id(), source, store.location, options, url_list.fingerprint(source))
         try:
+            check_no_other_files(store, options)
             record.create(store)
         except StorageError as error:
             raise unwritable_error(store, error) from error
-        kept = refuse_duplicates(requests, options, store)
-        return cls(record, store, join_previous_images(kept, options, store))
+        named = name_files(refuse_duplicates(requests, options, store), options, store)
+        return cls(record, store, join_previous_images(named, options, store))
 
     @classmethod
     def resume(cls, store: Store) -> Self:
@@ -313,7 +315,8 @@ class Run:
         )
 
     def _first_images(self) -> str:
-        return packed_name(0, self._record.options.output) or f"{shard_name(0)}/"
+        output = self._record.options.output
+        return packed_name(0, output) or output.path_template or f"{shard_name(0)}/"
 
     def _manifests(self) -> Iterator[pa.Table]:
         shards = range(self._planner.shards)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import re
 
-#: The longest part of a name in bytes: the limit of most file systems, minus the longest extension and its dot.
-MAX_PART_BYTES = 255 - len(".jpeg2000")
+#: The longest part of a name in bytes: the limit of most file systems, minus the longest extension and its dot, and
+#: minus the additions for the claims of `LocalStore`.
+MAX_PART_BYTES = 255 - len(".jpeg2000") - len("..claim")
 #: The longest name in bytes. The output folder and the name together must fit into the 4,096 bytes of a path.
 MAX_NAME_BYTES = 1024
 #: Names that Windows reserves for devices, with any extension.
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
 #: The first part of a name must not look like a file of the run: ``run.json``, a manifest, a shard's folder.
 _RUN_FILES = re.compile(r"run\.json|[0-9]{5,}(?:\.parquet|\.tar|_stats\.json|_images\.parquet)?", re.IGNORECASE)
+#: Names without an extension that the run's files have. With ``.json``, a sidecar would have the whole name.
+_RUN_STEMS = re.compile(r"run|[0-9]{5,}_stats", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\\ud800-\udfff]')
 
 
@@ -36,8 +39,11 @@ def check_name(name: str) -> str:
             raise ValueError(f"Windows reserves {part!r} for a device")
         if len(part.encode()) > MAX_PART_BYTES:
             raise ValueError(f"a part of it is longer than {MAX_PART_BYTES} bytes")
-    if parts[0].startswith(".") or _RUN_FILES.fullmatch(parts[0]):
+    # Digits alone are no problem: with its extension, the file has another name than a shard's folder.
+    if parts[0].startswith(".") or (_RUN_FILES.fullmatch(parts[0]) and not name.isdecimal()):
         raise ValueError(f"{parts[0]!r} is the name of a hidden file, or of a file or folder of the run")
+    if len(parts) == 1 and _RUN_STEMS.fullmatch(name):
+        raise ValueError(f"a file beside {name!r} could be a file of the run")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise ValueError(f"it is longer than {MAX_NAME_BYTES:,} bytes")
     return name

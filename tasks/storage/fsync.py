@@ -39,7 +39,7 @@ def sync(path: str | Path) -> None:
 
 
 def sync_all(folder: str | Path, paths: Iterable[str]) -> None:
-    """Sync files and their folder to disk.
+    """Sync files, the folder above them, and all folders between to disk.
 
     Raises:
         OSError: one of them can't be synced.
@@ -53,9 +53,12 @@ def sync_all(folder: str | Path, paths: Iterable[str]) -> None:
         return
     for path in found:
         sync(path)
-    # Without files, the folder may not exist.
-    with suppress(FileNotFoundError):
-        sync(folder)
+    # A new folder is only on the disk after its parent was synced.
+    folders = {parent for path in found for parent in Path(path).parents if parent.is_relative_to(folder)}
+    for parent in sorted(folders | {Path(folder)}):
+        # Without files, the folder may not exist.
+        with suppress(FileNotFoundError):
+            sync(parent)
 
 
 def _sync_file_system(folder: str | Path) -> None:

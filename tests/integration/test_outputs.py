@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 from pathlib import Path
@@ -81,3 +82,37 @@ def test_sidecars(fleet: str, demo_url: str, out: Path) -> None:
     assert (ended.code, "a packed shard contains metadata" in ended.err) == (2, True)
     ended = processes.producer("run", "-", "--out", out / "b", "--sidecar", "xml", stdin=b"http://a")
     assert (ended.code, "'xml' is not one of json, txt" in ended.err) == (2, True)
+
+
+def test_path_template(fleet: str, demo_url: str, out: Path) -> None:
+    """A templated run has its images under these names, and a repeated name is a duplicate. It can be checked."""
+    urls = [f"{demo_url}/images/1.png", f"{demo_url}/images/2.jpg", f"{demo_url}/images/1.png"]
+    options = ("--path-template", "scrapy", "--broker", fleet, "--json")
+    facts = processes.producer("run", "-", "--out", out, *options, stdin="\n".join(urls).encode()).json()
+    assert (facts["success"], facts["reasons"]) == (2, {"duplicate": 1})
+    names = [hashlib.sha1(url.encode()).hexdigest() for url in urls]
+    rows = processes.rows(out)
+    assert [row["path"] for row in rows] == [f"full/{names[0]}.png", f"full/{names[1]}.jpg", None]
+    assert rows[2]["error_message"] == "the same file name as 00000000"
+    assert {path.name for path in (out / "full").iterdir()} == {f"{names[0]}.png", f"{names[1]}.jpg"}
+    (out / "00000.parquet").unlink()
+    assert processes.producer("resume", out, "--broker", fleet, "--json").json()["success"] == 2
+    assert [row["recovered"] for row in processes.rows(out)] == [True, True, False]
+    assert "manifests are missing" not in processes.producer("doctor", "--out", out, "--broker", fleet).out
+    (out / rows[0]["path"]).unlink()
+    assert "1 image listed in manifests" in processes.producer("doctor", "--out", out, "--broker", fleet).out
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--path-template", "../{key}"], "empty, . or .."),
+        (["--path-template", "{key}", "--output-format", "parquet"], "saves no files to name"),
+        (["--path-template", "{sha256}", "--sidecar", "json"], "equal images share a file"),
+    ],
+)
+def test_wrong_templates_are_refused(tmp_path: Path, options: list[str], named: str) -> None:
+    """An invalid template, or one that conflicts with another option, is reported before anything starts."""
+    ended = processes.producer("run", "-", "--out", tmp_path / "out", *options, stdin=b"http://a.example/")
+    assert (ended.code, named in ended.err) == (2, True), ended.err
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import pytest
 from tasks.collect import IncompleteShardError, collect
 from tasks.errors import StorageError
 from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status, image_key
-from tasks.storage import manifest, plan
+from tasks.storage import fsync, manifest, plan
 from tasks.storage.local_store import LocalStore
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.plan import CorruptPlanError
@@ -291,3 +291,25 @@ def test_manifest_of_another_run_is_not_replaced(collected: LocalStore) -> None:
     with pytest.raises(CorruptManifestError, match="run another"):
         collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     assert snapshot(collected) == before
+
+
+def test_named_files(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files with names of their own are synced with all folders, and those of failed images are removed."""
+    paths = ["cats/tom", "cats/old/cleo", "dogs/{sha256}"]
+    requests = [ImageRequest(place, "http://a.example/", path=path) for place, path in enumerate(paths)]
+    store.create_durably(plan.name(0), plan.encode(requests, ShardRef("", 0)))
+    for name in ("cats/tom.png", "cats/tom.jpg", "cats/old/cleo.gif", "cats/other.gif", "dogs/f00.png"):
+        store.create(name, b"png")
+    synced: list[str] = []
+    monkeypatch.setattr(fsync, "sync", lambda path: synced.append(str(path)))
+    failed = [
+        Outcome(f"00000{place}", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0) for place in (1, 2)
+    ]
+    collect(0, [success(0, 0, _SIZE, path="cats/tom.png"), *failed], _RUN, store)
+    assert {str(store.path(name)) for name in ("", "cats", "cats/tom.png")} <= set(synced)
+    left = {
+        str(path.relative_to(store.root))
+        for path in store.root.rglob("*.*")
+        if path.parent.name in ("cats", "dogs", "old")
+    }
+    assert left == {"cats/tom.png", "cats/tom.jpg", "cats/other.gif", "dogs/f00.png"}

@@ -93,6 +93,19 @@ def test_image_with_a_name_of_its_own(demo: DemoServer, downloader: Downloader, 
     assert (again.path, again.recovered, again.sha256) == ("cats/tom.png", True, outcome.sha256)
 
 
+def test_name_by_content(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
+    """Images with the same bytes share a file, and a late duplicate of one does not remove it."""
+    first = FetchRequest(f"{demo.url}/images/3.png", 27, path="all/{sha256}")
+    outcome = fetch(first, _RUN, store, downloader)
+    assert outcome.path == f"all/{outcome.sha256}.png"
+    other = fetch(replace(first, index=28, recover=True), _RUN, store, downloader)
+    assert (other.path, other.recovered, store.list_files("all")) == (outcome.path, False, [outcome.path])
+    store.remove(outcome.path)
+    store.replace(manifest.name(2), b"the manifest of the shard")
+    late = fetch(replace(first, index=29), _RUN, store, downloader)
+    assert store.exists(str(late.path))
+
+
 def test_name_in_a_changed_message_writes_nothing(
     demo: DemoServer, downloader: Downloader, store: LocalStore, tmp_path: Path
 ) -> None:

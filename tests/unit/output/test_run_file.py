@@ -41,7 +41,7 @@ def test_writes_a_new_record(store: LocalStore) -> None:
             "shard_size": 10,
             "window": 2,
             "previous_run": None,
-            "output": {"format": "files", "sidecars": []},
+            "output": {"format": "files", "sidecars": [], "path_template": None},
             "source": json.loads(json.dumps(asdict(SourceOptions()))),
         },
         "plan": "open",

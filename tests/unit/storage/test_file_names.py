@@ -13,7 +13,16 @@ from tasks.storage.file_names import MAX_NAME_BYTES, MAX_PART_BYTES, check_name
 
 @pytest.mark.parametrize(
     "name",
-    ["a", "a/b/c", "full/0beec7b5ea3f0fdbc95d0dd47f3c5bc275da8a33", "image-0", "日本/é", "a b", "x" * MAX_PART_BYTES],
+    [
+        "a",
+        "a/b/c",
+        "full/0beec7b5ea3f0fdbc95d0dd47f3c5bc275da8a33",
+        "image-0",
+        "日本/é",
+        "a b",
+        "00000007",
+        "x" * MAX_PART_BYTES,
+    ],
 )
 def test_valid_name_is_returned(name: str) -> None:
     """A valid name is returned unchanged."""
@@ -38,11 +47,13 @@ def test_valid_name_is_returned(name: str) -> None:
         ("\udcff", "character"),
         ("a ", "space"),
         ("a./b", "dot"),
+        ("Run", "file of the run"),
+        ("00001_stats", "file of the run"),
         (" a", "space"),
         ("con", "Windows"),
         ("a/NUL.txt", "Windows"),
         ("com1", "Windows"),
-        ("x" * (MAX_PART_BYTES + 1), "longer than 246 bytes"),
+        ("x" * (MAX_PART_BYTES + 1), f"longer than {MAX_PART_BYTES} bytes"),
         ("/".join(["x" * 100] * 20), "longer than 1,024 bytes"),
         ("run.json", "file or folder of the run"),
         ("RUN.JSON", "file or folder of the run"),

@@ -1,0 +1,116 @@
+"""Give each request the name of its image's file, if the run does not use the default names.
+
+A name comes from the run's template, or from the list itself. A row with an invalid name is refused as ``invalid_row``,
+and a row with the name of an earlier row as ``duplicate``. So no image overwrites another one. Names count as equal if
+any file system takes them for the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+from producer.output.run_file import RunConfig
+from producer.planning.path_template import PathTemplate, checked_path, collision_key
+from producer.planning.seen_urls import SeenUrls
+from producer.sources.request_stream import RequestStream, closing_source, schema_of
+from tasks.errors import UsageError
+from tasks.model import SHA256_FIELD, ImageRequest, Reason, Refusal, image_key
+from tasks.storage.store import Store
+
+#: The scratch folder of the names, during planning.
+_SEEN = "file_paths"
+
+
+def name_files(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> RequestStream:
+    """Return all requests of a list, each with the name of its file.
+
+    The first request raises a `UsageError` if the template names a column that the list does not pass on.
+    """
+    return RequestStream(lambda: (schema_of(requests), _name(requests, options, out)))
+
+
+def _name(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> Iterator[ImageRequest]:
+    template = None if options.output.path_template is None else PathTemplate(options.output.path_template)
+    schema = schema_of(requests)
+    if template is not None and schema is not None and (missing := template.columns - set(schema.names)):
+        names = ", ".join(sorted(missing))
+        raise UsageError(
+            f"The path template has unknown fields: {names}",
+            "they are neither fields of imagefleet nor columns of the manifests",
+            "Correct the template, or pass the columns of the list through with --columns.",
+        )
+    with ExitStack() as stack:
+        source = stack.enter_context(closing_source(requests))
+        folder = stack.enter_context(out.scratch_folder(_SEEN))
+        namer = _Namer(template, options.shard_size, lambda: stack.enter_context(SeenUrls(folder)))
+        for request in source:
+            yield namer.name(request)
+
+
+class _Namer:
+    """Names the files of a list, in its order."""
+
+    def __init__(self, template: PathTemplate | None, shard_size: int, open_seen: Callable[[], SeenUrls]) -> None:
+        self._template, self._shard_size, self._open_seen = template, shard_size, open_seen
+        #: The names so far, once one is needed that may not be unique.
+        self._seen: SeenUrls | None = None
+
+    def name(self, request: ImageRequest) -> ImageRequest:
+        """Return a request with its file's name, or with its refusal.
+
+        Raises:
+            StorageError: the names so far can't be stored.
+        """
+        if request.refused is not None or (self._template is None and request.path is None):
+            return request
+        try:
+            path = self._path(request)
+        except ValueError as error:
+            refusal = Refusal(Reason.INVALID_ROW, f"its file name is not valid: {error}")
+            return replace(request, path=None, refused=refusal)
+        first = request.index if path is None or self._is_unique(request) else self._first_row(path, request.index)
+        if first == request.index:
+            return replace(request, path=path)
+        refusal = Refusal(Reason.DUPLICATE, f"the same file name as {image_key(first, self._shard_size)}")
+        return replace(request, path=None, refused=refusal)
+
+    def _path(self, request: ImageRequest) -> str | None:
+        """Return the name of a request's file; None if the URL is invalid, so that the worker reports it.
+
+        Raises:
+            ValueError: the name is not valid.
+        """
+        if request.path is None:
+            assert self._template is not None
+            return self._template.render(request, self._shard_size)
+        if SHA256_FIELD in request.path:
+            raise ValueError(f"it contains {SHA256_FIELD}")
+        return checked_path(request.path)
+
+    def _is_unique(self, request: ImageRequest) -> bool:
+        return request.path is None and self._template is not None and self._template.is_unique
+
+    def _first_row(self, path: str, row: int) -> int:
+        if self._seen is None:
+            self._seen = self._open_seen()
+        return self._seen.first_row(collision_key(path), row)
+
+
+def check_no_other_files(out: Store, options: RunConfig) -> None:
+    """Check that the output folder of a new run holds no other files, if images could get their names.
+
+    Raises:
+        UsageError: it holds other files.
+        StorageError: it can't be listed.
+    """
+    if options.output.path_template is None:
+        return
+    other = next((name for name in out.list_entries() if not name.startswith(".")), None)
+    if other is not None:
+        raise UsageError(
+            f"{out.location} is not empty",
+            f"found {other}, and with --path-template an image could have the name of such a file",
+            "Choose an empty or new folder.",
+        )

@@ -1,0 +1,136 @@
+"""Render the names of image files from a template, such as ``full/{url_sha1}``. No I/O.
+
+A rendered name is checked as `tasks.storage.file_names` does, so it stays in the output folder on every system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+
+from tasks.download import urls
+from tasks.errors import InvalidUrlError
+from tasks.images import identify
+from tasks.model import SHA256_FIELD, ImageRequest, Sidecar, image_key, shard_name
+from tasks.storage.file_names import check_name
+
+#: Names for usual templates. The value None stands for img2dataset's names, ``{shard}/{key}``.
+PRESETS: dict[str, str | None] = {"img2dataset": None, "scrapy": "full/{url_sha1}", "flat": "image-{index}"}
+#: Templates of img2dataset's names. Without a template, these need no index and no name in each message.
+DEFAULT_TEMPLATES = frozenset({"{shard}/{key}", "{shard}/{key}.{ext}"})
+#: The fields that don't come from a column, except the hash and the extension.
+_FIELDS: dict[str, Callable[[ImageRequest, int], str]] = {
+    "shard": lambda request, shard_size: shard_name(request.index // shard_size),
+    "key": lambda request, shard_size: image_key(request.index, shard_size),
+    "index": lambda request, shard_size: str(request.index),
+    "url_sha1": lambda request, shard_size: hashlib.sha1(
+        request.url.encode("utf-8", "surrogatepass"), usedforsecurity=False
+    ).hexdigest(),
+    "host": lambda request, shard_size: urls.parse(request.url).host,
+}
+#: A value of each field whose values could be the name of a shard's folder.
+_SAMPLES = {"shard": "00000", "key": "00000000", "index": "10000000"}
+_HASH_FIELD = SHA256_FIELD.strip("{}")
+#: Fields with another value for each image.
+_UNIQUE_FIELDS = frozenset({"key", "index"})
+_EXTENSION_FIELD, _EXTENSION_END = "ext", ".{ext}"
+_FIELD = re.compile(r"\{([^{}]*)\}")
+#: A hash of the length that the worker fills in.
+_SAMPLE_HASH = "f" * 64
+#: The ends of files that a run writes. A folder with such an end could have the name of a file.
+_FILE_ENDS = tuple(f".{extension}" for extension in {*identify.EXTENSIONS.values(), *Sidecar})
+
+
+class PathTemplate:
+    """A template of names. Each name is without the extension, which follows from the image's format."""
+
+    def __init__(self, text: str) -> None:
+        """Parse a template.
+
+        Raises:
+            ValueError: it is not a template, or all its names would be equal or invalid.
+        """
+        self._body = text.removesuffix(_EXTENSION_END)
+        self._fields: list[str] = _FIELD.findall(self._body)
+        #: The texts before, between and after the fields.
+        self._texts = _FIELD.split(self._body)[::2]
+        if any(brace in piece for piece in self._texts for brace in "{}"):
+            raise ValueError("a brace is open or closed alone")
+        if _EXTENSION_FIELD in self._fields:
+            raise ValueError("{ext} can only be at the end, after a dot")
+        if not self._fields:
+            raise ValueError("it has no field, such as {key}, so all images would have the same name")
+        self._join([_SAMPLES.get(field, "x") for field in self._fields])
+
+    @property
+    def columns(self) -> set[str]:
+        """The names of the URL list's columns that are fields of the template."""
+        return set(self._fields) - _FIELDS.keys() - {_HASH_FIELD}
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether no two images can have the same name, except images with the same content.
+
+        This is so if the last part of the name has a single field, with another value for each image. Fields of earlier
+        parts can't change this. Two fields in one part could: 1 and 11 are written like 11 and 1.
+        """
+        if _HASH_FIELD in self._fields:
+            return True
+        fields = _FIELD.findall(self._body.rpartition("/")[2])
+        return len(fields) == 1 and fields[0] in _UNIQUE_FIELDS
+
+    def render(self, request: ImageRequest, shard_size: int) -> str | None:
+        """Return the name of an image's file, with the field for its SHA-256 left in; None if its URL is invalid.
+
+        Raises:
+            ValueError: a column has no usable value, or the name is not valid.
+        """
+        try:
+            values = [self._value(field, request, shard_size) for field in self._fields]
+        except InvalidUrlError:
+            # The worker reports it.
+            return None
+        return self._join(values)
+
+    def _join(self, values: Sequence[str]) -> str:
+        """Return the name with these values of the fields, if it is valid."""
+        pairs = zip_longest(self._texts, values, fillvalue="")
+        return checked_path("".join(text + value for text, value in pairs))
+
+    def _value(self, field: str, request: ImageRequest, shard_size: int) -> str:
+        if field == _HASH_FIELD:
+            return SHA256_FIELD
+        if field in _FIELDS:
+            return _FIELDS[field](request, shard_size)
+        value = request.columns.get(field)
+        if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError(f"the column {field!r} has no text and no number")
+        if SHA256_FIELD in str(value):
+            raise ValueError(f"the column {field!r} contains {SHA256_FIELD}")
+        return str(value)
+
+
+def checked_path(name: str) -> str:
+    """Return a name in Unicode's composed form (NFC), if it is valid for an image's file.
+
+    Raises:
+        ValueError: it is not valid.
+    """
+    name = unicodedata.normalize("NFC", name)
+    check_name(name.replace(SHA256_FIELD, _SAMPLE_HASH))
+    for folder in name.lower().split("/")[:-1]:
+        if folder.endswith(_FILE_ENDS):
+            raise ValueError(f"its folder {folder!r} could have the name of a file")
+    return name
+
+
+def collision_key(name: str) -> str:
+    """Return a text that is equal for all names that some file system takes for the same.
+
+    Such file systems ignore case, the form of composed characters, or invisible characters.
+    """
+    folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+    return "".join(character for character in folded if unicodedata.category(character) != "Cf")

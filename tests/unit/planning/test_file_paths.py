@@ -1,0 +1,98 @@
+"""Each row with a name of its own gets it, and a row with an invalid or taken name is refused with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import pytest
+
+from producer.output.run_file import RunConfig
+from producer.planning.file_paths import check_no_other_files, name_files
+from producer.sources.request_stream import RequestStream
+from tasks.errors import UsageError
+from tasks.model import ImageRequest, OutputOptions, Reason, Refusal
+from tasks.storage.local_store import LocalStore
+
+_NAMED = {"cats/Tom": 0, "": 1, "CATS/tom": 2, "dogs/rex": 3, "cats/tom.jpg/x": 4}
+
+
+def config(template: str | None) -> RunConfig:
+    """Return the options of a run with a template."""
+    return RunConfig(shard_size=10, output=OutputOptions(path_template=template))
+
+
+def labelled(labels: Iterable[str]) -> list[ImageRequest]:
+    """Return requests with these labels."""
+    return [ImageRequest(index, f"http://a.example/{index % 2}", {"label": x}) for index, x in enumerate(labels)]
+
+
+def named(requests: Iterable[ImageRequest], template: str | None, store: LocalStore) -> list[ImageRequest]:
+    """Return the named requests; no temporary file remains."""
+    found = list(name_files(requests, config(template), store))
+    assert not list(store.root.rglob("file_paths"))
+    return found
+
+
+def test_default_names_need_nothing(store: LocalStore) -> None:
+    """Without a template, requests stay as they are."""
+    requests = labelled(["a", "b"])
+    assert named(requests, None, store) == requests
+
+
+def test_names_of_a_column(store: LocalStore) -> None:
+    """Names that differ only in case are the same; the second row names the key of the first."""
+    found = named(labelled(_NAMED), "{label}", store)
+    assert [request.path for request in found] == ["cats/Tom", None, None, "dogs/rex", None]
+    assert found[1].refused == Refusal(
+        Reason.INVALID_ROW,
+        "its file name is not valid: it begins or ends with a slash, or a part of it is empty, . or ..",
+    )
+    assert found[2].refused == Refusal(Reason.DUPLICATE, "the same file name as 000000")
+    assert found[4].refused is not None
+    assert "could have the name of a file" in found[4].refused.message
+
+
+def test_names_from_the_list(store: LocalStore) -> None:
+    """Names that the list gives are checked like those of a template; other rows keep the default name."""
+    requests = [
+        ImageRequest(index, "http://a.example/", path=path) for index, path in enumerate(["a", None, "A", "../a"])
+    ]
+    found = named(requests, None, store)
+    assert [request.path for request in found] == ["a", None, None, None]
+    reasons = [None if request.refused is None else request.refused.reason for request in found]
+    assert reasons == [None, None, Reason.DUPLICATE, Reason.INVALID_ROW]
+
+
+def test_same_url_has_the_same_name(store: LocalStore) -> None:
+    """With scrapy's names, a repeated URL is a duplicate, but with names by content it is not."""
+    requests = labelled(["a", "b", "c"])
+    found = named(requests, "full/{url_sha1}", store)
+    assert [request.refused is None for request in found] == [True, True, False]
+    assert all(request.refused is None for request in named(requests, "{sha256}", store))
+
+
+def test_refused_rows_have_no_name(store: LocalStore) -> None:
+    """A row that is refused already takes no name from a later row."""
+    refusal = Refusal(Reason.INVALID_ROW, "line 1")
+    requests = [ImageRequest(0, "", {"label": "a"}, refused=refusal), *labelled(["", "a"])[1:]]
+    assert [request.path for request in named(requests, "{label}", store)] == [None, "a"]
+
+
+def test_unknown_column(store: LocalStore) -> None:
+    """A field that is no column of the list ends the command with a hint, before the first row."""
+    stream = RequestStream(lambda: (pa.schema([("caption", pa.string())]), iter(labelled(["a"]))))
+    with pytest.raises(UsageError, match="unknown fields: label") as caught:
+        next(iter(name_files(stream, config("{label}/{key}"), store)))
+    assert "--columns" in caught.value.hint
+
+
+def test_folder_with_other_files(store: LocalStore) -> None:
+    """A templated run needs a folder of its own, because an image could get the name of another file."""
+    store.replace(".lock", b"")
+    check_no_other_files(store, config("{label}"))
+    store.replace("mine.jpg", b"")
+    check_no_other_files(store, config(None))
+    with pytest.raises(UsageError, match="is not empty") as caught:
+        check_no_other_files(store, config("{label}"))
+    assert "mine.jpg" in caught.value.why
