@@ -58,6 +58,8 @@ class LockHolder:
     @property
     def text(self) -> str:
         """The process, host and start time, for messages."""
+        if not self.pid:
+            return "an unknown process"
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
         return f"process {self.pid} on {self.host}, since {since}"
 

@@ -257,6 +257,7 @@ class Run:
         except BaseException as error:
             self._record_end(error)
             if isinstance(error, StorageError):
+                lock.check_held(self._store)
                 raise unwritable_error(self._store, error) from error
             raise
         finally:

@@ -221,6 +221,23 @@ def test_killed_producer(site: Site) -> None:
     site.check_complete()
 
 
+def test_paused_producer_is_replaced(site: Site) -> None:
+    """If a producer is paused for longer than its lock lives, `resume` completes the run, and the paused one ends."""
+    with site.start(site.write_list(latency=0.3), "--workers", "1", "--concurrency", "4") as run:
+        site.wait_for_writes(40, run)
+        run.process.send_signal(signal.SIGSTOP)
+        try:
+            assert site.resume().json()["success"] == _COUNT
+            record = site.store.read("run.json")
+        finally:
+            run.process.send_signal(signal.SIGCONT)
+        ended = run.wait(60)
+        assert ended.code == 1
+        assert "Another producer has taken over the run" in ended.out
+    assert site.store.read("run.json") == record
+    site.check_complete()
+
+
 def test_second_producer_is_refused(site: Site) -> None:
     """While a producer works, another command is refused, and `cancel` ends the run; then it can be resumed."""
     with site.start(site.write_list(latency=0.3), "--workers", "1", "--concurrency", "4") as run:

@@ -166,3 +166,13 @@ def test_discarded_lock(store: ObjectStore) -> None:
     with lock.hold(store, None):
         lock.discard(store)
     assert store.list_entries() == []
+
+
+def test_lock_that_another_producer_has_released(server: ObjectServer, store: ObjectStore) -> None:
+    """If another producer has taken the lock over and released it, the first one still notices."""
+    with lock.hold(store, None):
+        server.buckets["bucket"]["run/.lock"] = b""
+        wait_for(lambda: lease.successor(store) is not None)
+        with pytest.raises(CommandError, match="the other producer is an unknown process"):
+            lock.check_held(store)
+    assert lock_content(server) == b""
