@@ -80,6 +80,8 @@ def compare(
     from producer.sources import url_list
 
     config = replace(download.run_config(), source=reading.options())
+    if config.source.path_col is not None:
+        raise click.UsageError("--path-col can't be used here: a comparison saves images under the default names")
     requests = _without_duplicates(url_list.require_urls(url_list.read(source, config.source), source), config)
     request = FleetRequest(fleet, broker, quiet=as_json, allow_networks=settings().allow_networks)
     with remove_created_on_failure(out):

@@ -28,6 +28,7 @@ class SourceParameters:
     sample: int | None
     seed: int | None
     hash_col: str | None
+    path_col: str | None
     verify_hash: str | None
     dedupe: str | None
 
@@ -57,6 +58,7 @@ class SourceParameters:
             sample=self.sample,
             seed=self.seed or 0,
             hash_col=self.hash_col,
+            path_col=self.path_col,
             verify_hash=None if self.verify_hash is None else HashKind(self.verify_hash),
             dedupe=None if self.dedupe is None else Dedupe(self.dedupe),
         )
@@ -132,6 +134,11 @@ source_options = grouped(
         "--sample", type=click.IntRange(1), help="Number of these rows to choose at random, in two passes over SOURCE."
     ),
     click.option("--seed", type=int, help="Number that decides which rows --sample chooses.  [default: 0]"),
+    click.option(
+        "--path-col",
+        metavar="COLUMN",
+        help="Column with the name of each image's file in OUT. The extension is replaced by the real format's one.",
+    ),
     click.option("--hash-col", metavar="COLUMN", help="Column with the hashes of the images, in hexadecimal digits."),
     click.option(
         "--verify-hash",

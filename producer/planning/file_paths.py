@@ -7,6 +7,7 @@ any file system takes them for the same.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -16,9 +17,12 @@ from producer.planning.path_template import PathTemplate, checked_path, collisio
 from producer.planning.seen_urls import SeenUrls
 from producer.sources.request_stream import RequestStream, closing_source, schema_of
 from tasks.errors import UsageError
-from tasks.model import SHA256_FIELD, ImageRequest, Reason, Refusal, image_key
+from tasks.images import identify
+from tasks.model import SHA256_FIELD, ImageRequest, OutputFormat, Reason, Refusal, image_key
 from tasks.storage.store import Store
 
+#: The extension of an image's format at the end of a name.
+_EXTENSION = re.compile(rf"\.(?:jpeg|tif|{'|'.join(sorted(set(identify.EXTENSIONS.values())))})\Z", re.IGNORECASE)
 #: The scratch folder of the names, during planning.
 _SEEN = "file_paths"
 
@@ -32,7 +36,7 @@ def name_files(requests: Iterable[ImageRequest], options: RunConfig, out: Store)
 
 
 def _name(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> Iterator[ImageRequest]:
-    template = None if options.output.path_template is None else PathTemplate(options.output.path_template)
+    template = _parse(options.output.path_template)
     schema = schema_of(requests)
     if template is not None and schema is not None and (missing := template.columns - set(schema.names)):
         names = ", ".join(sorted(missing))
@@ -47,6 +51,15 @@ def _name(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> I
         namer = _Namer(template, options.shard_size, lambda: stack.enter_context(SeenUrls(folder)))
         for request in source:
             yield namer.name(request)
+
+
+def _parse(text: str | None) -> PathTemplate | None:
+    try:
+        return None if text is None else PathTemplate(text)
+    except ValueError as error:
+        raise UsageError(
+            f"The path template {text} is not valid", str(error), "Correct it, or omit --path-template."
+        ) from error
 
 
 class _Namer:
@@ -87,7 +100,8 @@ class _Namer:
             return self._template.render(request, self._shard_size)
         if SHA256_FIELD in request.path:
             raise ValueError(f"it contains {SHA256_FIELD}")
-        return checked_path(request.path)
+        # The file gets the extension of its real format.
+        return checked_path(_EXTENSION.sub("", request.path))
 
     def _is_unique(self, request: ImageRequest) -> bool:
         return request.path is None and self._template is not None and self._template.is_unique
@@ -98,19 +112,28 @@ class _Namer:
         return self._seen.first_row(collision_key(path), row)
 
 
-def check_no_other_files(out: Store, options: RunConfig) -> None:
-    """Check that the output folder of a new run holds no other files, if images could get their names.
+def check_names(out: Store, options: RunConfig) -> None:
+    """Check that the images of a new run can have names of their own, if they get any.
 
     Raises:
-        UsageError: it holds other files.
+        UsageError: another option excludes such names, or the output folder holds other files.
         StorageError: it can't be listed.
     """
-    if options.output.path_template is None:
+    template, column = options.output.path_template, options.source.path_col
+    if template is None and column is None:
         return
+    option = "--path-template" if column is None else "--path-col"
+    if column is not None and (template is not None or options.output.format is not OutputFormat.FILES):
+        other_option = "--path-template" if template is not None else f"--output-format {options.output.format}"
+        raise UsageError(
+            f"{option} and {other_option} can't be used together",
+            "both decide how the images are named",
+            "Omit one of them.",
+        )
     other = next((name for name in out.list_entries() if not name.startswith(".")), None)
     if other is not None:
         raise UsageError(
             f"{out.location} is not empty",
-            f"found {other}, and with --path-template an image could have the name of such a file",
+            f"found {other}, and with {option} an image could have the name of such a file",
             "Choose an empty or new folder.",
         )

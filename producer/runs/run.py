@@ -24,7 +24,7 @@ from producer.output.shard_files import each_shard, load_manifest
 from producer.output.summary import COLUMNS, summarise
 from producer.planning import repair
 from producer.planning.duplicates import refuse_duplicates
-from producer.planning.file_paths import check_no_other_files, name_files
+from producer.planning.file_paths import check_names, name_files
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
 from producer.planning.previous_run import join_previous_images
 from producer.runs.result import PreviousResult, RunResult
@@ -109,7 +109,7 @@ class Run:
         """
         record = RunFile(new_id(), source, store.location, options, url_list.fingerprint(source))
         try:
-            check_no_other_files(store, options)
+            check_names(store, options)
             record.create(store)
         except StorageError as error:
             raise unwritable_error(store, error) from error

@@ -34,11 +34,13 @@ class Selection:
     passed: dict[str, str]
     #: The column with the hashes, or None.
     hash: str | None = None
+    #: The column with the names of the files, or None.
+    path: str | None = None
 
     @property
     def columns(self) -> list[str]:
-        """The columns to read: the URL, the columns to pass through, and the hash."""
-        return [self.url, *self.passed.values(), *(() if self.hash is None else (self.hash,))]
+        """The columns to read: the URL, the columns to pass through, the hash, and the file name."""
+        return [self.url, *self.passed.values(), *(name for name in (self.hash, self.path) if name is not None)]
 
     def schema(self, reader: Reader) -> pa.Schema:
         """Return the types of the columns to pass through, with their names in manifests."""
@@ -59,7 +61,11 @@ def choose(reader: Reader, options: SourceOptions, list_name: str) -> Selection:
         if name not in (url, options.caption_col):
             passed[f"source_{name}" if name in passed else name] = name
     given = [("--url-col", url), *(("--columns", name) for name in options.columns)]
-    optional = (("--caption-col", options.caption_col), ("--hash-col", options.hash_col))
+    optional = (
+        ("--caption-col", options.caption_col),
+        ("--hash-col", options.hash_col),
+        ("--path-col", options.path_col),
+    )
     given += [(option, name) for option, name in optional if name is not None]
     for option, name in given:
         if name not in reader.names:
@@ -68,7 +74,7 @@ def choose(reader: Reader, options: SourceOptions, list_name: str) -> Selection:
                 f"it is {reader.description}, {_columns_text(reader.names)}",
                 f"Give the name of an existing column to {option}.",
             )
-    return Selection(url, passed, options.hash_col)
+    return Selection(url, passed, options.hash_col, options.path_col)
 
 
 def check_columns(reader: Reader, selection: Selection, list_name: str) -> None:

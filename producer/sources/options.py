@@ -71,6 +71,8 @@ class SourceOptions:
     seed: int = 0
     #: The column with the hashes of the images; together with ``verify_hash``, or None.
     hash_col: str | None = None
+    #: The column with the names of the files, or None.
+    path_col: str | None = None
     verify_hash: HashKind | None = None
     #: Which rows not to download, because an earlier row is the same; None: download all rows.
     dedupe: Dedupe | None = None

@@ -36,10 +36,11 @@ def make_requests(rows: Iterable[Row], files: ListFiles, options: SourceOptions)
             continue
         if complete is not None:
             url = complete(url)
+        path = None if options.path_col is None else _path(row[-1])
         if options.verify_hash is None or row[end] is None:
-            yield ImageRequest(index, url, values)
+            yield ImageRequest(index, url, values, path=path)
         elif (expected := _expected_hash(row[end], options.verify_hash)) is not None:
-            yield ImageRequest(index, url, values, expected_hash=expected)
+            yield ImageRequest(index, url, values, path=path, expected_hash=expected)
         else:
             why = f"{files.where()} has no {options.verify_hash} in hexadecimal digits in {options.hash_col}"
             yield _refused(index, why, values)
@@ -78,6 +79,11 @@ def _with_scheme(url: str, scheme: str) -> str:
         return f"{scheme}:{url}"
     # A path alone has no host that a scheme could complete.
     return url if url.startswith("/") else f"{scheme}://{url}"
+
+
+def _path(value: object) -> str | None:
+    """Return the name of a file as the list gives it; None for no name. The planner checks it."""
+    return None if value is None or value == "" else str(value)
 
 
 def _expected_hash(value: object, kind: HashKind) -> str | None:

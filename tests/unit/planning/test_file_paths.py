@@ -8,10 +8,11 @@ import pyarrow as pa
 import pytest
 
 from producer.output.run_file import RunConfig
-from producer.planning.file_paths import check_no_other_files, name_files
+from producer.planning.file_paths import check_names, name_files
+from producer.sources.options import SourceOptions
 from producer.sources.request_stream import RequestStream
 from tasks.errors import UsageError
-from tasks.model import ImageRequest, OutputOptions, Reason, Refusal
+from tasks.model import ImageRequest, OutputFormat, OutputOptions, Reason, Refusal
 from tasks.storage.local_store import LocalStore
 
 _NAMED = {"cats/Tom": 0, "": 1, "CATS/tom": 2, "dogs/rex": 3, "cats/tom.jpg/x": 4}
@@ -90,9 +91,29 @@ def test_unknown_column(store: LocalStore) -> None:
 def test_folder_with_other_files(store: LocalStore) -> None:
     """A templated run needs a folder of its own, because an image could get the name of another file."""
     store.replace(".lock", b"")
-    check_no_other_files(store, config("{label}"))
+    check_names(store, config("{label}"))
     store.replace("mine.jpg", b"")
-    check_no_other_files(store, config(None))
+    check_names(store, config(None))
     with pytest.raises(UsageError, match="is not empty") as caught:
-        check_no_other_files(store, config("{label}"))
+        check_names(store, config("{label}"))
     assert "mine.jpg" in caught.value.why
+
+
+def test_extensions_of_given_names(store: LocalStore) -> None:
+    """A given name loses the extension of an image, because the file gets that of its real format."""
+    requests = [ImageRequest(index, "", path=path) for index, path in enumerate(["a.JPG", "b.jpeg", "v1.2", "c.txt"])]
+    assert [request.path for request in named(requests, None, store)] == ["a", "b", "v1.2", "c.txt"]
+
+
+def test_options_that_exclude_given_names(store: LocalStore) -> None:
+    """Names of a column exclude a template and packed output."""
+    source = SourceOptions(path_col="name")
+    for output in (OutputOptions(path_template="{key}"), OutputOptions(OutputFormat.PARQUET)):
+        with pytest.raises(UsageError, match="can't be used together"):
+            check_names(store, RunConfig(source=source, output=output))
+
+
+def test_invalid_template_of_the_library(store: LocalStore) -> None:
+    """A template that no command has checked is reported like one that a command has."""
+    with pytest.raises(UsageError, match="is not valid"):
+        list(name_files(labelled(["a"]), config("../{key}"), store))

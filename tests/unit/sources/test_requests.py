@@ -105,3 +105,14 @@ def test_options_survive_json() -> None:
     )
     assert SourceOptions.from_json(json.loads(json.dumps(asdict(options)))) == options
     assert SourceOptions.from_json({}) == SourceOptions()
+
+
+def test_file_names(tmp_path: Path) -> None:
+    """A column names the files; a row without a name has the default name. Hashes can be given as well."""
+    path, digits = tmp_path / "list.csv", "0" * 32
+    path.write_text(f"url,n,h\nhttp://a.example/,cats/tom.jpg,{digits}\nhttp://b.example/,,\nhttp://c.example/,7,\n")
+    requests = list(url_list.read(str(path), SourceOptions(path_col="n", hash_col="h", verify_hash=HashKind.MD5)))
+    assert [request.path for request in requests] == ["cats/tom.jpg", None, "7"]
+    assert [request.expected_hash for request in requests] == [f"md5:{digits}", None, None]
+    requests = list(url_list.read(str(path), SourceOptions(path_col="n", columns=("h",))))
+    assert (requests[0].path, requests[0].columns["h"]) == ("cats/tom.jpg", digits)
