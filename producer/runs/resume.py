@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -17,9 +18,10 @@ from producer.planning.file_paths import name_files
 from producer.planning.planner import NOTHING_PLANNED, PlanProgress
 from producer.sources import url_list
 from producer.sources.request_stream import RequestStream, closing_source
+from tasks.collect import remove_unlisted
 from tasks.errors import CommandError, StorageError
-from tasks.model import ImageRequest
-from tasks.storage import manifest, plan
+from tasks.model import ImageRequest, OutputFormat, shard_name
+from tasks.storage import manifest, plan, shard_status
 from tasks.storage.store import Store
 
 
@@ -107,6 +109,22 @@ def planned_shards(record: RunFile, store: Store) -> int:
 def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
     """Return whether a plan is known to be complete. If the plan's last shard is not full, the URL list ended there."""
     return record.plan is PlanState.COMPLETE or planned.rows % record.options.shard_size != 0
+
+
+def remove_packed_images(record: RunFile, store: Store, shards: int) -> None:
+    """Remove the files of images that are in the packed files of finished shards.
+
+    The collect task removes them, unless it dies after it has written the manifest and its message is lost, too.
+    """
+    if record.options.output.format is OutputFormat.FILES:
+        return
+    # An extra file is no reason to fail.
+    with suppress(StorageError):
+        entries = set(store.list_entries())
+        for shard in range(shards):
+            # In a retried shard, the new images are still needed.
+            if shard_name(shard) in entries and shard_status.is_done(shard, record.revision, store):
+                remove_unlisted(shard, store, record.options.output)
 
 
 def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> RequestStream:

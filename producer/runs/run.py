@@ -37,6 +37,7 @@ from producer.runs.resume import (
     plan_progress,
     planned_shards,
     remaining_requests,
+    remove_packed_images,
 )
 from producer.runs.worker_pool import WorkerPool
 from producer.sources import url_list
@@ -138,6 +139,7 @@ class Run:
         if not is_plan_complete(record, planned):
             requests = join_previous_images(remaining_requests(record, store, planned), record.options, store)
         check_manifests(record, store, planned.shards)
+        remove_packed_images(record, store, planned.shards)
         if not done:
             record = mark_running(record, store)
         return cls(record, store, requests, planned, found=found)
