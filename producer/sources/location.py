@@ -50,17 +50,16 @@ def expand(source: str) -> list[str]:
     Args:
         source: a file, a folder, a pattern such as ``lists/*.csv`` (``**`` stands for any folders), or ``-``. A
             folder's hidden files, and those that begin with ``_``, don't belong to the list. Its folders don't either.
+            It may be on a server.
 
     Raises:
         UsageError: the folder or the pattern has no files.
         OSError: the folder can't be read.
     """
+    if is_remote(source):
+        return remote.expand(source)
     path = Path(source)
-    if (
-        source == STANDARD_INPUT
-        or is_remote(source)
-        or not (path.is_dir() or (_PATTERN.search(source) and not path.exists()))
-    ):
+    if source == STANDARD_INPUT or not (path.is_dir() or (_PATTERN.search(source) and not path.exists())):
         return [source]
     if path.is_dir():
         found = [str(file) for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_"))]

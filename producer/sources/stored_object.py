@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from config.locations import StoreUrl
 from producer.sources.remote_file import RemoteError
@@ -16,8 +16,11 @@ from tasks.errors import StorageError
 from tasks.storage.object_errors import explain, is_the_stores
 from tasks.storage.object_store import connect
 
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore as Client
+
 _EXAMPLE = "Give the URL of one object, such as s3://bucket/list.csv."
-_CHECK_URL = "Check the URL, and the credentials in the environment of this command."
+_CHECK_URL = "Check the URL (that of a folder ends with a slash), and the credentials in this command's environment."
 
 
 class StoredObject:
@@ -31,21 +34,12 @@ class StoredObject:
         Raises:
             RemoteError: there is no such object, or it can't be read.
         """
-        scheme, _, rest = source.strip().partition("://")
-        bucket, _, self._key = rest.partition("/")
-        try:
-            self._bucket = StoreUrl.parse(f"{scheme}://{bucket}")
-        except ValueError as error:
-            raise RemoteError(str(error), _EXAMPLE) from error
-        if not self._key or self._key.endswith("/"):
+        self._bucket, self._client, self._key = open_bucket(source)
+        if not self._key:
             raise RemoteError("its URL names no object", _EXAMPLE)
-        try:
-            self._client = connect(self._bucket)
-        except StorageError as error:
-            raise RemoteError(str(error), "Correct this, or copy the list to this machine.") from error
         import obstore
 
-        with self._errors():
+        with translated_errors(self._bucket):
             found = obstore.head(self._client, self._key)
         self.size: int | None = int(found["size"])
         self.version: str | None = found["e_tag"] or found["version"]
@@ -63,7 +57,7 @@ class StoredObject:
         options: dict[str, Any] = {"range": (start, start + count)}
         if self._tag is not None:
             options["if_match"] = self._tag
-        with self._errors():
+        with translated_errors(self._bucket):
             try:
                 return bytes(obstore.get(self._client, self._key, options=options).bytes())  # type: ignore[arg-type]
             except PreconditionError as error:
@@ -72,12 +66,32 @@ class StoredObject:
     def close(self) -> None:
         """Do nothing, because the client keeps its connections for other objects."""
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if not is_the_stores(error):
-                raise
-            # Without the cause, because its text may have the credentials' id.
-            raise RemoteError(explain(error, self._bucket), _CHECK_URL) from None
+
+def open_bucket(source: str) -> tuple[StoreUrl, Client, str]:
+    """Return the bucket of a URL, the client for it, and the name in it.
+
+    Raises:
+        RemoteError: the URL is not valid, or the client can't be created.
+    """
+    scheme, _, rest = source.strip().partition("://")
+    name, _, key = rest.partition("/")
+    try:
+        bucket = StoreUrl.parse(f"{scheme}://{name}")
+    except ValueError as error:
+        raise RemoteError(str(error), _EXAMPLE) from error
+    try:
+        return bucket, connect(bucket), key
+    except StorageError as error:
+        raise RemoteError(str(error), "Correct this, or copy the list to this machine.") from error
+
+
+@contextmanager
+def translated_errors(bucket: StoreUrl) -> Iterator[None]:
+    """Translate the client's errors for a bucket into a `RemoteError`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_the_stores(error):
+            raise
+        # Without the cause, because its text may have the credentials' id.
+        raise RemoteError(explain(error, bucket), _CHECK_URL) from None

@@ -186,7 +186,6 @@ def test_server_without_an_answer(web: ListServer) -> None:
     [
         ("s3://bucket/missing.txt", "the object or its bucket does not exist"),
         ("s3://bucket", "its URL names no object"),
-        ("s3://bucket/folder/", "its URL names no object"),
         ("s3://b%20/list.txt", "the bucket's name is missing or not valid"),
     ],
 )
@@ -195,6 +194,34 @@ def test_no_such_object(bucket: ObjectServer, url: str, why: str) -> None:
     with pytest.raises(UsageError, match="can't be read") as caught:
         read(url)
     assert caught.value.why == why
+
+
+def test_reads_folders_and_patterns(bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder and a pattern of an object store have the objects that those of files have, in the order of names."""
+    objects = bucket.buckets["bucket"]
+    for number, name in enumerate(("b.txt", "a.txt", "x/c.txt", "x/y/d.txt", ".hidden", "_SUCCESS", "list.csv")):
+        objects[f"lists/{name}"] = f"http://{number}.example/\n".encode()
+    objects["lists/"] = objects["other.txt"] = b""
+    for pattern, expected in (
+        ("lists/*.txt", [1, 0]),
+        ("lists/[b-z].txt", [0]),
+        ("lists/**/*.txt", [1, 0, 2, 3]),
+        ("lists/x/", [2]),
+        ("*/x/?.txt", [2]),
+    ):
+        source = f"s3://bucket/{pattern}"
+        assert read(source) == [f"http://{number}.example/" for number in expected], pattern
+        found = url_list.fingerprint(source)
+        assert found is not None
+        assert found.startswith(f"{len(expected)} files:")
+    found = url_list.fingerprint("s3://bucket/lists/*.txt")
+    objects["lists/a.txt"] = b"http://changed.example/"
+    assert not url_list.is_unchanged("s3://bucket/lists/*.txt", found)
+    with pytest.raises(UsageError, match="No object matches s3://bucket/none/"):
+        read("s3://bucket/none/")
+    bucket.fault = lambda *_: 403
+    with pytest.raises(UsageError, match=r"refused access \(403"):
+        read("s3://bucket/lists/")
 
 
 def test_no_permission_for_an_object(bucket: ObjectServer) -> None:
