@@ -72,7 +72,11 @@ class JsonReader:
                 if value is not None:
                     converter(field.type)(value)
             except MisfitError:
-                return f"{self.where()} has the value {str(value)[:60]!r} in {name}, which is a column of {field.type}"
+                if isinstance(value, dict | list):
+                    shown = "an object" if isinstance(value, dict) else "an array"
+                else:
+                    shown = f"the value {str(value)[:60]!r}"
+                return f"{self.where()} has {shown} in {name}, which is a column of {str(field.type)[:100]}"
         raise AssertionError("the caller has found a value that does not fit")
 
 

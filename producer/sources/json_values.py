@@ -12,6 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
+#: The depth to which values have columns and types. Deeper values are text. Python's stack limits the depth too.
+_MAX_DEPTH = 16
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -27,11 +29,11 @@ def column_names(objects: Iterable[Mapping[str, Any]]) -> list[str]:
     return list(names)
 
 
-def _paths(value: Mapping[str, Any]) -> Iterator[str]:
+def _paths(value: Mapping[str, Any], depth: int = 1) -> Iterator[str]:
     for name, item in value.items():
         yield name
-        if isinstance(item, dict):
-            yield from (f"{name}.{path}" for path in _paths(item))
+        if isinstance(item, dict) and depth < _MAX_DEPTH:
+            yield from (f"{name}.{path}" for path in _paths(item, depth + 1))
 
 
 def getter(name: str) -> Callable[[Any], Any]:
@@ -66,22 +68,24 @@ def infer_type(values: list[Any]) -> pa.DataType:
         return pa.string()
 
 
-def _without_empty_types(kind: pa.DataType) -> pa.DataType:
+def _without_empty_types(kind: pa.DataType, depth: int = 1) -> pa.DataType:
     """Return a type that Parquet can store.
 
     Raises:
-        MisfitError: a part of the type is an object without fields.
+        MisfitError: a part of the type is an object without fields, or too deep.
     """
+    if depth > _MAX_DEPTH:
+        raise MisfitError
     if pa.types.is_null(kind):
         return pa.string()
     if pa.types.is_uint64(kind):
         raise MisfitError
     if pa.types.is_list(kind):
-        return pa.list_(_without_empty_types(kind.value_type))
+        return pa.list_(_without_empty_types(kind.value_type, depth + 1))
     if pa.types.is_struct(kind):
         if kind.num_fields == 0:
             raise MisfitError
-        return pa.struct([(field.name, _without_empty_types(field.type)) for field in kind])
+        return pa.struct([(field.name, _without_empty_types(field.type, depth + 1)) for field in kind])
     return kind
 
 
@@ -119,7 +123,10 @@ def _checked(value: Any, *kinds: type) -> Any:
 
 
 def _to_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        raise MisfitError from None
 
 
 def _to_integer(value: Any) -> int:

@@ -57,7 +57,7 @@ def encode(requests: Sequence[ImageRequest], ref: ShardRef, types: pa.Schema | N
         requests: the requests, in index order.
         ref: their run and shard.
         types: the names and types of their other columns, so that they are the same in every shard; None: the columns
-            of the first request, with the types of their values.
+            of the first request, with the types of their values, or text for a column without values.
     """
     columns: dict[str, list[object]] = {
         "index": list(map(attrgetter("index"), requests)),
@@ -72,6 +72,9 @@ def encode(requests: Sequence[ImageRequest], ref: ShardRef, types: pa.Schema | N
         columns[name] = [values.get(column) for values in others]
         if types is not None:
             schema[name] = types.field(column).type
+        elif columns[name].count(None) == len(others):
+            # Without a type, tools can't join this shard with one that has values.
+            schema[name] = pa.string()
     for name, (kind, attribute, encoded) in _FACTS.items():
         facts = list(map(attrgetter(attribute), requests))
         # In most shards, most of these columns are empty. This is the fastest way to find out.

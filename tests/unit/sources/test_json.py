@@ -56,7 +56,7 @@ def test_later_value_of_another_type_is_refused(tmp_path: Path, value: Any) -> N
     body = "".join(json.dumps(row) + "\n" for row in rows).encode()
     requests = read(tmp_path / "list.jsonl", body, SourceOptions(columns=("n",)))
     assert requests[-1].columns == {"n": 5}
-    assert "line 1,001 has the value" in str(requests[1000].refused)
+    assert "line 1,001 has " in str(requests[1000].refused)
     assert not any(request.refused for request in requests[:1000])
 
 
@@ -74,6 +74,21 @@ def test_bad_lines_are_refused(tmp_path: Path) -> None:
         "line 7 has no URL",
         "line 9 is not JSON",
     ]
+
+
+@pytest.mark.parametrize("depth", [10, 100, 1000, 5000])
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("name", ["list.json", "list.jsonl"])
+def test_deep_values(tmp_path: Path, name: str, start: str, end: str, depth: int) -> None:
+    """A deep value is text, or makes its row or list invalid. It never overflows the stack."""
+    row = f'{{"url": "http://a/", "a": {start * depth}1{end * depth}}}\n'
+    body = row if name.endswith("l") else f"[{row}]"
+    try:
+        (request,) = read(tmp_path / name, body.encode(), SourceOptions(columns=("a",)))
+    except UsageError:
+        assert depth >= 1000
+    else:
+        assert depth >= 1000 or request.columns["a"] is not None
 
 
 def test_a_huge_line_is_refused(tmp_path: Path) -> None:
