@@ -26,6 +26,26 @@ class ResizeMode(StrEnum):
     CENTER_CROP = "center_crop"
 
 
+class ImageFormat(StrEnum):
+    """A format that a run may accept. To add one, add it here, and its parser to ``tasks/images/identify.py``."""
+
+    JPEG = "jpeg"
+    PNG = "png"
+    WEBP = "webp"
+    GIF = "gif"
+    AVIF = "avif"
+    BMP = "bmp"
+    TIFF = "tiff"
+    ICO = "ico"
+    HEIC = "heic"
+    JPEG2000 = "jpeg2000"
+
+
+#: The formats that a run accepts only on request: their decoders are less used, and few programs read the files.
+FORMATS_ON_REQUEST = (ImageFormat.HEIC, ImageFormat.JPEG2000)
+DEFAULT_FORMATS = tuple(item for item in ImageFormat if item not in FORMATS_ON_REQUEST)
+
+
 class EncodeFormat(StrEnum):
     """The format of an encoded image. Each value is also the file's extension."""
 

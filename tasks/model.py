@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Self
 
-from tasks.image_options import FilterOptions, ResizeOptions, known_fields
+from tasks.image_options import DEFAULT_FORMATS, FilterOptions, ImageFormat, ResizeOptions, known_fields
 
 #: Limits of the texts in an `Outcome`, in bytes of JSON. These limits keep an Outcome under 1 KB.
 MESSAGE_LIMIT = 200
@@ -190,6 +190,8 @@ class FetchOptions:
     verify: Verify = Verify.HEADER
     resize: ResizeOptions = field(default_factory=ResizeOptions)
     filters: FilterOptions = field(default_factory=FilterOptions)
+    #: The formats of downloaded images that are saved.
+    formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS
     #: Whether to record the downloaded image's EXIF tags.
     extract_exif: bool = False
     #: Whether to record the saved image's perceptual hash; the image is decoded for it.
@@ -206,6 +208,7 @@ class FetchOptions:
             filters=FilterOptions.from_json(known["filters"]),
             headers=HeaderOptions(**headers),
             verify=Verify(known["verify"]),
+            formats=tuple(ImageFormat(name) for name in known["formats"]),
         )
         return cls(**known)
 

@@ -8,9 +8,12 @@ from typing import Any
 import click
 
 from tasks.image_options import (
+    DEFAULT_FORMATS,
+    FORMATS_ON_REQUEST,
     QUALITY_SCALES,
     EncodeFormat,
     FilterOptions,
+    ImageFormat,
     Interpolation,
     ResizeMode,
     ResizeOptions,
@@ -34,6 +37,22 @@ class Colour(click.ParamType[tuple[int, int, int]]):
         return red, green, blue
 
 
+class Formats(click.ParamType[tuple[ImageFormat, ...]]):
+    """Names of image formats, separated by commas; ``default`` stands for the usual ones."""
+
+    name = "formats"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[ImageFormat, ...]:
+        """Return the formats in the order of `ImageFormat`, or fail with a usage error."""
+        names = [name.strip().lower() for name in value.split(",")]
+        known = {"default", *ImageFormat}
+        unknown = next((name for name in names if name not in known), None)
+        if unknown is not None:
+            self.fail(f"{unknown!r} is not one of {', '.join(['default', *ImageFormat])}", param, ctx)
+        usual = DEFAULT_FORMATS if "default" in names else ()
+        return tuple(item for item in ImageFormat if item in names or item in usual)
+
+
 @dataclass(frozen=True, slots=True)
 class ImageParameters:
     """The values of the options for images; None stands for an option that was not given."""
@@ -50,6 +69,7 @@ class ImageParameters:
     min_size: int | None
     max_area: int | None
     max_aspect_ratio: float | None
+    formats: tuple[ImageFormat, ...] | None
     extract_exif: bool
     phash: bool
 
@@ -165,6 +185,13 @@ IMAGE_OPTIONS = (
         "--max-aspect-ratio",
         type=click.FloatRange(1),
         help="Maximum ratio of an image's larger side to its smaller side.",
+    ),
+    click.option(
+        "--formats",
+        type=Formats(),
+        metavar="NAMES",
+        help=f"Formats of images to save, separated by commas. On request: {', '.join(FORMATS_ON_REQUEST)}. For "
+        f"example default,heic.  [default: {','.join(DEFAULT_FORMATS)}]",
     ),
     click.option("--extract-exif", is_flag=True, help="Record the most useful EXIF tags in the manifests, as JSON."),
     click.option(

@@ -16,6 +16,7 @@ from config.locations import SCHEMES, Location, StoreUrl, url_scheme
 from producer.cli.image_parameters import IMAGE_OPTIONS, ImageParameters
 from producer.cli.json_result import enable_json
 from tasks.download import headers
+from tasks.image_options import DEFAULT_FORMATS
 from tasks.model import FetchOptions, HeaderOptions, Verify
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ class DownloadParameters:
             verify=Verify(self.verify),
             resize=self.images.resize_options(),
             filters=self.images.filter_options(),
+            formats=self.images.formats or DEFAULT_FORMATS,
             extract_exif=self.images.extract_exif,
             phash=self.images.phash,
         )

@@ -208,6 +208,8 @@ def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None
         return "images of another size or encoding (--resize, --image-size, --encode-format, …)"
     if now.filters not in (NO_FILTER, before.filters):
         return "filtered images (--min-size, --max-area, --max-aspect-ratio)"
+    if not set(before.formats) <= set(now.formats):
+        return f"images in the formats {', '.join(now.formats)} (--formats)"
     if (now.extract_exif and not before.extract_exif) or (now.phash and not before.phash):
         return "facts about images that the previous run did not record (--extract-exif, --phash)"
     if not now.resize.encodes and now.verify is Verify.DECODE and before.verify is not Verify.DECODE:

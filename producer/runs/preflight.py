@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from tasks.errors import UsageError
+from tasks.image_options import ImageFormat
 
 if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
@@ -55,12 +56,17 @@ def check_extras(options: RunConfig) -> None:
     Raises:
         UsageError: a package is not installed.
     """
-    if options.fetch.phash and find_spec("imagehash") is None:
-        raise UsageError(
-            "--phash is not available here",
-            "the package imagehash is not installed",
-            "Run `pip install 'imagefleet[phash]'`, or omit --phash.",
-        )
+    needed = {
+        ("--phash", "imagehash", "phash"): options.fetch.phash,
+        ("--formats heic", "pillow_heif", "heic"): ImageFormat.HEIC in options.fetch.formats,
+    }
+    for (option, module, extra), is_needed in needed.items():
+        if is_needed and find_spec(module) is None:
+            raise UsageError(
+                f"{option} is not available here",
+                f"the package {module} is not installed",
+                f"Run `pip install 'imagefleet[{extra}]'`, or omit {option}.",
+            )
 
 
 def check_network_settings() -> None:

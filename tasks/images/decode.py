@@ -8,6 +8,7 @@ from PIL import Image
 
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, FetchTimeoutError, TooManyPixelsError, UndecodableError
+from tasks.image_options import DEFAULT_FORMATS, ImageFormat
 from tasks.images import completeness, identify, memory_estimate
 from tasks.images.identify import ImageInfo
 from tasks.images.metadata.removal import retry_without_metadata
@@ -18,7 +19,9 @@ from tasks.images.pixel_budget import PIXEL_BUDGET
 _MAX_FRAMES = 2000
 
 
-def decode_all_frames(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
+def decode_all_frames(
+    body: bytes, max_pixels: int, deadline: Deadline, formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS
+) -> ImageInfo:
     """Return an image's format and size after decoding all its frames.
 
     Damaged metadata does not make an image fail. If a file has several JPEGs (MPO), only the first must be complete.
@@ -27,6 +30,7 @@ def decode_all_frames(body: bytes, max_pixels: int, deadline: Deadline) -> Image
         body: an image of any accepted format.
         max_pixels: limit for each frame, checked before it is decoded.
         deadline: checked before each frame.
+        formats: the accepted formats.
 
     Raises:
         NotAnImageError, TooManyPixelsError: as `open_image`. TooManyPixelsError also as `estimate_pixels`, and for
@@ -35,15 +39,15 @@ def decode_all_frames(body: bytes, max_pixels: int, deadline: Deadline) -> Image
         FetchTimeoutError: the deadline passed before the last frame.
     """
     return retry_without_metadata(
-        lambda body: _decode_frames(body, max_pixels, deadline),
+        lambda body: _decode_frames(body, max_pixels, deadline, formats),
         body,
         lambda body: completeness.complete_jpeg(body, max_pixels, deadline),
     )
 
 
-def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline) -> ImageInfo:
+def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline, formats: tuple[ImageFormat, ...]) -> ImageInfo:
     # Pillow keeps an animation's image in memory from frame to frame, so keep its pixels reserved.
-    with identify.open_image(body, max_pixels) as image, ExitStack() as reservation:
+    with identify.open_image(body, max_pixels, formats) as image, ExitStack() as reservation:
         reserved = 0
         info = identify.image_info(image)
         # Decode a JPEG at an eighth of its width and height. In this way, the decoder reads all of the data, but

@@ -10,6 +10,7 @@ from typing import Any
 from PIL.ExifTags import GPS, IFD, Base
 from PIL.TiffImagePlugin import IFDRational
 
+from tasks.image_options import DEFAULT_FORMATS, ImageFormat
 from tasks.images import identify
 
 #: Longest value in JSON, in bytes; longer values are left out.
@@ -42,13 +43,13 @@ _TAGS: dict[str, tuple[int | None, int]] = {
 }
 
 
-def read_exif_tags(body: bytes, max_pixels: int) -> dict[str, str]:
+def read_exif_tags(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS) -> dict[str, str]:
     """Return the useful EXIF tags of an image, the most useful first; empty without usable EXIF.
 
     Numbers are written as in ExifRead: ``1/60``, ``[40, 26, 46]``. The orientation is its number.
     """
     try:
-        with identify.open_image(body, max_pixels) as image:
+        with identify.open_image(body, max_pixels, formats) as image:
             if len(image.info.get("exif", b"")) > _MAX_EXIF_BYTES:
                 return {}
             exif = image.getexif()

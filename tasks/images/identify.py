@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from io import BytesIO
 
 from PIL import (
@@ -24,11 +25,13 @@ from PIL import (
 from PIL.ImageFile import ImageFile
 
 from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
+from tasks.image_options import DEFAULT_FORMATS, ImageFormat
 from tasks.image_signatures import begins_as_image
+from tasks.images.extras import import_extra
 from tasks.images.file_signatures import identify_format
 from tasks.images.metadata.removal import retry_without_metadata
 
-#: The accepted formats by Pillow's names, with their file extensions.
+#: All formats by Pillow's names, with their file extensions. A run accepts some of them.
 EXTENSIONS = {
     "JPEG": "jpg",
     "MPO": "jpg",
@@ -39,6 +42,8 @@ EXTENSIONS = {
     "BMP": "bmp",
     "TIFF": "tiff",
     "ICO": "ico",
+    "HEIF": "heic",
+    "JPEG2000": "jp2",
 }
 #: Only the parsers of these formats are loaded and tried; the parsers of all other formats stay off. An MPO is opened
 #: as the JPEG at its start.
@@ -53,7 +58,15 @@ _PLUGINS = (
     IcoImagePlugin,
     MpoImagePlugin,
 )
-_FORMATS = tuple(name for name in EXTENSIONS if name != "MPO")
+_FORMATS = tuple(plugin for plugin in EXTENSIONS if plugin not in ("MPO", "HEIF", "JPEG2000"))
+#: The names of formats that differ from Pillow's names.
+_NAMES = {"MPO": ImageFormat.JPEG, "HEIF": ImageFormat.HEIC}
+#: The formats on request, by their names in `identify_format`.
+_ON_REQUEST = {
+    "a HEIC image": ImageFormat.HEIC,
+    "a HEIF image": ImageFormat.HEIC,
+    "a JPEG 2000 image": ImageFormat.JPEG2000,
+}
 _GIF = (b"GIF87a", b"GIF89a")
 _ICON = b"\0\0\1\0"
 #: Limit of a parser's reads: 200,000, plus one read for each 100 bytes of the image. A GIF needs two reads for each
@@ -129,24 +142,24 @@ class EncodedImage:
     phash: str | None = None
 
 
-def inspect(body: bytes, max_pixels: int) -> ImageInfo:
+def inspect(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS) -> ImageInfo:
     """Return an image's format and size from its header. Only the pixels of icons are decoded.
 
     Raises: as `open_image`, for the image without its metadata.
     """
 
     def read(body: bytes) -> ImageInfo:
-        with open_image(body, max_pixels) as image:
+        with open_image(body, max_pixels, formats) as image:
             return image_info(image)
 
     return retry_without_metadata(read, body)
 
 
-def open_image(body: bytes, max_pixels: int) -> ImageFile:
+def open_image(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS) -> ImageFile:
     """Return an image with its header parsed. Its pixels are decoded later, when they are accessed.
 
     Raises:
-        NotAnImageError: the bytes have no accepted format.
+        NotAnImageError: the bytes have none of the accepted ``formats``.
         UndecodableError: the bytes begin as an image, but the header is broken or has far too many pieces.
         TooManyPixelsError: the header announces more than ``max_pixels``.
     """
@@ -155,18 +168,44 @@ def open_image(body: bytes, max_pixels: int) -> ImageFile:
         if body.startswith(_ICON):
             check_pixels(_icon_size(body), min(max_pixels, _MAX_ICON_PIXELS))
         file = _LimitedReads(body)
-        image = _Gif(file) if body.startswith(_GIF) else Image.open(file, formats=_FORMATS)
+        image = _Gif(file) if body.startswith(_GIF) else Image.open(file, formats=_parsers(formats))
     except UnidentifiedImageError as error:
-        raise _not_an_image_error(body, "the body begins as an image, but its header is broken") from error
+        raise _not_an_image_error(body, formats, "the body begins as an image, but its header is broken") from error
     except FetchError:
         raise
     except Exception as error:  # a broken header can make Pillow's parsers raise any exception
-        raise _not_an_image_error(body, f"the image's header is broken: {error}") from error
+        raise _not_an_image_error(body, formats, f"the image's header is broken: {error}") from error
+    if formats is not DEFAULT_FORMATS and (name := _format_name(image)) not in formats:
+        raise NotAnImageError(f"the body is an image of the format {name}, which this run does not save (--formats)")
     check_pixels(image.size, max_pixels)
     if isinstance(image, PngImagePlugin.PngImageFile) and image.png is not None:
         # Profiles after the pixels have no effect, but Pillow would inflate each of them.
         vars(image.png)["chunk_iCCP"] = partial(_skip_chunk, file)
     return image
+
+
+@cache
+def _parsers(formats: tuple[ImageFormat, ...]) -> tuple[str, ...]:
+    """Load the parsers of formats on request; return Pillow's names of all formats to try.
+
+    The usual formats are always parsed, so that an error message can name them.
+
+    Raises:
+        InternalError: a package is not installed.
+    """
+    parsers = _FORMATS
+    if ImageFormat.HEIC in formats:
+        import_extra("pillow_heif", "heic").register_heif_opener()
+        parsers = (*parsers, "HEIF")
+    if ImageFormat.JPEG2000 in formats:
+        import_module("PIL.Jpeg2KImagePlugin")
+        parsers = (*parsers, "JPEG2000")
+    return parsers
+
+
+def _format_name(image: ImageFile) -> str:
+    kind = image.format or ""
+    return _NAMES.get(kind, kind.lower())
 
 
 def _skip_chunk(file: BytesIO, _position: int, length: int) -> bytes:
@@ -177,7 +216,7 @@ def _skip_chunk(file: BytesIO, _position: int, length: int) -> bytes:
 def image_info(image: ImageFile) -> ImageInfo:
     """Return the format and size of an opened image."""
     kind = image.format or ""
-    return ImageInfo(kind.lower().replace("mpo", "jpeg"), EXTENSIONS[kind], *image.size)
+    return ImageInfo(_format_name(image), EXTENSIONS[kind], *image.size)
 
 
 def digest(body: bytes) -> str:
@@ -209,9 +248,11 @@ def _icon_size(body: bytes) -> tuple[int, int]:
         return width, height // 2
 
 
-def _not_an_image_error(body: bytes, why: str) -> NotAnImageError | UndecodableError:
+def _not_an_image_error(body: bytes, formats: tuple[ImageFormat, ...], why: str) -> NotAnImageError | UndecodableError:
     """Return the error for a body that no parser accepts; ``why`` is its message if the body begins as an image."""
     known = identify_format(body)
+    if known is not None and _ON_REQUEST.get(known.name) in formats:
+        return UndecodableError(why)
     if known is not None and known.is_image:
         return NotAnImageError(f"the body is {known.name}, a format that imagefleet does not save")
     if begins_as_image(body) or (body[4:8] == b"ftyp" and b"avif" in body[8:64]):

@@ -25,6 +25,8 @@ _MAX_SCANS = 200
 _MAX_SEGMENTS = 20_000
 #: libavif's own limit of an encoded image's pixels. libavif applies this limit regardless of the size in the header.
 _AVIF_PIXELS = 16384 * 16384
+#: More pixels than the whole budget.
+_DECODED_ALONE = 2**26
 #: A JPEG's marker outside of a scan's data. Inside that data, 0xFF00 means the byte 0xFF, and 0xFFD0 to 0xFFD7 are
 #: restart markers.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])")
@@ -59,6 +61,9 @@ def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
             return max(width * height, across * down)
         case AvifImageFile():
             return _AVIF_PIXELS
+        case _ if image.format in ("HEIF", "JPEG2000"):
+            # Their decoders need many times the memory of the pixels, and may decode a larger image and crop it.
+            return max(width * height, _DECODED_ALONE)
     return width * height
 
 

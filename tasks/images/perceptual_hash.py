@@ -7,7 +7,7 @@ from io import BytesIO
 from PIL import Image
 
 from tasks.deadline import Deadline
-from tasks.image_options import ResizeMode, ResizeOptions
+from tasks.image_options import DEFAULT_FORMATS, ImageFormat, ResizeMode, ResizeOptions
 from tasks.images.extras import import_extra
 from tasks.images.resize import resize_image
 
@@ -16,7 +16,9 @@ from tasks.images.resize import resize_image
 _SMALL = ResizeOptions(ResizeMode.KEEP_RATIO_LARGEST, 128, 100, only_if_bigger=True)
 
 
-def perceptual_hash(body: bytes, max_pixels: int, deadline: Deadline) -> str:
+def perceptual_hash(
+    body: bytes, max_pixels: int, deadline: Deadline, formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS
+) -> str:
     """Return the pHash of an image's first frame: 64 bits as 16 hexadecimal digits.
 
     The digits are those of ``imagehash.phash``. Two copies of a picture differ by a few bits at most.
@@ -26,6 +28,6 @@ def perceptual_hash(body: bytes, max_pixels: int, deadline: Deadline) -> str:
         InternalError: the library is not installed.
     """
     library = import_extra("imagehash", "phash")
-    small = resize_image(body, _SMALL, max_pixels, deadline)
+    small = resize_image(body, _SMALL, max_pixels, deadline, formats)
     with Image.open(BytesIO(small.body)) as image:
         return str(library.phash(image))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tasks.deadline import Deadline
 from tasks.errors import FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
-from tasks.image_options import NO_FILTER
+from tasks.image_options import DEFAULT_FORMATS, NO_FILTER, ImageFormat
 from tasks.images import identify
 from tasks.images.decode import decode_all_frames
 from tasks.images.exif_tags import read_exif_tags
@@ -32,12 +32,12 @@ def prepare_image(body: bytes, options: FetchOptions, deadline: Deadline) -> Enc
         NotAnImageError, TooManyPixelsError, UndecodableError, FetchTimeoutError: the image can't be used.
     """
     if options.filters != NO_FILTER:
-        header = identify.inspect(body, options.max_pixels)
+        header = identify.inspect(body, options.max_pixels, options.formats)
         check_filters((header.width, header.height), options.filters)
     if options.resize.encodes:
-        image = resize_image(body, options.resize, options.max_pixels, deadline)
+        image = resize_image(body, options.resize, options.max_pixels, deadline, options.formats)
     elif options.verify is Verify.DECODE:
-        info = decode_all_frames(body, options.max_pixels, deadline)
+        info = decode_all_frames(body, options.max_pixels, deadline, options.formats)
         image = EncodedImage(body, info, (info.width, info.height))
     else:
         image = _unchanged_image(body, options)
@@ -80,7 +80,7 @@ def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     loss, a file may be empty, or have zeros in place of its last bytes, and some decoders turn zeros into pixels.
     """
     try:
-        info = decode_all_frames(body, options.max_pixels, deadline)
+        info = decode_all_frames(body, options.max_pixels, deadline, _saved_formats(options))
     except (NotAnImageError, UndecodableError):
         return False
     except (TooManyPixelsError, FetchTimeoutError):
@@ -88,8 +88,13 @@ def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     return not (info.format in _TAKE_ZEROS and body.endswith(_ZEROS))
 
 
+def _saved_formats(options: FetchOptions) -> tuple[ImageFormat, ...]:
+    """Return the formats of saved files: those of encoded images, or the accepted ones."""
+    return DEFAULT_FORMATS if options.resize.encodes else options.formats
+
+
 def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
-    info = identify.inspect(body, options.max_pixels)
+    info = identify.inspect(body, options.max_pixels, _saved_formats(options))
     return EncodedImage(body, info, (info.width, info.height))
 
 
@@ -98,7 +103,7 @@ def _with_facts(
 ) -> EncodedImage:
     """Return an image with the facts that the run asks for; ``downloaded`` has its EXIF data, if it is known."""
     if options.extract_exif and downloaded is not None:
-        image = replace(image, exif=read_exif_tags(downloaded, options.max_pixels))
+        image = replace(image, exif=read_exif_tags(downloaded, options.max_pixels, options.formats))
     if options.phash:
-        image = replace(image, phash=perceptual_hash(image.body, options.max_pixels, deadline))
+        image = replace(image, phash=perceptual_hash(image.body, options.max_pixels, deadline, _saved_formats(options)))
     return image

@@ -15,7 +15,7 @@ from PIL.ImageFile import ImageFile
 
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, UndecodableError
-from tasks.image_options import EncodeFormat, Interpolation, ResizeOptions
+from tasks.image_options import DEFAULT_FORMATS, EncodeFormat, ImageFormat, Interpolation, ResizeOptions
 from tasks.images import colour, completeness, identify, memory_estimate
 from tasks.images.encode import check_sides, encode
 from tasks.images.geometry import SIDEWAYS, Geometry, resize_geometry
@@ -64,7 +64,13 @@ _FORMATS = {
 }
 
 
-def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
+def resize_image(
+    body: bytes,
+    options: ResizeOptions,
+    max_pixels: int,
+    deadline: Deadline,
+    formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS,
+) -> EncodedImage:
     """Return the image, resized and encoded as the options say, upright and in sRGB.
 
     Grey stays grey. In a JPEG, transparent areas are flattened onto the background. Of several frames, only the first
@@ -75,6 +81,7 @@ def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline:
         options: the mode, the size, and how to resample and encode.
         max_pixels: limit for the original and for the result.
         deadline: limits the wait for the pixel budget, but not the decoding.
+        formats: the accepted formats of the body.
 
     Raises:
         NotAnImageError, TooManyPixelsError: as `open_image`. TooManyPixelsError also if a side of the result is too
@@ -85,7 +92,8 @@ def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline:
     """
 
     def resize(readable: bytes) -> EncodedImage:
-        result = _resize(readable, options, max_pixels, deadline)
+        with identify.open_image(readable, max_pixels, formats) as image:
+            result = _resize(image, readable, options, max_pixels, deadline)
         # An image that needs no change keeps all its bytes, even if only a part of them can be read.
         return replace(result, body=body) if result.body is readable else result
 
@@ -96,8 +104,7 @@ def resize_image(body: bytes, options: ResizeOptions, max_pixels: int, deadline:
     )
 
 
-def _resize(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
-    image = identify.open_image(body, max_pixels)
+def _resize(image: ImageFile, body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
     original = image.size
     # A TIFF has no EXIF block; Pillow itself turns a TIFF upright. XMP is ignored, as in browsers.
     orientation = exif.orientation(image.info.get("exif", b""))
@@ -118,6 +125,7 @@ def _resize(body: bytes, options: ResizeOptions, max_pixels: int, deadline: Dead
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
             raise UndecodableError(f"the image can't be decoded: {error}") from error
         finally:
+            # Its pixels are no longer needed.
             image.close()
         encoded = encode(upright, options)
     return EncodedImage(

@@ -11,7 +11,7 @@ import pytest
 from config import limits
 from producer.cli.parameters import DownloadParameters, Duration, Size, download_options
 from producer.output.run_file import RunConfig
-from tasks.image_options import EncodeFormat, FilterOptions, Interpolation, ResizeMode, ResizeOptions
+from tasks.image_options import DEFAULT_FORMATS, EncodeFormat, FilterOptions, Interpolation, ResizeMode, ResizeOptions
 from tasks.model import HeaderOptions, Verify
 
 
@@ -93,6 +93,23 @@ def test_image_size_defaults_to_256() -> None:
     assert parse().fetch.resize == ResizeOptions(ResizeMode.NO)
     for mode in ResizeMode:
         assert parse("--resize", mode.value).fetch.resize == ResizeOptions(mode, 256)
+
+
+@pytest.mark.parametrize(
+    ("names", "formats"),
+    [
+        ("jpeg", ("jpeg",)),
+        ("PNG, jpeg", ("jpeg", "png")),
+        ("default", DEFAULT_FORMATS),
+        ("heic,default", (*DEFAULT_FORMATS, "heic")),
+    ],
+)
+def test_formats(names: str, formats: tuple[str, ...]) -> None:
+    """The formats are a list of names, in any order; ``default`` stands for the usual ones."""
+    assert parse("--formats", names).fetch.formats == formats
+    for wrong in ("", "jpeg,tga", "jpeg,,png"):
+        with pytest.raises(click.BadParameter, match=r"is not one of|empty"):
+            parse("--formats", wrong)
 
 
 def test_image_options_reach_the_run() -> None:
