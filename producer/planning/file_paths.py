@@ -32,6 +32,9 @@ def name_files(requests: Iterable[ImageRequest], options: RunConfig, out: Store)
 
     The first request raises a `UsageError` if the template names a column that the list does not pass on.
     """
+    if options.output.path_template is None and options.source.path_col is None:
+        # Default names cost nothing while a long list is planned.
+        return RequestStream(lambda: (schema_of(requests), iter(requests)))
     return RequestStream(lambda: (schema_of(requests), _name(requests, options, out)))
 
 

@@ -18,9 +18,9 @@ from tasks.storage.local_store import LocalStore
 _NAMED = {"cats/Tom": 0, "": 1, "CATS/tom": 2, "dogs/rex": 3, "cats/tom.jpg/x": 4}
 
 
-def config(template: str | None) -> RunConfig:
-    """Return the options of a run with a template."""
-    return RunConfig(shard_size=10, output=OutputOptions(path_template=template))
+def config(template: str | None, column: str | None = None) -> RunConfig:
+    """Return the options of a run with a template, or with a column of names."""
+    return RunConfig(shard_size=10, output=OutputOptions(path_template=template), source=SourceOptions(path_col=column))
 
 
 def labelled(labels: Iterable[str]) -> list[ImageRequest]:
@@ -29,8 +29,8 @@ def labelled(labels: Iterable[str]) -> list[ImageRequest]:
 
 
 def named(requests: Iterable[ImageRequest], template: str | None, store: LocalStore) -> list[ImageRequest]:
-    """Return the named requests; no temporary file remains."""
-    found = list(name_files(requests, config(template), store))
+    """Return the named requests, without a template by a column; no temporary file remains."""
+    found = list(name_files(requests, config(template, None if template else "name"), store))
     assert not list(store.root.rglob("file_paths"))
     return found
 
@@ -38,7 +38,7 @@ def named(requests: Iterable[ImageRequest], template: str | None, store: LocalSt
 def test_default_names_need_nothing(store: LocalStore) -> None:
     """Without a template, requests stay as they are."""
     requests = labelled(["a", "b"])
-    assert named(requests, None, store) == requests
+    assert list(name_files(requests, config(None), store)) == requests
 
 
 def test_names_of_a_column(store: LocalStore) -> None:
