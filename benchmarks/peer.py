@@ -47,6 +47,7 @@ def running_peer() -> Iterator[Peer]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
         env={**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1", "PYTHONWARNINGS": "ignore"},
     ) as process:
         assert process.stdin is not None
@@ -57,9 +58,9 @@ def running_peer() -> Iterator[Peer]:
 
 def write_table(name: str, table: str) -> None:
     """Replace a measured table of the documentation's page about img2dataset."""
-    text = PAGE.read_text()
+    text = PAGE.read_text(encoding="utf-8")
     begin, end = f"<!-- measured: {name} -->", "<!-- end -->"
     replaced = re.sub(f"{begin}\n.*?{end}", lambda _: f"{begin}\n{table.strip()}\n{end}", text, count=1, flags=re.S)
     if begin not in text:
         raise SystemExit(f"{PAGE} has no place for the table {name}")
-    PAGE.write_text(replaced)
+    PAGE.write_text(replaced, encoding="utf-8")

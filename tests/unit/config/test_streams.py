@@ -106,7 +106,9 @@ def _without_encoding(file: Path) -> Iterator[int]:
         function = ast.unparse(node.func)
         modes = [ast.unparse(argument) for argument in (*node.args, *(option.value for option in node.keywords))]
         is_binary = any(mode.startswith("'") and mode.strip("'rwxab+") == "" and "b" in mode for mode in modes)
-        opens = function.rpartition(".")[2] in ("open", "fdopen") and not function.startswith(("os.open", "Image."))
+        opens = function.rpartition(".")[2] in ("open", "fdopen") and not function.startswith(
+            ("os.open", "Image.", "tarfile.")
+        )
         if "encoding" not in options and (
             function.endswith((".read_text", ".write_text"))
             or (opens and not is_binary)
