@@ -70,6 +70,8 @@ def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
         yield from _latency(results["latency"])
     if "submission" in results:
         yield from _submission(results["submission"])
+    if "planning" in results:
+        yield from _planning(results["planning"])
     yield from _counts(results)
     if SIZES.name in results:
         yield from _sizes(results[SIZES.name])
@@ -174,6 +176,23 @@ def _submission(result: Result) -> Iterator[str]:
         f"no worker. The producer sends {rate['median']:,.0f} tasks/s ({rate['least']:,.0f} to {rate['most']:,.0f}; "
         f"{result['images']:,} tasks, {result['repeat']} runs) and uses {cpu['median']:.3f} ms of CPU per task."
     )
+
+
+def _planning(result: Result) -> Iterator[str]:
+    yield "## Planning"
+    yield (
+        f"The planner reads a list of {result['rows']:,} rows with URLs and captions, and writes the plan (`python -m "
+        f"benchmarks.planning`). {BASE}'s reader cuts the same list into files of 1,000 rows. It reads the whole list "
+        "into memory. The rate is per second of CPU, because other programs used the machine too."
+    )
+    rows = []
+    for name, ways in result["formats"].items():
+        cells = [f"`{name}`"]
+        for way in (IMAGEFLEET, BASE):
+            measured = ways[way]
+            cells += [f"{measured['rows'] / measured['cpu_seconds']:,.0f}", f"{measured['peak_mib']:,} MiB"]
+        rows.append(cells)
+    yield _table(["format", f"{IMAGEFLEET}, rows/s", "peak memory", f"{BASE}, rows/s", "peak memory"], rows)
 
 
 def _counts(results: Mapping[str, Result]) -> Iterator[str]:
