@@ -14,7 +14,7 @@ from typing import IO, Any
 from benchmarks import peer_resizer
 from benchmarks.programs import IMG2DATASET
 
-PAGE = Path(__file__).parents[1] / "docs" / "img2dataset.md"
+PAGE = Path(__file__).parents[1] / "docs" / "from-img2dataset.md"
 
 
 class Peer:

@@ -1,6 +1,6 @@
 """Resize the same mixed pictures with imagefleet and img2dataset, and explain each difference.
 
-``python -m benchmarks.resize_parity`` writes the table into ``docs/img2dataset.md``. It fails if a kind of picture
+``python -m benchmarks.resize_parity`` writes the table into ``docs/from-img2dataset.md``. It fails if a kind of picture
 differs without an explanation here.
 """
 

@@ -1,7 +1,7 @@
 """Compare the CPU time of imagefleet and of img2dataset's Resizer for each resize mode, on the same bytes.
 
 ``python -m benchmarks.resizing`` measures both in turns, in one thread each, and writes the table into
-``docs/img2dataset.md``. CPU time does not depend on other programs on the machine as much as elapsed time does.
+``docs/from-img2dataset.md``. CPU time does not depend on other programs on the machine as much as elapsed time does.
 """
 
 from __future__ import annotations
