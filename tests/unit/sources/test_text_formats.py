@@ -55,6 +55,12 @@ def test_aria2(tmp_path: Path) -> None:
     assert [request.columns["dir"] for request in requests] == [None, "/tmp", None]
 
 
+def test_aria2_names_the_files(tmp_path: Path) -> None:
+    """With `--path-col out`, images get the names that aria2 would give them. A row without one has no name."""
+    requests = read(tmp_path / "list.txt", _ARIA2, SourceOptions(InputFormat.ARIA2, path_col="out"))
+    assert [request.path for request in requests] == ["one.jpg", "two.jpg", None]
+
+
 @pytest.mark.parametrize(("body", "name"), [(_IMAGENET, "words"), (_ARIA2, "aria2")])
 def test_message_names_the_option(tmp_path: Path, body: bytes, name: str) -> None:
     """Without the option, the list is refused, and the message names the option."""
