@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from producer.api import retry as retry
     from producer.dispatch.progress import Progress as Progress
     from producer.output.run_file import RunConfig as RunConfig
+    from producer.runs.incremental_mode import IncrementalMode as IncrementalMode
     from producer.runs.result import RunResult as RunResult
     from producer.sources.options import InputFormat as InputFormat
     from producer.sources.options import SourceOptions as SourceOptions
@@ -41,6 +42,7 @@ _MODULES = {
     "producer.api": ("Broker", "LocalFleet", "download", "resume", "retry"),
     "producer.dispatch.progress": ("Progress",),
     "producer.output.run_file": ("RunConfig",),
+    "producer.runs.incremental_mode": ("IncrementalMode",),
     "producer.runs.result": ("RunResult",),
     "producer.sources.options": ("InputFormat", "SourceOptions"),
     "tasks.errors": ("CommandError", "RunInterruptedError", "UsageError"),

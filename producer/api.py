@@ -30,6 +30,7 @@ from tasks.errors import WORTH_RETRYING
 if TYPE_CHECKING:
     from producer.dispatch.progress import Progress
     from producer.output.run_file import RunConfig
+    from producer.runs.incremental_mode import IncrementalMode
     from producer.runs.result import RunResult
     from producer.runs.run import Run
     from producer.runs.worker_pool import WorkerPool
@@ -73,18 +74,20 @@ def download(
     config: RunConfig | None = None,
     workers: Workers = None,
     on_progress: Listener | None = None,
+    incremental: IncrementalMode | None = None,
 ) -> RunResult:
-    """Download every image of a URL list into a new folder, and wait for the end.
+    """Download every image of a URL list into a folder, and wait for the end.
 
     Ctrl-C, or an exception from ``on_progress``, ends the run early. `resume` continues it.
 
     Args:
         source: the path or URL of a URL list, or the URLs of the images themselves.
         out: the output folder: a path, or the URL of an object store such as ``s3://bucket/prefix``. A missing folder
-            is created. The folder must not hold a run.
-        config: the options; None for the defaults of ``producer run``.
+            is created.
+        config: the options; None for the defaults of ``producer run``, or for those of the run that is extended.
         workers: where to download.
         on_progress: called with the progress.
+        incremental: what to do if the folder holds a run; None: refuse it.
 
     Returns:
         The result. Failed images don't raise an exception: ``result.summary`` counts them, and ``result.outcomes()``
@@ -95,11 +98,13 @@ def download(
         CommandError: the run can't continue, for example because Redis is unreachable. ``error.hint`` is the next step.
         SettingsError: an environment variable has an invalid value.
     """
-    from producer.output.folder import new_run_folder, open_output
-    from producer.output.run_file import RunConfig
+    from producer.output.folder import open_output
+    from producer.output.run_file import RunConfig, RunFile
+    from producer.runs import incremental as starting
+    from producer.runs.incremental_mode import IncrementalMode
     from producer.runs.preflight import check_extras, check_insecure
-    from producer.runs.run import Run
 
+    given = () if config is None else None
     config = RunConfig() if config is None else config
     broker = _broker_url(workers)
     if broker is None:
@@ -111,12 +116,13 @@ def download(
         previous = PreviousRun(parse_location(config.previous_run), open_output(_location(out)), config.fetch)
         config = replace(config, previous_run=previous.folder)
     name, requests = _requests(source, config)
-    with (
-        new_run_folder(_location(out), broker) as store,
-        _worker_pool(_location(out), config, workers, broker) as pool,
-        Run.begin(requests, name, store, config) as run,
-    ):
-        return run.execute(pool, on_progress or _ignore)
+    wanted = starting.RunRequest(name, requests, config, given)
+    with starting.run_folder(_location(out), broker, incremental) as store:
+        if incremental is IncrementalMode.SKIP and RunFile.is_in(store):
+            return _execute(starting.resume_same(wanted, store), _location(out), workers, broker, on_progress)
+        prepared = starting.prepare(wanted, incremental, store, broker)
+        with _worker_pool(_location(out), prepared.config, workers, broker) as pool, prepared.start() as run:
+            return run.execute(pool, on_progress or _ignore)
 
 
 def resume(out: str | Path, workers: Workers = None, on_progress: Listener | None = None) -> RunResult:
@@ -159,11 +165,15 @@ def _continue_run(
     broker = _broker_url(workers)
     store = existing_run(out)
     with lock.hold(store, broker, command):
-        run = open_run(store)
-        if run.is_done:
-            return run.summary()
-        with run, _worker_pool(out, run.config, workers, broker) as pool:
-            return run.execute(pool, on_progress or _ignore)
+        return _execute(open_run(store), out, workers, broker, on_progress)
+
+
+def _execute(run: Run, out: Location, workers: Workers, broker: str | None, on_progress: Listener | None) -> RunResult:
+    """Continue an existing run, unless it is complete, and return its result."""
+    if run.is_done:
+        return run.summary()
+    with run, _worker_pool(out, run.config, workers, broker) as pool:
+        return run.execute(pool, on_progress or _ignore)
 
 
 def _broker_url(workers: Workers) -> str | None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from config.locations import Location, resolved
 from producer.cli.console import create_console, print_note, show
@@ -33,6 +34,7 @@ from producer.cli.parameters import (
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import format_size, pluralized
+from producer.runs.incremental_mode import IncrementalMode
 from producer.runs.preflight import check_extras, check_insecure, checked_broker_url, find_broker_url
 from tasks.errors import WORTH_RETRYING
 from tasks.model import Reason
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from producer.runs.run import Run
     from producer.runs.worker_pool import WorkerPool
     from tasks.storage.store import Store
+
+_ALREADY_COMPLETE = "The run is complete. There is nothing to do."
 
 
 @click.command(epilog=f"{COLUMN_HELP} {DURATION_HELP} {SIZE_HELP}")
@@ -63,6 +67,12 @@ if TYPE_CHECKING:
     help="Folder of a previous run to refresh. If a server reports an image as unchanged, the image is reused from "
     "this folder instead of downloaded.",
 )
+@click.option(
+    "--incremental",
+    type=click.Choice([mode.value for mode in IncrementalMode]),
+    help="What to do if the folder of --out holds a run. skip: continue it, if it has the same list and options. "
+    "overwrite: remove it, and begin a new run. extend: add SOURCE to it, as new shards.  [default: refuse the folder]",
+)
 @source_options
 @download_options
 @output_options
@@ -73,6 +83,7 @@ def run(
     source: str,
     out: Location,
     refresh_from: Location | None,
+    incremental: str | None,
     reading: SourceParameters,
     download: DownloadParameters,
     output: OutputParameters,
@@ -84,9 +95,11 @@ def run(
 
     SOURCE is a path, a URL (https, http, s3, gs, az), or - for standard input.
     """
-    from producer.output.folder import new_run_folder
+    from producer.output.run_file import RunFile
+    from producer.runs import incremental as starting
     from producer.sources import url_list
 
+    mode = None if incremental is None else IncrementalMode(incremental)
     config = replace(download.run_config(), source=reading.options(), output=output.output_options())
     if find_broker_url(broker) is None:
         check_insecure(config)
@@ -98,24 +111,29 @@ def run(
         previous = PreviousRun(refresh_from, open_output(out), config.fetch)
         config = replace(config, previous_run=previous.folder)
     requests = url_list.require_urls(url_list.read(source, config.source), source)
-    with (
-        new_run_folder(out, checked_broker_url(broker)) as store,
-        get_worker_pool(
-            FleetRequest(
-                fleet,
-                broker,
-                [resolved(out)],
-                as_json,
-                previous_run=config.previous_run,
-                insecure=config.fetch.insecure,
-            )
-        ) as pool,
-    ):
-        from producer.runs.run import Run
-
-        with Run.begin(requests, source, store, config) as fresh:
-            finished = _execute_run(fresh, pool, out, as_json)
+    wanted = starting.RunRequest(source, requests, config, _given_options())
+    request = FleetRequest(fleet, broker, [resolved(out)], as_json)
+    with starting.run_folder(out, url := checked_broker_url(broker), mode) as store:
+        if mode is IncrementalMode.SKIP and RunFile.is_in(store):
+            _continue_run(starting.resume_same(wanted, store), _ALREADY_COMPLETE, out, request)
+            return
+        prepared = starting.prepare(wanted, mode, store, url)
+        options = prepared.config
+        request = replace(request, previous_run=options.previous_run, insecure=options.fetch.insecure)
+        with get_worker_pool(request) as pool, prepared.start() as started:
+            finished = _execute_run(started, pool, out, as_json)
     _show_result(finished, as_json)
+
+
+def _given_options() -> frozenset[str]:
+    """Return the options on the command line, such as ``--timeout``."""
+    context = click.get_current_context()
+    given = (
+        param
+        for param in context.command.params
+        if param.name is not None and context.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+    )
+    return frozenset(name for param in given for name in param.opts)
 
 
 @click.command()
@@ -136,7 +154,7 @@ def resume(out: Location, fleet: FleetParameters, broker: str | None, as_json: b
         from producer.runs.run import Run
 
         request = FleetRequest(fleet, broker, [resolved(out)], as_json)
-        _continue_run(Run.resume(store), "The run is complete. There is nothing to do.", out, request)
+        _continue_run(Run.resume(store), _ALREADY_COMPLETE, out, request)
 
 
 @click.command()

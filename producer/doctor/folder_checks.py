@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -143,7 +144,7 @@ def _inspect_run(store: Store) -> _RunFindings:
     shards = record.planned_shards
     plans = set(store.list_files(plan.FOLDER))
     if record.plan is PlanState.OPEN:
-        shards = next(shard for shard in range(len(plans) + 1) if plan.name(shard) not in plans)
+        shards = next(shard for shard in count(record.earlier_shards) if plan.name(shard) not in plans)
     entries = set(store.list_entries())
     done = [shard for shard in range(shards) if manifest.name(shard) in entries]
     sizes: list[int] = []
@@ -157,6 +158,8 @@ def _inspect_run(store: Store) -> _RunFindings:
 
     run = _InspectedRun(record, store, shards, producer)
     findings = [_state_finding(run)]
+    if record.state is State.REMOVING:
+        return _RunFindings(findings)
     findings += _failure_findings(record, store)
     # A complete run no longer needs its plan, but a retry of the run does.
     needed = Level.WARN if record.state is State.COMPLETE and len(done) == shards else Level.BAD
@@ -244,6 +247,9 @@ def _state_finding(run: _InspectedRun) -> Finding:
         dead = lock.dead_holder(store)
         who = f", {dead.text}," if dead is not None else ""
         found = f"{found}: {NAME} says it is running, but its producer{who} is dead"
+    elif record.state is State.REMOVING:
+        todo = "Run the interrupted command with `--incremental overwrite` again, or remove the folder."
+        return Finding("run", Level.WARN, f"{found}: some of its files are already removed", todo)
     else:
         found = f"{found}: {record.state}"
     return Finding("run", Level.WARN, found, f"Resume it with `{resume_command(store)}`.")
@@ -302,18 +308,22 @@ def _plan_finding(run: _InspectedRun, gone: list[int], reading: _ReadResult, nee
     record = run.record
     found = reading.text(f"{pluralized(run.shards, 'shard')} planned", plan.name)
     listed = url_list.shown(record.source)
+    unchanged = url_list.is_unchanged(record.source, record.fingerprint)
+    explained = url_list.explain_difference(record.source)
+    if min([*gone, *reading.broken], default=run.shards) < record.earlier_shards:
+        unchanged, explained = False, "the shard is from an earlier list, before the run was extended"
     if gone:
         found = f"{found}; {len(gone):,} missing: {list_names(map(plan.name, gone))}"
     if gone or reading.broken:
-        if url_list.is_unchanged(record.source, record.fingerprint):
+        if unchanged:
             return Finding("plan", Level.WARN, found, f"`{resume_command(run.store)}` rebuilds it from {listed}.")
-        todo = f"Restore a good copy. The plan can't be rebuilt: {url_list.explain_difference(record.source)}."
+        todo = f"Restore a good copy. The plan can't be rebuilt: {explained}."
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and run.producer is None:
         found = f"{found}; the URL list was not fully read"
-        if not url_list.is_unchanged(record.source, record.fingerprint):
+        if not unchanged:
             todo = "Restore the original list, or download its unplanned part into another folder."
-            return Finding("plan", Level.WARN, f"{found}, and {url_list.explain_difference(record.source)}", todo)
+            return Finding("plan", Level.WARN, f"{found}, and {explained}", todo)
     return Finding("plan", Level.OK, found)
 
 

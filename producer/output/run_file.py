@@ -13,7 +13,7 @@ import re
 import secrets
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -42,6 +42,8 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
     FAILED = "failed"
+    #: A command was told to overwrite the run, and has not removed all of its files yet.
+    REMOVING = "removing"
 
 
 class PlanState(StrEnum):
@@ -78,6 +80,9 @@ class RunFile:
     plan: PlanState = PlanState.OPEN
     planned_rows: int = 0
     planned_shards: int = 0
+    #: The shards and rows of the lists before the current one. There are none unless the run was extended.
+    earlier_shards: int = 0
+    earlier_rows: int = 0
     state: State = State.RUNNING
     #: The revision: 0 for the run itself, one more for each retry.
     revision: int = 0
@@ -90,6 +95,35 @@ class RunFile:
     started_at: float = field(default_factory=time.time)
     finished_at: float | None = None
     totals: dict[str, Any] | None = None
+
+    @property
+    def first_index(self) -> int:
+        """The index of the first row of the current list."""
+        return self.earlier_shards * self.options.shard_size
+
+    def end_index(self, rows: int) -> int:
+        """Return the index after the last row, if this many rows are planned.
+
+        The index is larger than the number of rows if the last shard of an earlier list is not full.
+        """
+        return self.first_index + rows - self.earlier_rows
+
+    @classmethod
+    def load_usable(cls, store: Store) -> Self:
+        """Read the run.json of a run that a command can work on.
+
+        Raises:
+            UsageError: the folder holds no run, or a run with some files already removed.
+            CommandError: the file is damaged.
+        """
+        record = cls.load(store)
+        if record.state is State.REMOVING:
+            raise UsageError(
+                f"Some files of the run in {store.location} are already removed",
+                "a command with `--incremental overwrite` was interrupted while it removed the run",
+                "Run that command again, or remove the folder.",
+            )
+        return record
 
     @classmethod
     def load(cls, store: Store) -> Self:
@@ -112,6 +146,22 @@ class RunFile:
             ) from error
 
     @staticmethod
+    def is_in(store: Store) -> bool:
+        """Return whether a folder holds a run.
+
+        Raises:
+            CommandError: the store can't be asked.
+        """
+        try:
+            return store.exists(NAME)
+        except StorageError as error:
+            raise CommandError(
+                f"The output folder {store.location} can't be read",
+                str(error),
+                "Check the store, and the permissions of this user or of the credentials in the environment.",
+            ) from error
+
+    @staticmethod
     def require(store: Store) -> None:
         """Check that a folder holds a run.
 
@@ -119,15 +169,7 @@ class RunFile:
             UsageError: the folder holds no run.
             CommandError: the store can't be asked.
         """
-        try:
-            exists = store.exists(NAME)
-        except StorageError as error:
-            raise CommandError(
-                f"The output folder {store.location} can't be read",
-                str(error),
-                "Check the store, and the permissions of this user or of the credentials in the environment.",
-            ) from error
-        if not exists:
+        if not RunFile.is_in(store):
             raise UsageError(
                 f"{store.location} holds no run",
                 f"there is no {NAME} in it",
@@ -174,21 +216,27 @@ class RunFile:
                 return (
                     f"That run is complete. Use `producer retry {folder}` to retry its failed images. Choose "
                     f"another --out to download the list again; add `--refresh-from {folder}` to reuse the "
-                    "unchanged images."
+                    "unchanged images. Or use --incremental to overwrite the run, or to extend it by another list."
                 )
         # For a damaged run.json, `resume` reports the problem.
-        return f"Resume it with `{resume_command(store)}`, choose another --out, or remove that folder."
+        return (
+            f"Resume it with `{resume_command(store)}`, choose another --out, or remove that folder. Or use "
+            "--incremental to continue or overwrite a run."
+        )
 
     @staticmethod
-    def find_run_file(store: Store) -> str | None:
+    def find_run_file(store: Store, known: Container[str] = ()) -> str | None:
         """Return the name of a file or folder that belongs to a run, or seems to; None if there is none.
+
+        Args:
+            store: the folder.
+            known: names to ignore.
 
         Raises:
             StorageError: the folder can't be listed.
         """
-        return next(
-            (name for name in store.list_entries() if _RUN_FILES.fullmatch(name) and store.contains_files(name)), None
-        )
+        found = (name for name in store.list_entries() if _RUN_FILES.fullmatch(name) and name not in known)
+        return next((name for name in found if store.contains_files(name)), None)
 
     def save(self, store: Store, **changes: Any) -> Self:
         """Write the record with changes, and return it.

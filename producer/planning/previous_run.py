@@ -75,7 +75,7 @@ class PreviousRun:
                 "--out is inside the --refresh-from folder, and would be deleted together with it",
                 "Choose an --out outside of that folder.",
             )
-        self._record = RunFile.load(self._store)
+        self._record = RunFile.load_usable(self._store)
         output = self._record.options.output
         if output.format is not OutputFormat.FILES or output.path_template is not None:
             raise UsageError(

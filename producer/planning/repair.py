@@ -1,4 +1,7 @@
-"""Repair a run's plan: rebuild missing or damaged files from the URL list, if the list is unchanged."""
+"""Repair a run's plan: rebuild missing or damaged files from the URL list, if the list is unchanged.
+
+If a run was extended, only the shards of its last list can be rebuilt.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from itertools import islice
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import each_shard, load_manifest, load_plan
+from producer.planning import current_list
 from producer.planning.duplicates import refuse_duplicates
 from producer.planning.file_paths import name_files
 from producer.planning.previous_run import join_previous_images
@@ -43,21 +47,21 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
     if not broken:
         return
     first = next(iter(broken.values()))
+    if min(broken) < record.earlier_shards:
+        raise _unrepairable_error(first, "the shard is from an earlier list, before the run was extended")
     if not url_list.is_unchanged(record.source, record.fingerprint):
-        raise _unrepairable_error(first, record)
+        raise _unrepairable_error(first, url_list.explain_difference(record.source))
     # Compare everything before writing anything. Memory holds one shard at a time, however many are damaged.
-    for shard, requests in _first_shards(
-        url_list.read(record.source, record.options.source), record, min(max(broken) + 2, shards)
-    ):
+    for shard, requests in _first_shards(current_list.read(record), record, min(max(broken) + 2, shards)):
         if not _matches_plan(shard, requests, shard in broken, record, store, shards):
-            raise _unrepairable_error(first, record)
+            raise _unrepairable_error(first, url_list.explain_difference(record.source))
     _rebuild(broken, record, store)
 
 
 def _rebuild(broken: Collection[int], record: RunFile, store: Store) -> None:
     """Write the plan files of these shards again, from the URL list."""
     options = record.options
-    listed = refuse_duplicates(url_list.read(record.source, options.source), options, store)
+    listed = refuse_duplicates(current_list.read(record), options, store)
     requests = join_previous_images(name_files(listed, options, store), options, store)
     for shard, chosen in _first_shards(requests, record, max(broken) + 1):
         if shard in broken:
@@ -84,9 +88,12 @@ def _plan_error(shard: int, record: RunFile, store: Store) -> CommandError | Non
 def _first_shards(
     requests: Iterable[ImageRequest], record: RunFile, shards: int
 ) -> Iterator[tuple[int, list[ImageRequest]]]:
-    """Yield the first shards of a run's URL list with their numbers. Shards after the end of the list are empty."""
+    """Yield the first shards of a run's current list with their numbers, up to a number of shards in the whole run.
+
+    Shards after the end of the list are empty.
+    """
     rest = iter(requests)
-    for shard in range(shards):
+    for shard in range(record.earlier_shards, shards):
         yield shard, list(islice(rest, record.options.shard_size))
 
 
@@ -99,7 +106,7 @@ def _matches_plan(
         return urls == load_plan(shard, store, record.id)["url"].to_pylist()
     size = record.options.shard_size
     if record.plan is PlanState.COMPLETE:
-        whole = len(urls) == min(size, record.planned_rows - shard * size)
+        whole = len(urls) == min(size, record.end_index(record.planned_rows) - shard * size)
     else:
         whole = len(urls) == size or (shard == shards - 1 and len(urls) > 0)
     if whole and store.exists(manifest.name(shard)):
@@ -107,9 +114,9 @@ def _matches_plan(
     return whole
 
 
-def _unrepairable_error(error: CommandError, record: RunFile) -> CommandError:
+def _unrepairable_error(error: CommandError, why: str) -> CommandError:
     return CommandError(
         error.what,
-        f"{error.why}. It can't be rebuilt: {url_list.explain_difference(record.source)}",
+        f"{error.why}. It can't be rebuilt: {why}",
         "Restore a good copy; the shard can't be processed without it.",
     )

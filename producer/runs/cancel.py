@@ -29,10 +29,10 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
         end: tells a producer with a local fleet to cancel its run. Returns whether this was possible.
 
     Raises:
-        UsageError: the folder holds no run, or the broker's URL is required.
+        UsageError: the folder holds no usable run, or the broker's URL is required.
         CommandError: the run can't be cancelled.
     """
-    record = RunFile.load(store)
+    record = RunFile.load_usable(store)
     producer = lock.current_holder(store)
     if producer is None and record.state is State.COMPLETE:
         return "The run is complete. There is nothing to cancel."

@@ -1,4 +1,4 @@
-"""Read the state of a run to resume: its manifests, its plan, and the unplanned rest of its URL list."""
+"""Read the state of an existing run: its manifests, its plan, and the unplanned rest of its URL list."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from producer.output.run_file import PlanState, RunFile, State
+from producer.output.run_file import PlanState, RunFile, State, resume_command
 from producer.output.shard_files import each_shard, load_manifest, load_plan, load_requests
 from producer.output.summary import COLUMNS
+from producer.planning import current_list
 from producer.planning.duplicates import refuse_duplicates
 from producer.planning.file_paths import name_files
-from producer.planning.planner import NOTHING_PLANNED, PlanProgress
+from producer.planning.planner import PlanProgress
 from producer.sources import url_list
 from producer.sources.request_stream import RequestStream, closing_source
 from tasks.collect import remove_unlisted
-from tasks.errors import CommandError, StorageError
+from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import ImageRequest, OutputFormat, shard_name
 from tasks.storage import manifest, plan, shard_status
 from tasks.storage.store import Store
@@ -68,6 +69,23 @@ def count_failures(record: RunFile, store: Store, shards: int, reasons: Collecti
     return found
 
 
+def load_complete(store: Store, command: str) -> RunFile:
+    """Return the record of a complete run, for a command like "retried".
+
+    Raises:
+        UsageError: the folder holds no run, or an incomplete one.
+        CommandError: run.json is damaged.
+    """
+    record = RunFile.load_usable(store)
+    if record.state is not State.COMPLETE:
+        raise UsageError(
+            f"The run in {store.location} is not complete",
+            f"only a complete run can be {command}",
+            f"Run `{resume_command(store)}` to complete it.",
+        )
+    return record
+
+
 def mark_running(record: RunFile, store: Store, **changes: Any) -> RunFile:
     """Save and return a run's record in the running state, with this folder and a new epoch.
 
@@ -93,22 +111,25 @@ def plan_progress(record: RunFile, store: Store) -> PlanProgress:
     if record.plan is PlanState.COMPLETE:
         return PlanProgress(record.planned_rows, record.planned_shards)
     shards = planned_shards(record, store)
-    if not shards:
-        return NOTHING_PLANNED
-    size = record.options.shard_size
-    return PlanProgress((shards - 1) * size + len(load_requests(shards - 1, store, record.id)), shards)
+    if shards <= record.earlier_shards:
+        return PlanProgress(record.earlier_rows, record.earlier_shards)
+    whole = (shards - 1 - record.earlier_shards) * record.options.shard_size
+    return PlanProgress(record.earlier_rows + whole + len(load_requests(shards - 1, store, record.id)), shards)
 
 
 def planned_shards(record: RunFile, store: Store) -> int:
-    """Return the number of planned shards. While the plan is incomplete, only shards before the first gap count."""
+    """Return the number of planned shards.
+
+    While the plan is incomplete, only the shards of earlier lists count, and those before the first gap after them.
+    """
     if record.plan is PlanState.COMPLETE:
         return record.planned_shards
-    return next(shard for shard in count() if not store.exists(plan.name(shard)))
+    return next(shard for shard in count(record.earlier_shards) if not store.exists(plan.name(shard)))
 
 
 def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
     """Return whether a plan is known to be complete. If the plan's last shard is not full, the URL list ended there."""
-    return record.plan is PlanState.COMPLETE or planned.rows % record.options.shard_size != 0
+    return record.plan is PlanState.COMPLETE or record.end_index(planned.rows) % record.options.shard_size != 0
 
 
 def remove_packed_images(record: RunFile, store: Store, shards: int) -> None:
@@ -128,14 +149,14 @@ def remove_packed_images(record: RunFile, store: Store, shards: int) -> None:
 
 
 def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> RequestStream:
-    """Return the unplanned requests of a run's URL list.
+    """Return the unplanned requests of a run's current URL list.
 
     The first request raises a `CommandError` if the list is gone or has changed, so the run downloads its planned
     images before it reports this.
     """
     # Duplicates of planned rows are found too, because the list is read from its first row on.
     # This reads all rows, because a row may be a duplicate of a planned one.
-    listed = refuse_duplicates(url_list.read(record.source, record.options.source), record.options, store)
+    listed = refuse_duplicates(current_list.read(record), record.options, store)
     requests = name_files(listed, record.options, store)
 
     def open_list() -> tuple[pa.Schema | None, Iterator[ImageRequest]]:
@@ -149,11 +170,12 @@ def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> 
 def _skip_planned(
     requests: Iterable[ImageRequest], record: RunFile, store: Store, planned: PlanProgress
 ) -> Iterator[ImageRequest]:
-    last = load_requests(planned.shards - 1, store, record.id) if planned.shards else []
-    first = planned.rows - len(last)
+    last = load_requests(planned.shards - 1, store, record.id) if planned.shards > record.earlier_shards else []
+    end = record.end_index(planned.rows)
+    first = end - len(last)
     with closing_source(requests) as source:
         for request in source:
-            if request.index >= planned.rows:
+            if request.index >= end:
                 yield request
             elif request.index >= first and request.url != last[request.index - first].url:
                 raise _source_changed_error(record, planned)

@@ -1,4 +1,4 @@
-"""One run, new, resumed or retried: plan its URL list, dispatch its shards to workers, and sum up its manifests."""
+"""One run, new or existing: plan its URL list, dispatch its shards to workers, and sum up its manifests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -19,10 +20,11 @@ from producer.dispatch.progress import Progress, Timing
 from producer.dispatch.unfit_workers import UnfitWorker
 from producer.output import lock
 from producer.output.folder import unwritable_error
-from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
+from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id
 from producer.output.shard_files import each_shard, load_manifest
 from producer.output.summary import COLUMNS, summarise
 from producer.planning import repair
+from producer.planning.current_list import renumbered
 from producer.planning.duplicates import refuse_duplicates
 from producer.planning.file_paths import check_names, name_files
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
@@ -33,6 +35,7 @@ from producer.runs.resume import (
     check_manifests,
     count_failures,
     is_plan_complete,
+    load_complete,
     mark_running,
     plan_progress,
     planned_shards,
@@ -41,8 +44,9 @@ from producer.runs.resume import (
 )
 from producer.runs.worker_pool import WorkerPool
 from producer.sources import url_list
+from producer.sources.options import SourceOptions
 from tasks.broker import client as broker_client
-from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageError
+from tasks.errors import CommandError, RunInterruptedError, StorageError
 from tasks.model import ImageRequest, RunOptions, shard_name
 from tasks.outputs.packing import packed_name
 from tasks.redaction import redacted
@@ -125,7 +129,7 @@ class Run:
             UsageError: the folder holds no run.
             CommandError: a file of the run is damaged. A damaged plan file is an error only if it can't be rebuilt.
         """
-        record = found = RunFile.load(store)
+        record = found = RunFile.load_usable(store)
         shards = planned_shards(record, store)
         done = record.state is State.COMPLETE and all_manifests_exist(store, shards)
         try:
@@ -152,19 +156,47 @@ class Run:
             UsageError: the folder holds no run, or an incomplete one.
             CommandError: a file of the run is damaged. Nothing was changed.
         """
-        record = found = RunFile.load(store)
-        if record.state is not State.COMPLETE:
-            raise UsageError(
-                f"The run in {store.location} is not complete",
-                "only a complete run can be retried",
-                f"Run `{resume_command(store)}` to complete it.",
-            )
+        record = found = load_complete(store, "retried")
         planned = plan_progress(record, store)
         before = count_failures(record, store, planned.shards, reasons)
         chosen = Counter({reason: number for reason, number in before.items() if reason in reasons})
         if chosen:
             record = mark_running(record, store, revision=record.revision + 1, retried=tuple(sorted(chosen)))
         return cls(record, store, iter(()), planned, before=chosen, found=found)
+
+    @classmethod
+    def extend(cls, store: Store, requests: Iterable[ImageRequest], source: str, options: SourceOptions) -> Self:
+        """Add the rows of another list to a complete run, as new shards. Existing shards and keys stay as they are.
+
+        From then on, the run is incomplete. Even if it fails at once, it stays extended, and can be resumed.
+
+        Args:
+            store: the run's folder.
+            requests: the requests of the list, with indexes from 0 on.
+            source: the URL list, as it was given.
+            options: how to read the list. All other options stay those of the run.
+
+        Raises:
+            UsageError: the folder holds no run, or an incomplete one.
+            CommandError: a file of the run is damaged. Nothing was changed.
+        """
+        found = load_complete(store, "extended")
+        planned = PlanProgress(found.planned_rows, found.planned_shards)
+        # From now on, the plan of the existing shards can't be rebuilt.
+        repair.repair_plan(found, store, planned.shards)
+        check_manifests(found, store, planned.shards)
+        record = mark_running(
+            found,
+            store,
+            source=source,
+            options=replace(found.options, source=options),
+            fingerprint=url_list.fingerprint(source),
+            plan=PlanState.OPEN,
+            earlier_shards=planned.shards,
+            earlier_rows=planned.rows,
+        )
+        added = refuse_duplicates(renumbered(requests, record.first_index), record.options, store)
+        return cls(record, store, join_previous_images(added, record.options, store), planned, found=found)
 
     @property
     def id(self) -> str:
@@ -337,10 +369,17 @@ class Run:
         changes: dict[str, Any] = {"state": _state_after(error)}
         has_sent = self._dispatcher is not None and self._dispatcher.has_sent
         found = self._found
-        if changes["state"] is State.FAILED and found is not None and found.state is not State.RUNNING and not has_sent:
+        if changes["state"] is State.FAILED and found is not None and not has_sent and self._is_restorable(found):
             changes = {name: getattr(found, name) for name in _COMMAND_FIELDS}
         with suppress(StorageError):
             self._save(**changes)
+
+    def _is_restorable(self, found: RunFile) -> bool:
+        """Return whether a failed command can restore the record that it found.
+
+        An extended run stays extended, because some of its new shards may be planned already.
+        """
+        return found.state is not State.RUNNING and found.earlier_shards == self._record.earlier_shards
 
     def _save(self, **changes: Any) -> None:
         # Both the planner's thread and the main thread save the record.

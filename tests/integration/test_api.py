@@ -15,7 +15,9 @@ from producer.local_fleet.supervisor_client import ROOT
 
 _PROGRAM = """
 import json, sys
-from producer import Broker, FetchOptions, LocalFleet, RunConfig, UsageError, download, resume, retry
+from producer import (
+    Broker, FetchOptions, IncrementalMode, LocalFleet, RunConfig, UsageError, download, resume, retry
+)
 
 demo, broker, out = sys.argv[1:]
 urls = [f"{demo}/images/{number}.jpg" for number in range(5)] + [f"{demo}/fault/not-found", "not a URL"]
@@ -30,6 +32,9 @@ try:
     download(urls, out, config, workers)
 except UsageError as error:
     refused = [error.what, error.hint]
+extended = None
+if broker != "local":
+    extended = download(urls[:2], out, workers=workers, incremental=IncrementalMode.EXTEND)
 print(json.dumps({
     "outcomes": outcomes,
     "seen": len(seen),
@@ -40,6 +45,7 @@ print(json.dumps({
     "complete": [json.load(open(f"{out}/run.json"))["state"], done.completion is not None],
     "source": result.source,
     "refused": refused,
+    "extended": extended and [extended.summary.total, extended.images, list(extended.outcomes())[-1].key],
 }))
 """
 
@@ -78,5 +84,6 @@ def test_program_downloads_and_reads_its_outcomes(place: str, fleet: str, demo_u
     assert facts["before"] == {"http_4xx": 1}
     assert facts["fetched"] == [7, 1, 0]
     assert facts["complete"] == ["complete", True]
+    assert facts["extended"] == ([9, 2, "000031"] if place == "broker" else None)
     assert facts["source"] == "(URLs from Python)"
     assert "already holds a run" in facts["refused"][0]

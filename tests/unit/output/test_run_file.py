@@ -47,6 +47,8 @@ def test_writes_a_new_record(store: LocalStore) -> None:
         "plan": "open",
         "planned_rows": 0,
         "planned_shards": 0,
+        "earlier_shards": 0,
+        "earlier_rows": 0,
         "state": "running",
         "started_at": 1.5,
         "finished_at": None,

@@ -1,0 +1,183 @@
+"""Start a run in a folder that may hold a run already (``--incremental``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+from config.locations import Location
+from producer.output import lock
+from producer.output.folder import existing_run, new_run_folder, open_output, unwritable_error
+from producer.output.run_file import NAME, RunConfig, RunFile, State, resume_command
+from producer.runs.incremental_mode import IncrementalMode
+from producer.runs.leftover_tasks import end_tasks
+from producer.runs.option_names import differing_options
+from producer.runs.removal import RunRemoval
+from producer.runs.resume import load_complete
+from producer.runs.run import Run
+from producer.sources import url_list
+from tasks.errors import StorageError, UsageError
+from tasks.model import ImageRequest
+from tasks.storage.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """A request for a run: its list and its options."""
+
+    #: The URL list, as it was given.
+    source: str
+    requests: Iterable[ImageRequest]
+    config: RunConfig
+    #: The options that the user gave, such as ``--timeout``; None if all options of ``config`` count as given.
+    given: Collection[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run that can start as soon as it has workers: its options, and the function that starts it."""
+
+    config: RunConfig
+    start: Callable[[], Run]
+
+
+@contextmanager
+def run_folder(out: Location, broker: str | None, mode: IncrementalMode | None) -> Iterator[Store]:
+    """Yield the Store of a run's output folder, and hold its lock during the block.
+
+    Args:
+        out: the folder; created if it is missing.
+        broker: the URL of the run's broker; None for a local fleet.
+        mode: what to do if the folder holds a run. If None, the folder is refused.
+
+    Raises:
+        UsageError: the folder can't be used, or another producer works there.
+        CommandError: the lock can't be checked for another producer.
+    """
+    if mode is None or not RunFile.is_in(open_output(out)):
+        with new_run_folder(out, broker) as store:
+            yield store
+    else:
+        store = existing_run(out)
+        with lock.hold(store, broker, "run"):
+            yield store
+
+
+def resume_same(wanted: RunRequest, store: Store) -> Run:
+    """Resume the run in a folder, if it has the same list and the same options.
+
+    Raises:
+        UsageError: the list or an option differs.
+        CommandError: a file of the run is damaged.
+    """
+    found = RunFile.load_usable(store)
+    if not url_list.is_unchanged(wanted.source, found.fingerprint):
+        same = wanted.source == found.source
+        raise UsageError(
+            f"The run in {store.location} has another list",
+            url_list.explain_difference(found.source) if same else f"it is a run of {found.source}",
+            f"Choose another --out, or another way with --incremental. `{resume_command(store)}` continues that run.",
+        )
+    _check_options(differing_options(wanted.config, found.options), store)
+    if wanted.source != found.source:
+        # The list was moved, or this command runs in another working directory.
+        try:
+            found.save(store, source=wanted.source)
+        except StorageError as error:
+            raise unwritable_error(store, error) from error
+    return Run.resume(store)
+
+
+def prepare(wanted: RunRequest, mode: IncrementalMode | None, store: Store, broker: str | None) -> PreparedRun:
+    """Prepare a run that begins, replaces an existing one, or extends it. Nothing in the folder changes yet.
+
+    Args:
+        wanted: the run.
+        mode: what to do with an existing run; not ``skip``.
+        store: the locked folder.
+        broker: the URL of the new run's broker; None for a local fleet.
+
+    Raises:
+        UsageError: the existing run can't be removed or extended.
+        CommandError: its run.json is damaged, or its broker is unreachable.
+    """
+    begin = partial(Run.begin, wanted.requests, wanted.source, store, wanted.config)
+    if mode is None or not RunFile.is_in(store):
+        return PreparedRun(wanted.config, begin)
+    if mode is IncrementalMode.EXTEND:
+        config = _check_extension(wanted, store)
+        return PreparedRun(config, partial(Run.extend, store, wanted.requests, wanted.source, wanted.config.source))
+    record = RunFile.load(store)
+    _check_overwriting(wanted, record, store)
+    end_tasks(record, broker)
+    removal = RunRemoval(record, store)
+
+    def replace_run() -> Run:
+        removal.remove()
+        return begin()
+
+    return PreparedRun(wanted.config, replace_run)
+
+
+def _has_own_names(options: RunConfig) -> bool:
+    """Return whether the names of a run's images come from its list or from a template."""
+    return options.output.path_template is not None or options.source.path_col is not None
+
+
+def _check_overwriting(wanted: RunRequest, found: RunFile, store: Store) -> None:
+    """Check that the images of a run can be found, and those of the new run can be named.
+
+    Raises:
+        UsageError: one of the runs uses `--path-template` or `--path-col`, which makes this impossible.
+    """
+    hint = "Remove that folder, or choose another --out."
+    if _has_own_names(wanted.config):
+        raise UsageError(
+            f"The run in {store.location} can't be overwritten",
+            "a run with --path-template or --path-col needs an empty folder",
+            hint,
+        )
+    if _has_own_names(found.options) and found.state not in (State.COMPLETE, State.REMOVING):
+        raise UsageError(
+            f"The run in {store.location} can't be overwritten",
+            "it is unfinished, and only manifests show which images with --path-template or --path-col are its own",
+            f"Complete it first with `{resume_command(store)}`. Or remove that folder.",
+        )
+
+
+def _check_extension(wanted: RunRequest, store: Store) -> RunConfig:
+    """Check that a request can extend the run in a folder; return the options of that run.
+
+    Raises:
+        UsageError: the run is incomplete, has this list already, or has other options.
+    """
+    found = load_complete(store, "extended")
+    source = wanted.config.source
+    if _has_own_names(found.options) or source.path_col is not None:
+        raise UsageError(
+            f"The run in {store.location} can't be extended",
+            "with --path-template or --path-col, the images of two lists could have the same names",
+            "Choose another --out.",
+        )
+    if source == found.options.source and url_list.is_unchanged(wanted.source, found.fingerprint):
+        raise UsageError(
+            f"The run in {store.location} has the rows of this list already",
+            f"its last list is {found.source}, with the same content",
+            "Give another list. If this list has grown meanwhile, use --offset to skip its old rows.",
+        )
+    # How to read the list is up to the list.
+    differing = differing_options(wanted.config, replace(found.options, source=source))
+    given = differing if wanted.given is None else [name for name in differing if name in wanted.given]
+    _check_options(given, store)
+    return found.options
+
+
+def _check_options(differing: Collection[str], store: Store) -> None:
+    if differing:
+        raise UsageError(
+            f"The run in {store.location} has other options",
+            f"these differ: {', '.join(sorted(differing))}",
+            f"Use the options in {store.describe(NAME)}, or choose another --out.",
+        )

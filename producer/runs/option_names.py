@@ -1,0 +1,35 @@
+"""Compare the options of two runs, and name their differences as the options of `producer run`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from producer.output.run_file import RunConfig
+
+#: The options of `producer run` for fields with another name. All other fields are named like their options.
+_NAMES = {
+    "previous_run": "--refresh-from",
+    "mode": "--resize",
+    "extra": "--header",
+    "format": "--output-format",
+    "sidecars": "--sidecar",
+    "header": "--no-header",
+}
+
+
+def differing_options(wanted: RunConfig, found: RunConfig) -> list[str]:
+    """Return the options of `producer run` that differ between two runs."""
+    before = dict(named_values(found))
+    return [name for name, value in named_values(wanted) if value != before[name]]
+
+
+def named_values(options: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the name and value of each single option in a dataclass of options."""
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if is_dataclass(value):
+            yield from named_values(value)
+        else:
+            yield _NAMES.get(item.name, f"--{item.name.replace('_', '-')}"), value

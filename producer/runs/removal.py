@@ -1,0 +1,116 @@
+"""Remove a run from its folder, and nothing else.
+
+The run's record is marked first, and removed last. So a command that was interrupted while it removed a run can be
+repeated, and no other command takes the rest for a run. A run without a record is never removed, because nothing shows
+which files belong to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from producer.output.folder import unwritable_error
+from producer.output.run_file import NAME, RunFile, State
+from producer.runs.resume import planned_shards
+from tasks.errors import StorageError, UsageError
+from tasks.model import image_key, shard_name
+from tasks.outputs.packing import packed_name
+from tasks.storage import manifest, plan
+from tasks.storage.file_names import check_name
+from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
+from tasks.storage.store import Store
+
+#: Files to remove at a time, because each removal in an object store is a request.
+_PARALLEL_REMOVALS = 16
+
+
+class RunRemoval:
+    """The removal of a run. The caller holds the lock of the folder."""
+
+    def __init__(self, record: RunFile, store: Store) -> None:
+        """Take a run and its folder, and check the folder. Nothing is changed.
+
+        Raises:
+            UsageError: the folder of a shard, or of the plan, has a file that is not one of the run's.
+        """
+        self._record, self._store, self._output = record, store, record.options.output
+        self._shards = record.planned_shards if record.state is State.REMOVING else planned_shards(record, store)
+        self._check_foreign_files()
+
+    def remove(self) -> None:
+        """Remove the run.
+
+        Raises:
+            UsageError: a file can't be removed.
+        """
+        store = self._store
+        try:
+            self._record.save(store, state=State.REMOVING, planned_shards=self._shards)
+            with ThreadPoolExecutor(_PARALLEL_REMOVALS) as pool:
+                for shard in range(self._shards):
+                    # The manifest comes last, because it lists images that can be in any folder.
+                    list(pool.map(store.remove, self._images(shard)))
+                    store.remove_folder(shard_name(shard))
+                    store.remove(manifest.stats_name(shard))
+                    store.remove(plan.name(shard))
+                    store.remove(manifest.name(shard))
+            store.remove_folder(plan.FOLDER)
+            store.remove_leftovers()
+            store.remove(NAME)
+        except StorageError as error:
+            raise unwritable_error(store, error) from error
+
+    def _images(self, shard: int) -> set[str]:
+        """Return the names of a shard's images, and of the files beside them or around them."""
+        packed = packed_name(shard, self._output)
+        own = self._own_name(shard)
+        beside = (name for name in self._store.list_files(shard_name(shard)) if own.fullmatch(name))
+        return {*self._images_elsewhere(shard), *beside, *([] if packed is None else [packed])}
+
+    def _images_elsewhere(self, shard: int) -> Iterator[str]:
+        """Yield the images of a manifest that are in another folder than their shard's."""
+        try:
+            body = self._store.read(manifest.name(shard))
+            paths = manifest.decode(body, ["path"], ShardRef(self._record.id, shard))["path"]
+        except (CorruptShardFileError, StorageError):
+            # The manifest does not exist, is damaged, or is another run's.
+            return
+        for path in map(str, paths.drop_null().to_pylist()):
+            with suppress(ValueError):
+                check_name(path.rpartition(".")[0])
+                yield path
+
+    def _own_name(self, shard: int) -> re.Pattern[str]:
+        """Return a pattern for the names of the files that workers write into a shard's folder."""
+        first = image_key(shard * self._record.options.shard_size, self._record.options.shard_size)
+        offset = len(first) - len(shard_name(shard))
+        packed = packed_name(shard, self._output)
+        other = "" if packed is None else f"|{re.escape(packed)}"
+        # A worker that died can leave the claim of a name: the name with a dot before it.
+        return re.compile(rf"{shard_name(shard)}/\.?{shard_name(shard)}[0-9]{{{offset}}}\.[^/]+{other}")
+
+    def _check_foreign_files(self) -> None:
+        foreign = next(self._foreign_files(), None)
+        if foreign is not None:
+            raise UsageError(
+                f"The run in {self._store.location} can't be overwritten",
+                f"{foreign} is not one of its files, and would be mixed with the files of the new run",
+                "Move that file to another place, or choose another --out.",
+            )
+
+    def _foreign_files(self) -> Iterator[str]:
+        """Yield the names of files that are not the run's, but are where a run has its files."""
+        own = {NAME, plan.FOLDER}
+        plans = {plan.name(shard) for shard in range(self._shards)}
+        yield from (name for name in self._store.list_files(plan.FOLDER) if name not in plans)
+        for shard in range(self._shards):
+            packed = packed_name(shard, self._output)
+            own |= {shard_name(shard), manifest.name(shard), manifest.stats_name(shard), packed or shard_name(shard)}
+            pattern = self._own_name(shard)
+            yield from (name for name in self._store.list_files(shard_name(shard)) if not pattern.fullmatch(name))
+        other = RunFile.find_run_file(self._store, own)
+        if other is not None:
+            yield other

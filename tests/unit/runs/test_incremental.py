@@ -1,0 +1,167 @@
+"""A new run in a folder with a run continues, replaces or extends that run, or says why it can't."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from producer.cli.run_commands import run as run_command
+from producer.output.run_file import PlanState, RunConfig, RunFile, State
+from producer.runs import incremental
+from producer.runs.incremental import RunRequest
+from producer.runs.incremental_mode import IncrementalMode
+from producer.runs.option_names import differing_options, named_values
+from producer.sources import url_list
+from producer.sources.options import SourceOptions
+from tasks.errors import UsageError
+from tasks.model import FetchOptions, HeaderOptions, OutputFormat, OutputOptions
+from tasks.storage.local_store import LocalStore
+from tests.runs import SIZE, make_run
+from tests.waiting import wait_for
+
+#: The fields of a run's options without an option of the command.
+_LIBRARY_ONLY = {"--backoff", "--max-pixels"}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return the path of the run's list."""
+    return tmp_path / "list.txt"
+
+
+@pytest.fixture
+def store(tmp_path: Path, source: Path) -> LocalStore:
+    """Return the folder of a complete run."""
+    (tmp_path / "out").mkdir()
+    store = LocalStore(tmp_path / "out")
+    make_run(source, store, 5, 2, State.COMPLETE, PlanState.COMPLETE)
+    return store
+
+
+def request(source: Path | str, config: RunConfig | None = None, given: Collection[str] | None = None) -> RunRequest:
+    """Return the request for a run with the options of the existing run, or with others."""
+    config = config or RunConfig(shard_size=SIZE)
+    return RunRequest(str(source), url_list.read(str(source), config.source), config, given)
+
+
+def test_each_field_is_named_like_an_option() -> None:
+    """Each field of a run's options has the name of an option of the command, and no two have the same name."""
+    options = {name for param in run_command.params for name in param.opts}
+    names = [name for name, _ in named_values(RunConfig())]
+    assert set(names) - options == _LIBRARY_ONLY
+    assert len(names) == len(set(names))
+
+
+def test_names_the_differing_options() -> None:
+    """Options that differ are named, but not shown, because a header may be a secret."""
+    wanted = RunConfig(
+        FetchOptions(timeout=3.0, headers=HeaderOptions(extra=(("Cookie", "secret"),))),
+        output=OutputOptions(OutputFormat.WEBDATASET),
+        source=SourceOptions(header=False),
+    )
+    assert differing_options(wanted, RunConfig()) == ["--timeout", "--header", "--output-format", "--no-header"]
+    assert differing_options(wanted, wanted) == []
+
+
+def test_same_run_is_continued(store: LocalStore, source: Path, tmp_path: Path) -> None:
+    """The run of the same list with the same options is continued, also if the list has another path by now."""
+    assert incremental.resume_same(request(source), store).is_done
+    moved = source.rename(tmp_path / "moved.txt")
+    run = incremental.resume_same(request(moved), store)
+    assert (run.is_done, run.source, run.summary().summary.total) == (True, str(moved), 5)
+
+
+def test_another_list_is_not_skipped(store: LocalStore, source: Path, tmp_path: Path) -> None:
+    """Another list, a changed list, and standard input are refused; nothing is changed."""
+    record = store.read("run.json")
+    other = tmp_path / "other.txt"
+    other.write_bytes(b"http://b.example/\n")
+    source.write_bytes(b"http://b.example/\n")
+    for given, why in ((other, f"it is a run of {source}"), (source, "missing or has changed"), ("-", "it is a run")):
+        with pytest.raises(UsageError, match="has another list") as caught:
+            incremental.resume_same(request(given), store)
+        assert why in caught.value.why
+    assert store.read("run.json") == record
+
+
+@pytest.mark.parametrize("given", [None, {"--timeout", "--url-col"}])
+def test_other_options_are_refused(store: LocalStore, source: Path, given: set[str] | None) -> None:
+    """Continuing or extending a run with another option names this option."""
+    wanted = request(source, RunConfig(FetchOptions(timeout=3.0), shard_size=SIZE), given)
+    with pytest.raises(UsageError, match="has other options") as caught:
+        incremental.resume_same(wanted, store)
+    assert caught.value.why == "these differ: --timeout"
+    source.write_bytes(b"http://b.example/\n")
+    with pytest.raises(UsageError, match="has other options"):
+        incremental.prepare(wanted, IncrementalMode.EXTEND, store, None)
+
+
+def test_extension_takes_its_options_from_the_run(store: LocalStore, source: Path) -> None:
+    """An option that is not given comes from the run, except for those that say how to read the list."""
+    reading = SourceOptions(encoding="latin-1")
+    source.write_bytes(b"http://b.example/\n")
+    prepared = incremental.prepare(
+        request(source, RunConfig(source=reading), given=["--encoding"]), IncrementalMode.EXTEND, store, None
+    )
+    assert prepared.config == RunConfig(shard_size=SIZE)
+    with pytest.raises(KeyError), prepared.start():
+        raise KeyError
+    assert RunFile.load(store).options == RunConfig(shard_size=SIZE, source=reading)
+
+
+def test_same_list_does_not_extend(store: LocalStore, source: Path) -> None:
+    """A list whose rows are in the run is refused; other rows of it are not."""
+    with pytest.raises(UsageError, match="has the rows of this list already"):
+        incremental.prepare(request(source), IncrementalMode.EXTEND, store, None)
+    offset = RunConfig(shard_size=SIZE, source=SourceOptions(offset=4))
+    assert incremental.prepare(request(source, offset), IncrementalMode.EXTEND, store, None)
+
+
+def test_runs_with_other_file_names(store: LocalStore, source: Path) -> None:
+    """Images with names from a template are never mixed with others, and only a complete run shows all its images."""
+    named = RunConfig(shard_size=SIZE, output=OutputOptions(path_template="full/{url_sha1}"))
+    extension, replacement = IncrementalMode.EXTEND, IncrementalMode.OVERWRITE
+    with pytest.raises(UsageError, match="can't be overwritten"):
+        incremental.prepare(request(source, named), replacement, store, None)
+    record = RunFile.load(store).save(store, options=named)
+    with pytest.raises(UsageError, match="can't be extended"):
+        incremental.prepare(request(source, named), extension, store, None)
+    assert incremental.prepare(request(source), replacement, store, None)
+    record.save(store, state=State.INTERRUPTED)
+    with pytest.raises(UsageError, match="can't be overwritten") as caught:
+        incremental.prepare(request(source), replacement, store, None)
+    assert "resume" in caught.value.hint
+
+
+def test_overwriting_keeps_the_run_until_there_are_workers(store: LocalStore, source: Path) -> None:
+    """Nothing is removed while the new run is prepared. When it starts, it has replaced the old one."""
+    before = RunFile.load(store)
+    source.write_bytes(b"http://b.example/\n")
+    wanted = request(source, replace(before.options, window=2))
+    prepared = incremental.prepare(wanted, IncrementalMode.OVERWRITE, store, None)
+    assert RunFile.load(store) == before
+    with pytest.raises(KeyError), prepared.start():
+        raise KeyError
+    found = RunFile.load(store)
+    assert (found.options.window, found.id != before.id) == (2, True)
+    assert not store.exists("00001.parquet")
+
+
+@pytest.mark.parametrize("mode", [None, *IncrementalMode])
+def test_folder_without_a_run_gets_one(tmp_path: Path, mode: IncrementalMode | None) -> None:
+    """In a folder without a run, each mode begins one. Leftovers without run.json are refused."""
+    source = tmp_path / "list.txt"
+    source.write_bytes(b"http://a.example/\n")
+    with incremental.run_folder(tmp_path / "out", None, mode) as store:
+        with incremental.prepare(request(source), mode, store, None).start():
+            wait_for(lambda: RunFile.load(store).plan is PlanState.COMPLETE)
+        assert RunFile.load(store).source == str(source)
+        store.remove("run.json")
+    with (
+        pytest.raises(UsageError, match="leftovers"),
+        incremental.run_folder(tmp_path / "out", None, mode),
+    ):
+        raise AssertionError
