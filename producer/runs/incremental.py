@@ -77,7 +77,7 @@ def resume_same(wanted: RunRequest, store: Store) -> Run:
         same = wanted.source == found.source
         raise UsageError(
             f"The run in {store.location} has another list",
-            url_list.explain_difference(found.source) if same else f"it is a run of {found.source}",
+            url_list.explain_difference(found.source) if same else f"it is a run of {url_list.shown(found.source)}",
             f"Choose another --out, or another way with --incremental. `{resume_command(store)}` continues that run.",
         )
     _check_options(differing_options(wanted.config, found.options), store)
@@ -111,8 +111,8 @@ def prepare(wanted: RunRequest, mode: IncrementalMode | None, store: Store, brok
         return PreparedRun(config, partial(Run.extend, store, wanted.requests, wanted.source, wanted.config.source))
     record = RunFile.load(store)
     _check_overwriting(wanted, record, store)
-    end_tasks(record, broker)
     removal = RunRemoval(record, store)
+    end_tasks(record, broker)
 
     def replace_run() -> Run:
         removal.remove()
@@ -164,7 +164,7 @@ def _check_extension(wanted: RunRequest, store: Store) -> RunConfig:
     if source == found.options.source and url_list.is_unchanged(wanted.source, found.fingerprint):
         raise UsageError(
             f"The run in {store.location} has the rows of this list already",
-            f"its last list is {found.source}, with the same content",
+            f"its last list is {url_list.shown(found.source)}, with the same content",
             "Give another list. If this list has grown meanwhile, use --offset to skip its old rows.",
         )
     # How to read the list is up to the list.
