@@ -1,1 +1,1 @@
-"""The tests: `unit` needs no services, `integration` uses real servers and workers."""
+"""The tests: the folder `unit` needs no services, and the folder `integration` uses real servers and workers."""

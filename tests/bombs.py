@@ -16,8 +16,8 @@ def tiled_tiff(*tiles: tuple[int, int], size: tuple[int, int] = (16, 16), kind: 
     """Return a grey TIFF of one tile. Its data is truncated.
 
     Args:
-        tiles: the tile's width and height; repeated for each time the tags occur.
-        size: of the image.
+        tiles: the tile's width and height, once for each time that the tags occur.
+        size: the size of the image.
         kind: the type of the tags for the tile's sides: 4 is a 32-bit integer, 11 a floating-point number.
     """
     data = zlib.compress(bytes(1000), 9)
@@ -41,9 +41,9 @@ def jpeg(size: tuple[int, int], scans: int, *, before: bytes = b"", data: bool =
 
     Args:
         size: width and height.
-        scans: how many there are; the components take turns.
+        scans: the number of scans; the components take turns.
         before: segments to insert before the first scan.
-        data: whether the scans hold data, enough for 64 x 64 pixels. A decoder shows missing data as grey.
+        data: whether the scans hold data; the data is enough for 64 x 64 pixels. A decoder shows missing data as grey.
     """
     grey = encoded(Image.new("L", (64, 64), 90), "JPEG")
     frame, scan = grey.index(b"\xff\xc0"), grey.index(_SCAN)
@@ -55,11 +55,11 @@ def jpeg(size: tuple[int, int], scans: int, *, before: bytes = b"", data: bool =
 
 
 def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
-    """Return a GIF with a canvas of 8 x 8.
+    """Return a GIF with a canvas of 8 x 8 pixels.
 
     Args:
-        frames: the size of each frame; each has data for 8 x 8.
-        disposal: the content after each frame: the background (2) or the previous image (3).
+        frames: the size that each frame declares; each frame has data for 8 x 8 pixels.
+        disposal: what is shown after each frame: the background (2) or the previous image (3).
     """
     body = encoded(Image.new("L", (8, 8), 1), "GIF")
     # The image descriptor (10 bytes) follows the screen and its colours; the image data follows the descriptor.
@@ -70,7 +70,7 @@ def gif(*frames: tuple[int, int], disposal: int = 2) -> bytes:
 
 
 def small_avif(size: tuple[int, int]) -> bytes:
-    """Return an AVIF of this size. The header of the AVIF claims 16 x 16."""
+    """Return an AVIF of this size whose header claims a size of 16 x 16 pixels."""
     body = encoded(Image.new("L", size, 90), "AVIF", speed=10)
     return body.replace(struct.pack(">4sIII", b"ispe", 0, *size), struct.pack(">4sIII", b"ispe", 0, 16, 16))
 
@@ -80,7 +80,7 @@ def pieces(kind: str, count: int) -> bytes:
 
     Args:
         kind: ``JPEG``, ``PNG`` or ``GIF``.
-        count: the number of comments, or of private chunks.
+        count: the number of empty pieces, which are comments or private chunks.
     """
     body = encoded(Image.new("L", (8, 8), 1), kind)
     piece, at = {
@@ -92,7 +92,10 @@ def pieces(kind: str, count: int) -> bytes:
 
 
 def metadata() -> dict[str, bytes]:
-    """Return images of several megabytes of metadata, or of bytes that each look like the start of a relevant part."""
+    """Return images that consist of several megabytes of metadata or of false markers.
+
+    Each byte of the false markers looks like the start of a relevant part.
+    """
     size = 4 << 20
     start = encoded(Image.new("L", (8, 8), 1), "GIF")[:-1]
     png = encoded(Image.new("L", (8, 8), 1))

@@ -31,7 +31,7 @@ class Authority:
     """A certificate authority in a folder."""
 
     def __init__(self, folder: Path, name: str, parent: Authority | None = None) -> None:
-        """Make its key and its certificate. Without a parent, the certificate is self-signed."""
+        """Make the authority's key and certificate. Without a parent, the certificate is self-signed."""
         folder.mkdir()
         self._folder, self.name = folder, name
         (folder / "index.txt").touch()
@@ -62,13 +62,13 @@ class Authority:
         """Return a PEM file with a server's key and certificate.
 
         Args:
-            name: of the file.
+            name: the name of the file.
             names: the host names and addresses that the certificate is for.
             key: openssl's options for the key.
-            dates: start and end of its validity, in openssl's format.
+            dates: start and end of the certificate's validity, in openssl's format.
             digest: the hash function of the signature.
             usage: the permitted use of the certificate.
-            chain: the authorities of the further certificates that the server sends.
+            chain: the authorities whose certificates the server sends after its own certificate.
         """
         request, made, private = (self._folder / f"{name}.{kind}" for kind in ("csr", "pem", "key"))
         _openssl("req", "-nodes", "-subj", f"/CN={name}", *key, "-keyout", str(private), "-out", str(request))

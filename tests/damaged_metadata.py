@@ -1,6 +1,6 @@
-"""Generated images with intact pixels and with large or damaged metadata.
+"""Generated images that have intact pixels but large or damaged metadata.
 
-To add one: add a line in `damaged_metadata`, under the format's name. Every image shows `IMAGE`.
+To add an image, add a line in `damaged_metadata`, under the name of the image's format. Every image shows `IMAGE`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.encoding import encoded
 
 _HEADER_END = 33
 _NOISE = Random(0).randbytes
-#: More text than Pillow accepts, in one chunk and in total.
+#: This is more text than Pillow accepts, both in one chunk and in total.
 _LONG = b"comment " * 750_000
 _APP1, _APP2, _COMMENT = 0xE1, 0xE2, 0xFE
 
@@ -27,7 +27,7 @@ def _drawn() -> Image.Image:
     return image
 
 
-#: The contents of each image, upright and in sRGB.
+#: The picture that each image shows, upright and in sRGB.
 IMAGE = _drawn()
 
 
@@ -49,7 +49,7 @@ def segment(marker: int, data: bytes, *, length_error: int = 0) -> bytes:
 
 
 def jpeg(*segments: bytes, image: Image.Image = IMAGE, **options: object) -> bytes:
-    """Return a JPEG with more segments after its first one."""
+    """Return a JPEG with additional segments after its first segment."""
     body = encoded(image, "JPEG", quality=95, subsampling=0, **options)
     return body[:20] + b"".join(segments) + body[20:]
 
@@ -62,12 +62,12 @@ def gif(*blocks: bytes, after: bytes = b"", end: bytes = b";") -> bytes:
 
 
 def riff_chunk(kind: bytes, data: bytes, *, length_error: int = 0, pad: bool = True) -> bytes:
-    """Return a WebP chunk. The length may be wrong, and the padding may be missing."""
+    """Return a WebP chunk. The given length can be wrong, and the padding can be missing."""
     return kind + struct.pack("<I", len(data) + length_error) + data + b"\0" * (len(data) % 2 if pad else 0)
 
 
 def webp(*chunks: bytes, after: bytes = b"", size_error: int = 0, flags: int = 0) -> bytes:
-    """Return an extended WebP with more chunks before its pixels and after them."""
+    """Return an extended WebP with additional chunks before and after its pixels."""
     pixels = encoded(IMAGE, "WEBP", lossless=True)[12:]
     sides = b"".join(struct.pack("<I", side - 1)[:3] for side in IMAGE.size)
     extended = riff_chunk(b"VP8X", struct.pack("<I", flags) + sides)
@@ -76,11 +76,11 @@ def webp(*chunks: bytes, after: bytes = b"", size_error: int = 0, flags: int = 0
 
 
 def tiff(*entries: tuple[int, int, int, bytes], next_page: int = 0, big: bool = False) -> bytes:
-    """Return a TIFF with more tags.
+    """Return a TIFF with additional tags.
 
     Args:
-        entries: tag, type, count, and four bytes of value or offset.
-        next_page: the first page's offset of the next page.
+        entries: the tag, type, count and value of each entry; the value or its offset has four bytes.
+        next_page: the offset of the next page, as the first page gives it.
         big: make a BigTIFF, where values have eight bytes.
     """
     pixels = IMAGE.tobytes()
@@ -114,7 +114,7 @@ def exif(orientation: int) -> bytes:
 
 
 def _profiles(*parts: bytes, total: int | None = None) -> list[bytes]:
-    """Return a JPEG's segments with the parts of a colour profile."""
+    """Return the segments of a JPEG that hold the parts of a colour profile."""
     count = len(parts) if total is None else total
     return [segment(_APP2, b"ICC_PROFILE\0" + bytes([number + 1, count]) + part) for number, part in enumerate(parts)]
 

@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE
 def running(options: DemoOptions | None = None) -> Iterator[DemoServer]:
     """Run a server with an event loop in a thread.
 
-    At the end, no task may still be running, and the loop may have logged no error.
+    At the end, no task must be running, and the loop must not have logged an error.
     """
     loop = asyncio.new_event_loop()
     complaints: list[dict[str, Any]] = []

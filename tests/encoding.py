@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """Return an image's bytes; ``options`` are those of Pillow's ``save``."""
+    """Return an image's bytes; ``options`` are the options of Pillow's ``save``."""
     sink = io.BytesIO()
     image.save(sink, kind, **options)
     return sink.getvalue()

@@ -17,7 +17,7 @@ LOGS = ("hits.log", "requests.log", "answers.log")
 
 
 class Server(ThreadingHTTPServer):
-    """A server of one folder."""
+    """A server that serves one folder."""
 
     request_queue_size = 1024
 
@@ -37,7 +37,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET with a file, 304 or 404."""
+    """Answers a GET request with a file, or with status 304 or 404."""
 
     server: Server
     protocol_version = "HTTP/1.1"
@@ -46,10 +46,11 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """Send the file, unless it is missing or the client has it."""
+        """Send the file, unless it is missing or the client already has it."""
         path = unquote(urlsplit(self.path).path)
         status, headers, body = self._answer(self.server.files / path.lstrip("/"))
-        # The server logs before it answers, so that a client that has its answer finds its request in the logs.
+        # The server logs a request before it answers, so that a client finds its request in the logs once it has the
+        # answer.
         self.server.log(path, self.path, f"{path} {status} {len(body)}")
         self.send_response(status)
         for name, value in headers.items():

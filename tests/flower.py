@@ -21,7 +21,7 @@ _BROKER = re.compile(r"--broker (\S+)\n")
 
 @dataclass(frozen=True)
 class Flower:
-    """A Flower's address and password."""
+    """The address and password of a Flower."""
 
     url: str
     password: str
@@ -43,7 +43,7 @@ class Flower:
 
 
 def address(output: str) -> Flower | None:
-    """Return the Flower named in a command's output, or None."""
+    """Return the Flower whose address is in a command's output, or None."""
     found = _ADDRESS.search(output)
     return Flower(*found.groups()) if found else None
 

@@ -1,4 +1,7 @@
-"""A small HTTP proxy on loopback: it knows a few hosts, forwards http, opens tunnels, and records its requests."""
+"""A small HTTP proxy on loopback that forwards http requests, opens tunnels, and records its requests.
+
+The proxy knows only a few hosts.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class ForwardProxy(Canned):
     """A proxy that resolves names itself. The proxy answers 502 for an unknown host."""
 
     def __init__(self, hosts: Mapping[str, int], credentials: str | None = None) -> None:
-        """Take the hosts and the required credentials. ``hosts`` maps ``name:port`` to a port on 127.0.0.1."""
+        """Take the known hosts and the required credentials. ``hosts`` maps ``name:port`` to a port on 127.0.0.1."""
         super().__init__(always())
         self._hosts, self._credentials = hosts, credentials
 
@@ -47,7 +50,7 @@ def _authority(url: str) -> str:
 
 
 def _origin_form(head: bytes) -> bytes:
-    """Return the head to forward: the request line with only path and query, and no fields for the proxy."""
+    """Return the head to forward. Its request line has only the path and query, and it has no fields for the proxy."""
     first, *lines = head.decode().split("\r\n")
     method, url, version = first.split(" ")
     target = url.partition("://")[2].partition("/")[2]

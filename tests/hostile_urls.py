@@ -1,4 +1,4 @@
-"""Hostile URLs: ways to write an address that a worker must not connect to."""
+"""Hostile URLs: ways to write an address to which a worker must not connect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A small web server in this process for URL lists, with and without ranges and ETags, and with faults on request."""
+"""A small web server for URL lists that runs in this process.
+
+It works with or without ranges and ETags, and fails on request.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from urllib.parse import urlsplit
 
 
 class ListServer(ThreadingHTTPServer):
-    """The server; ``files`` has the body of each path."""
+    """The server; ``files`` maps each path to its body."""
 
     daemon_threads = True
 
@@ -24,12 +27,12 @@ class ListServer(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         #: Whether the server understands ranges.
         self.has_ranges = True
-        #: The names of the headers that say the version.
+        #: The names of the headers that give the version of a file.
         self.versions: tuple[str, ...] = ("ETag",)
-        #: The headers of each request, and its target.
+        #: The target and the headers of each request.
         self.requests: list[dict[str, str]] = []
-        #: Called with the number of the request, from 0. Returns a status to answer with, or "cut" to break the
-        #: connection in the middle of the body; None to answer the request.
+        #: Called with the number of the request, from 0. Returns a status to answer with, "cut" to break the connection
+        #: in the middle of the body, or None to answer the request.
         self.fault: Callable[[int], int | str | None] = lambda _: None
 
     @property

@@ -1,4 +1,7 @@
-"""A small S3 server in this process, with conditional writes and faults on request. It verifies no signature."""
+"""A small S3 server in this process.
+
+The server has conditional writes, fails on request, and verifies no signature.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _PAGE = 1000
 
 
 class ObjectServer(ThreadingHTTPServer):
-    """The server; ``buckets`` has the objects of each bucket."""
+    """The server; ``buckets`` maps each bucket to its objects."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -32,8 +35,8 @@ class ObjectServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         #: Whether `If-None-Match` and `If-Match` are ignored.
         self.ignores: frozenset[str] = frozenset()
-        #: Called with the method and path of each request. Returns a status with which the request fails, or
-        #: "lost" to do what it asks and break the connection; None to answer it.
+        #: Called with the method and path of each request. Returns a status with which the request fails, "lost" to
+        #: execute the request and break the connection, or None to answer the request.
         self.fault: Callable[[str, str], int | str | None] = lambda _method, _path: None
 
     @property
@@ -43,7 +46,7 @@ class ObjectServer(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which a process uses this server."""
+        """The environment variables with which a process uses this server."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url}
 
 
@@ -63,7 +66,7 @@ def object_server() -> Iterator[ObjectServer]:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: ObjectServer
-    # One write for each response; otherwise Nagle's algorithm delays its second part.
+    # Each response is one write, because Nagle's algorithm would delay the second part of a response.
     wbufsize = -1
     disable_nagle_algorithm = True
 
@@ -99,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(
         self, objects: dict[str, bytes], key: str, query: str, body: bytes
     ) -> tuple[int, bytes | str, dict[str, str]]:
-        """Return a status, the body or the code of an error, and headers."""
+        """Return the status, the body (or the code of an error) and the headers of the response."""
         found = objects.get(key)
         if "uploadId" in query or "uploads" in query:
             return self._upload(objects, key, parse_qs(query), body)

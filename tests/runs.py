@@ -1,4 +1,7 @@
-"""Make the folder of a run as its producer and its workers would leave it, without running them."""
+"""Make the folder of a run without running a producer or workers.
+
+The folder is as the producer and the workers of the run would leave it.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ def make_run(
 ) -> RunFile:
     """Make a run of a list with this many rows, in shards of three.
 
-    The first ``done`` shards have manifests; the others are only planned. Every image has failed with a timeout. The
-    list's rows are made from ``row``, in this encoding.
+    The first ``done`` shards have manifests. The other shards are only planned. Every image has failed with a timeout.
+    The rows of the list are made from ``row`` and written in this encoding.
     """
     source.write_bytes("".join(row.format(index) for index in range(rows)).encode(encoding))
     shards = -(-rows // SIZE)

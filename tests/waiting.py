@@ -1,4 +1,4 @@
-"""Wait for a condition in a test, in place of a sleep."""
+"""Wait for a condition in a test instead of sleeping."""
 
 from __future__ import annotations
 

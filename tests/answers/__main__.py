@@ -1,4 +1,4 @@
-"""``python -m tests.answers``: fetch the image of each case with all three clients, and store and show the results."""
+"""``python -m tests.answers``: fetch each case's image with all three clients; store and show the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import required
 def main() -> None:
     """Store the results, print them, and update the page.
 
-    Exit with status 1 if imagefleet does worse than both other clients in a row without a reason.
+    Exit with status 1 if a row has no reason although imagefleet does worse in it than both other clients.
     """
     rows = {}
     for case in CASES:

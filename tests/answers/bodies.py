@@ -1,4 +1,4 @@
-"""Cases of statuses, content codings and cookies: answers other than a plain 200 with the image."""
+"""Cases of statuses, content codings and cookies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _OK = answer()
 
 
 def partial(range_: str, body: bytes = IMAGE) -> bytes:
-    """Return a 206 with this Content-Range."""
+    """Return an answer of status 206 that has this Content-Range."""
     return answer(body, f"Content-Range: {range_}", status="206 Partial Content")
 
 
 def status(name: str) -> Case:
-    """Return a case with the image in the body of a response with this status."""
+    """Return a case whose answer has this status and the image as its body."""
     return Case(f"status-{name.partition(' ')[0]}", f"`{name}` with the image", answer(status=name))
 
 
@@ -138,7 +138,7 @@ _CODINGS = [
 
 
 def wall(name: str, title: str, *cookies: str, wanted: str = "seen=1") -> Case:
-    """Return a case of a server that redirects to the same URL until it gets its cookies back."""
+    """Return a case whose server redirects to the same URL until the client sends back the server's cookies."""
     lines = [f"Set-Cookie: {cookie}" for cookie in cookies]
     return Case(
         f"cookie-{name}",

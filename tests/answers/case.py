@@ -1,4 +1,4 @@
-"""A case: the server's answer, the URLs to fetch, and why imagefleet may refuse the image."""
+"""A case: the server's answer, the URLs to fetch, and the reason if imagefleet may refuse the image."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tests.waiting import PATIENCE
 
 #: The columns of the table.
 CLIENTS = ("imagefleet", "curl", "requests")
-#: The client saved the image unchanged.
+#: The result of a client that saved the image unchanged.
 SAVED = "saved"
-#: The client reports success, but saved other bytes.
+#: The result of a client that reports success although it saved other bytes.
 OTHER_BYTES = "**other bytes**"
-#: imagefleet's options, unless a case has its own.
+#: The options of imagefleet in every case that sets no options.
 OPTIONS = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0)
 #: The image of most cases: a JPEG of about 700 bytes.
 IMAGE = encoded(Image.new("RGB", (24, 16), "teal"), "JPEG")
@@ -27,9 +27,9 @@ IMAGE = encoded(Image.new("RGB", (24, 16), "teal"), "JPEG")
 class ReceivedRequest:
     """A request received by the server."""
 
-    #: The whole head, as text.
+    #: The whole head of the request, as text.
     head: str
-    #: The number of earlier requests in this case, on any connection.
+    #: The number of earlier requests in this case, counted over all connections.
     earlier: int
     #: The server's own URL, without a trailing slash.
     server: str
@@ -40,11 +40,11 @@ class ReceivedRequest:
         return self.head.split(" ", 2)[1]
 
     def has(self, line: str) -> bool:
-        """Return whether a header line is present; upper and lower case in its name are equal."""
+        """Return whether the head contains this header line, in upper or lower case."""
         return line.lower() in self.head.lower().split("\r\n")
 
 
-#: The server's answer: one piece, or several sent one by one.
+#: The server's answer: one piece of bytes, or several pieces that are sent one by one.
 Answer = Callable[[ReceivedRequest], bytes | Iterable[bytes]]
 
 
@@ -56,19 +56,19 @@ class Case:
     name: str
     #: The server's behaviour, as shown in the first column; Markdown.
     title: str
-    #: The bytes of every answer, or a function that makes them.
+    #: The bytes that answer every request, or a function that returns the answer to a request.
     answer: bytes | Answer
-    #: Why imagefleet refuses the image although curl or requests save it; empty if none of them saves more than
+    #: The reason why imagefleet refuses an image that curl or requests save; empty if neither of them saves more than
     #: imagefleet.
     reason: str = ""
-    #: The URLs to fetch one after the other over the same connections; the row shows the result of the last URL.
-    #: ``{server}`` is replaced by the server's own URL.
+    #: The URLs, which a client fetches one after the other over the same connections. The row shows the result of the
+    #: last URL. ``{server}`` is replaced by the server's own URL.
     urls: tuple[str, ...] = ("{server}/image",)
     #: The expected bytes.
     image: bytes = IMAGE
     #: Whether the server closes the connection after each answer.
     closes: bool = False
-    #: Whether the clients use the server as their HTTP proxy; if so, ``urls`` may contain any host.
+    #: Whether the clients use the server as their HTTP proxy. If they do, ``urls`` may contain any host.
     proxied: bool = False
     #: imagefleet's options.
     options: FetchOptions = OPTIONS
@@ -87,6 +87,6 @@ def redirect(location: str, *fields: str, status: str = "302 Found") -> bytes:
 
 
 def by_path(answers: dict[str, bytes], otherwise: bytes = b"") -> Answer:
-    """Return an answer that depends on the path; unknown paths are 404."""
+    """Return an answer that depends on the path; an unknown path is answered with 404."""
     missing = otherwise or answer(b"not here", status="404 Not Found")
     return lambda received: answers.get(received.target.partition("?")[0], missing)

@@ -42,11 +42,11 @@ def serving(case: Case) -> Iterator[Canned]:
 
 
 def imagefleet(case: Case, certificates: Path | None = None) -> str:
-    """Return imagefleet's result of a case, from the function that its workers call.
+    """Return imagefleet's result of a case. The result comes from the function that imagefleet's workers call.
 
     Args:
         case: the row.
-        certificates: a CA bundle to trust; a small one loads quickly.
+        certificates: a CA bundle to trust; a small bundle loads quickly.
     """
     with serving(case) as server, tempfile.TemporaryDirectory() as folder:
         proxy = Proxy.parse(server.url) if case.proxied else None
@@ -64,7 +64,7 @@ def imagefleet(case: Case, certificates: Path | None = None) -> str:
 
 
 def curl(case: Case) -> str:
-    """Return curl's result of a case, with a downloader's usual options."""
+    """Return the result of a case for curl, called with the usual options of a downloader."""
     with serving(case) as server, tempfile.TemporaryDirectory() as folder:
         command = [required("curl"), "--disable", "--silent", "--show-error", "--fail", "--location", "--compressed"]
         command += ["--cookie", "", "--max-time", f"{_SECONDS:g}"]
@@ -80,7 +80,7 @@ def curl(case: Case) -> str:
 
 
 def by_requests(case: Case) -> str:
-    """Return the result of requests, with a session and ``raise_for_status``."""
+    """Return the result of a case for the library requests, used with a session and ``raise_for_status``."""
     with serving(case) as server, requests.Session() as session:
         session.trust_env = False
         session.proxies = {"http": server.url} if case.proxied else {}

@@ -1,4 +1,4 @@
-"""Cases of the head and its framing: repeated fields, lengths, transfer codings, redirects, unusual heads."""
+"""Cases of response heads: repeated fields, lengths, transfer codings, redirects, unusual syntax."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def chunks(
 
 
 def framed(body: bytes, *fields: str) -> bytes:
-    """Return an answer without a Content-Length of its own."""
+    """Return an answer to which no Content-Length is added."""
     return answer(body, *fields, length=False)
 
 

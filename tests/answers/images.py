@@ -1,7 +1,8 @@
-"""Cases of images: damaged metadata around whole pixels, and missing pixels.
+"""Cases of images with damaged metadata or missing pixels.
 
-curl and requests don't check the contents they save, so imagefleet decodes every pixel here (`--verify decode`).
-imagefleet refuses only an image with missing pixels, and gives a reason.
+curl and requests don't check the contents that they save. For the comparison, imagefleet decodes every pixel
+(`--verify decode`). imagefleet accepts damaged metadata around complete pixels. It refuses only images with missing
+pixels, and gives a reason.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of `docs/answers.md`, its stored results, and the rule that every row must follow."""
+"""The table of `docs/answers.md`, the stored results of its cases, and the rule for every row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Results = Mapping[str, str]
 
 
 def stored() -> dict[str, Any]:
-    """Return the stored results: ``rows``, by the names of cases and clients, and the ``versions`` of the clients."""
+    """Return the stored results.
+
+    ``rows`` has the results by case and client, and ``versions`` has the versions of the clients.
+    """
     found: dict[str, Any] = json.loads(FOUND.read_text(encoding="utf-8"))
     return found
 
@@ -29,12 +32,12 @@ def store(rows: Mapping[str, Results], versions: Results) -> None:
 
 
 def violations(cases: Iterable[Case], rows: Mapping[str, Results]) -> list[str]:
-    """Return a sentence for each row without a reason in which imagefleet does worse than both other clients."""
+    """Return a sentence for each row without a reason if imagefleet does worse in it than both other clients."""
     found = []
     for case in cases:
         ours, *others = (rows[case.name][client] for client in CLIENTS)
         if ours == OTHER_BYTES:
-            # A truncated body can't be detected if the length field gives the truncated length.
+            # A client can't detect a truncated body if the length field gives the length after the truncation.
             if set(others) != {OTHER_BYTES}:
                 found.append(f"{case.name}: imagefleet saves something else than the server's image")
         elif ours == SAVED and case.reason:
@@ -47,7 +50,7 @@ def violations(cases: Iterable[Case], rows: Mapping[str, Results]) -> list[str]:
 
 
 def answers() -> str:
-    """Return the tables of the page, a heading and a table for each group."""
+    """Return the text of the page's tables: for each group, a heading and a table."""
     found = stored()
     rows = found["rows"]
     lines = []

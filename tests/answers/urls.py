@@ -1,4 +1,4 @@
-"""Cases of URLs, in a list or in a redirect: dot segments, host names, characters to escape."""
+"""Cases of unusual URLs in lists and redirects: dot segments, host names, characters that need escaping."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def redirected(name: str, title: str, location: str) -> Case:
 
 
 def host(name: str, title: str, written: str, ascii_host: str, scheme: str = "http://") -> Case:
-    """Return a case of a host name. The clients fetch it through a proxy, which needs no DNS."""
+    """Return a case of a host name. The clients fetch the URL through a proxy, so the host name needs no DNS."""
     target = f"http://{ascii_host}/image"
 
     def served(received: ReceivedRequest) -> bytes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Start Chromium; without it or playwright, the tests are skipped at home and fail in CI."""
+    """Start Chromium. If Chromium or playwright is missing, the tests are skipped at home and fail in CI."""
     program = required("chromium")
     if importlib.util.find_spec("playwright") is None:
         lacking("playwright is not installed: pip install -e '.[dev]'")
@@ -37,7 +37,7 @@ def demo() -> Iterator[DemoProcess]:
 
 @pytest.fixture(scope="module")
 def fleet(demo: DemoProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
-    """Start a fleet of two workers with five slots each and access to the demo server."""
+    """Start a fleet of two workers. Each worker has five slots and may connect to the demo server."""
     env = {"IMAGEFLEET_ALLOW_NETWORKS": demo.address}
     folder = tmp_path_factory.mktemp("fleet")
     with running_fleet(folder, "--workers", "2", "--concurrency", "5", env=env) as started:

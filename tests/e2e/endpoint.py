@@ -1,4 +1,4 @@
-"""An S3 endpoint of moto on loopback, and a proxy in front of it that fails on request."""
+"""An S3 endpoint on loopback: moto's server, behind a proxy that fails on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def moto_server(folder: Path) -> Iterator[int]:
     with processes.started("moto", argv, folder) as server:
         processes.eventually(lambda: processes.listens(server, port), "moto")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        # moto finds the service by the name in the signature, which it does not verify.
+        # moto finds the service by the name in the request's signature. moto does not verify the signature.
         scope = "AWS4-HMAC-SHA256 Credential=id/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x"
         connection.request("PUT", f"/{BUCKET}", headers={"Authorization": scope})
         answer = connection.getresponse()
@@ -38,7 +38,7 @@ def moto_server(folder: Path) -> Iterator[int]:
 
 
 class FaultyEndpoint(ThreadingHTTPServer):
-    """A proxy in front of an endpoint; a context manager that starts and stops it."""
+    """A proxy in front of an endpoint, as a context manager that starts and stops the proxy."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -49,8 +49,9 @@ class FaultyEndpoint(ThreadingHTTPServer):
         self.target = target
         #: The number of objects written so far.
         self.writes = 0
-        #: Called with each method. Returns a status with which the request fails, seconds to wait before it is
-        #: forwarded, or "lost" to forward it and break the connection; None to forward it.
+        #: Called with each method. Returns what to do with a request. A status makes the request fail. A number of
+        #: seconds delays the request before it is forwarded. "lost" forwards the request and then breaks the
+        #: connection. None forwards the request.
         self.fault: Callable[[str], int | float | str | None] = lambda _: None
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
 
@@ -65,7 +66,7 @@ class FaultyEndpoint(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which a process uses this endpoint."""
+        """The environment variables with which a process uses this endpoint."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_address[1]}"}
 
 
@@ -117,5 +118,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-#: Headers of one connection, and the length, which this proxy sets itself.
+#: Headers that apply to one connection only, and the Content-Length, which this proxy sets itself.
 _HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length"})

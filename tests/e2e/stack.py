@@ -67,7 +67,7 @@ class Stack:
             process.communicate()
 
     def hits(self, route: str = "/images") -> int:
-        """Return the number of requests to a route of the demo server since its start."""
+        """Return the number of requests to a route of the demo server since the server's start."""
         code = f"import urllib.request as u; print(u.urlopen('http://127.0.0.1:{_DEMO_PORT}/stats').read().decode())"
         return int(json.loads(self.compose("exec", "-T", "demo", "python", "-c", code)).get(route, 0))
 
@@ -99,7 +99,7 @@ def clone(folder: Path, owner: int) -> Path:
 
 @contextmanager
 def up(folder: Path, workers: int, **environment: str) -> Iterator[Stack]:
-    """Start a stack with some workers; at the end remove it with its volumes."""
+    """Start a stack with some workers; at the end, remove the stack and its volumes."""
     stack = Stack(folder, environment)
     try:
         stack.compose("up", "-d", "--build", "--wait", "--scale", f"worker={workers}")

@@ -1,4 +1,4 @@
-"""In a clean clone, `docker compose up` starts a fleet, and its runs save files owned by the user."""
+"""In a clean clone, `docker compose up` starts a fleet. The runs of the fleet save files that the user owns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.stack import Stack, clone, need_engine, up
 from tests.waiting import wait_for
 
-#: An ordinary user of the host; the id needs no account.
+#: The id of an ordinary user of the host. No account with this id needs to exist.
 _USER = 12345
 
 pytestmark = pytest.mark.timeout(900)
@@ -44,7 +44,7 @@ def test_demo_runs(stack: Stack) -> None:
 
 
 def test_downloads_a_list_from_stdin(stack: Stack) -> None:
-    """All 500 images of a list on stdin are saved, with one row each."""
+    """All 500 images of a list on stdin are saved, and each image has one row."""
     urls = "".join(f"http://demo:8765/images/{index}.jpg?latency=0\n" for index in range(500))
     numbers = stack.produce("run", "-", "--out", "/images/piped", stdin=urls)
     assert (numbers["total"], numbers["success"], numbers["workers"]) == (500, 500, 2)
@@ -91,7 +91,7 @@ def test_flower_requires_its_password(stack: Stack, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/metrics", "/healthcheck"])
 def test_monitoring_needs_no_password(stack: Stack, path: str) -> None:
-    """The pages for monitoring are open on loopback."""
+    """The monitoring pages need no password on loopback."""
     assert _status(path) == 200
 
 

@@ -14,7 +14,7 @@ from config import limits
 from tests.e2e.stack import need_engine
 from tests.integration.processes import ROOT
 
-#: Services that run once: two create or show the passwords, one is the producer.
+#: The services that run once: two services create or show the passwords, and the third service is the producer.
 _ONCE = {"secrets", "passwords", "producer"}
 _LONG_RUNNING = ["redis", "worker", "flower", "demo"]
 
@@ -78,7 +78,7 @@ def test_stopped_worker_can_finish_its_downloads() -> None:
 
 
 def test_only_flower_is_published() -> None:
-    """Only Flower is published, always on loopback; its port is configurable."""
+    """Only Flower's port is published, always on loopback. The port's number is configurable."""
     for port in ("5555", "5999"):
         services = config(FLOWER_PORT=port)
         published = {name: service["ports"] for name, service in services.items() if "ports" in service}
@@ -88,7 +88,7 @@ def test_only_flower_is_published() -> None:
 
 
 def test_environment_configures_the_services() -> None:
-    """The environment or .env sets slots, log level, memory, events, networks and proxy."""
+    """The environment or the file .env can set the slots, log level, memory, events, networks and proxy."""
     services = config(
         WORKER_CONCURRENCY="3",
         WORKER_LOGLEVEL="INFO",
@@ -108,7 +108,7 @@ def test_environment_configures_the_services() -> None:
 
 @pytest.mark.parametrize("prefix", ["", "watch", "/watch/"])
 def test_flower_uses_its_prefix(prefix: str) -> None:
-    """Flower, its health check and the command that prints its address all use the configured URL prefix."""
+    """Flower, Flower's health check and the command that prints Flower's address all use the configured URL prefix."""
     services = config(FLOWER_URL_PREFIX=prefix)
     assert {services[name]["environment"]["FLOWER_URL_PREFIX"] for name in ("flower", "passwords")} == {prefix}
     # `config.healthcheck` collapses repeated slashes.

@@ -15,13 +15,13 @@ from tests.waiting import wait_for
 
 pytestmark = pytest.mark.timeout(900)
 _IMAGES = 2_000
-#: Timeout of a disturbed run in seconds; an undisturbed one takes about 60.
+#: Timeout of a disturbed run in seconds. An undisturbed run takes about 60 seconds.
 _LONG = 400
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Start a stack with one worker; an ordinary user owns its clone, and the workers run as that user."""
+    """Start a stack with one worker. An ordinary user owns the stack's clone, and the workers run as this user."""
     need_engine()
     folder = clone(tmp_path_factory.mktemp("disturbed") / "clone", owner=12345)
     (folder / "lists" / "many.txt").write_text(
@@ -45,13 +45,14 @@ def test_survives_restarts_of_every_service(stack: Stack, tmp_path: Path) -> Non
     assert numbers["total"] == _IMAGES
     rows = processes.rows(stack.folder / "images" / "restarted")
     assert len(rows) == _IMAGES
-    # The image server was unreachable for a moment. Only the downloads in progress then may have failed.
+    # The image server was unreachable for a moment. Only downloads that were in progress at that moment can have
+    # failed.
     assert set(numbers["reasons"]) <= {"connect", "timeout", "truncated", "dns"}
     assert numbers["success"] >= _IMAGES - 100
 
 
 def test_survives_changes_of_the_worker_count(stack: Stack, tmp_path: Path) -> None:
-    """Scaling from one worker to four and back to one loses no image and fetches none twice."""
+    """Scaling from one worker to four workers and back loses no image and fetches no image twice."""
     stack.compose("up", "-d", "--wait", "--scale", "worker=1")
     before = stack.hits()
     log = tmp_path / "log"
@@ -73,6 +74,6 @@ def test_survives_changes_of_the_worker_count(stack: Stack, tmp_path: Path) -> N
 def _saved(stack: Stack, out: str) -> int:
     """Return the number of saved images of a run.
 
-    Searches only the shards' folders, because the folder of temporary files is deleted at the end of the run.
+    This searches only the shards' folders, because the folder of temporary files is deleted at the end of the run.
     """
     return sum(1 for _ in (stack.folder / "images" / out).glob("[0-9]*/*.jpg"))

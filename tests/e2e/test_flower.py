@@ -34,7 +34,7 @@ class FlowerPage:
     expect: Callable[[Locator], Any]
 
     def search(self, words: str, count: int = 1) -> Locator:
-        """Type words into the search box of the task table; return the rows as soon as there are ``count`` of them."""
+        """Type words into the search box of the task table; return the rows as soon as the table has ``count`` rows."""
         self.page.goto("/tasks")
         self.page.get_by_role("searchbox").fill(words)
         self.expect(self.rows).to_have_count(count)
@@ -51,14 +51,17 @@ class FlowerPage:
         return dict(zip(names, (text.strip() for text in row.locator("td").all_inner_texts()), strict=True))
 
     def details(self, name: str) -> Locator:
-        """Return the value with this name on a task's own page."""
+        """Return the value that a task's page shows under this name."""
         row = self.page.locator(".detail-row").filter(has=self.page.locator("dt", has_text=re.compile(f"^{name}$")))
         return row.locator("dd")
 
 
 @pytest.fixture(scope="module")
 def urls(demo: DemoProcess, fleet: RunningFleet) -> list[str]:
-    """Run a list and wait until Flower has all events; return the URLs, beginning with the `_SAVED` saved images."""
+    """Run a list, wait until Flower has all events, and return the list's URLs.
+
+    The URLs of the `_SAVED` saved images come first.
+    """
     every = [f"{demo.url}/images/{number}.jpg" for number in range(_SAVED)]
     every += [f"{demo.url}/fault/not-found", f"{demo.url}/fault/html", "http://10.0.0.1/private.jpg", _MARKUP]
     numbers = fleet.run("flower", every)
@@ -73,7 +76,7 @@ def urls(demo: DemoProcess, fleet: RunningFleet) -> list[str]:
 
 @pytest.fixture
 def flower(browser: Browser, fleet: RunningFleet, urls: list[str]) -> Iterator[FlowerPage]:
-    """Open a page; fail if it logs an error or warning, contacts another host, or executes markup in a URL."""
+    """Open a page. Fail if the page logs an error or warning, contacts another host, or executes markup in a URL."""
     from playwright.sync_api import ConsoleMessage, Dialog, expect
 
     from docs.browser import flower_page
@@ -111,7 +114,7 @@ def test_wrong_password_is_refused(browser: Browser, fleet: RunningFleet) -> Non
 
 
 def test_workers_are_online(flower: FlowerPage) -> None:
-    """Both workers are online with their slots, and failed images count as failed tasks."""
+    """The page shows both workers online with their slots, and counts failed images as failed tasks."""
     flower.page.goto("/")
     flower.expect(flower.page.locator("#workers-online")).to_have_text("2")
     flower.expect(flower.page.locator("#workers-failed")).to_have_text(str(_FAILED))
@@ -126,7 +129,7 @@ def test_workers_are_online(flower: FlowerPage) -> None:
 
 
 def test_task_is_found_by_its_url(flower: FlowerPage, urls: list[str]) -> None:
-    """A search for a URL finds one task, with its state, runtime, image and complete Outcome."""
+    """A search for a URL finds one task. The page shows the task's state, runtime, image and complete Outcome."""
     row = flower.search(urls[7])
     cells = flower.cells(row)
     assert (cells["args"], cells["state"]) == (urls[7], "SUCCESS")
@@ -139,7 +142,7 @@ def test_task_is_found_by_its_url(flower: FlowerPage, urls: list[str]) -> None:
 
 
 def test_failed_images_are_found(flower: FlowerPage, urls: list[str]) -> None:
-    """A search, the button *Failed*, and a click on their count on the workers page all find the failed images."""
+    """A search, the button *Failed* and a click on the workers page's count of failures each find the failed images."""
     found = {cells["args"]: cells for cells in map(flower.cells, flower.search("result:failed", _FAILED).all())}
     assert set(found) == set(urls[_SAVED:])
     assert {cells["state"] for cells in found.values()} == {"FAILURE"}
@@ -154,7 +157,7 @@ def test_failed_images_are_found(flower: FlowerPage, urls: list[str]) -> None:
 
 
 def test_reason_is_shown_in_full(flower: FlowerPage, urls: list[str]) -> None:
-    """A failed task's own page shows the complete reason and the time of the failure."""
+    """The page of a failed task shows the time of the failure and the complete reason."""
     flower.search("args:10.0.0.1").locator("a[href*='/task/']").click()
     flower.expect(flower.details("Status")).to_have_text("FAILURE")
     flower.expect(flower.details("Result")).to_contain_text("reason: blocked_address\n")

@@ -1,4 +1,7 @@
-"""imagefleet, pandas and DuckDB read the same rows from tables, as far as they can read them at all."""
+"""imagefleet, pandas and DuckDB read the same rows from well-formed tables.
+
+From damaged tables, imagefleet reads more rows than pandas and DuckDB.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ _GOOD = {
     "blank lines": "http://a/1,b\n\nhttp://a/2,c\n",
     "spaces": "http://a/1, b \nhttp://a/2,c\n",
 }
-#: Each with the rows that imagefleet reads. The others end with an error, lose rows, or join them.
+#: Damaged tables, each with the rows that imagefleet reads. pandas and DuckDB end with an error, lose rows, or join
+#: rows.
 _BAD = {
     "long row": ("http://a/1,b\nhttp://a/2,c,d\nhttp://a/3,e\n", [("http://a/1", "b"), ("http://a/3", "e")]),
     "unclosed": ('http://a/1,"b\nhttp://a/2,c\nhttp://a/3,e\n', [("http://a/2", "c"), ("http://a/3", "e")]),
@@ -53,7 +57,7 @@ def others(path: Path, library: str) -> list[tuple[str, str | None]] | None:
     """Return the rows that another library reads, or None if it ends with an error."""
     if find_spec(library) is None:
         lacking(f"{library} is not installed in this environment")
-    # In a separate process, because some libraries start threads that would affect other tests.
+    # The library runs in a separate process, because some libraries start threads that would affect other tests.
     command = [sys.executable, "-c", _SCRIPTS[library], str(path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
     return [(url, text) for url, text in json.loads(ended.stdout)] if ended.returncode == 0 else None
@@ -62,7 +66,7 @@ def others(path: Path, library: str) -> list[tuple[str, str | None]] | None:
 @pytest.mark.parametrize("library", _SCRIPTS)
 @pytest.mark.parametrize("body", _GOOD.values(), ids=_GOOD)
 def test_same_rows_as_other_libraries(tmp_path: Path, body: str, library: str) -> None:
-    """All three read the same rows from a well-formed table."""
+    """imagefleet, pandas and DuckDB read the same rows from a well-formed table."""
     path = tmp_path / "list.csv"
     # DuckDB refuses tables with two kinds of line ends.
     end = "\r\n" if "\r" in body else "\n"
@@ -75,7 +79,7 @@ def test_same_rows_as_other_libraries(tmp_path: Path, body: str, library: str) -
 def test_more_rows_than_other_libraries(
     tmp_path: Path, body: str, expected: list[tuple[str, str]], library: str
 ) -> None:
-    """From a damaged table, imagefleet reads each good row. No other library reads them all and nothing else."""
+    """From a damaged table, imagefleet reads exactly the good rows, and neither pandas nor DuckDB does."""
     path = tmp_path / "list.csv"
     path.write_bytes(f"url,text\n{body}".encode())
     assert rows(path) == expected

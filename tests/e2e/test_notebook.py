@@ -1,4 +1,4 @@
-"""The notebook of the docs runs from its first cell to its last, and shows what it says."""
+"""The notebook of the docs runs from its first cell to its last cell, and shows the results that its text describes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import lacking
 
 
 def test_notebook_runs(tmp_path: Path) -> None:
-    """It downloads the list, shows a contact sheet and the failures, and leaves no process behind."""
+    """The notebook downloads the list, shows a contact sheet and the failures, and leaves no process behind."""
     for package in ("nbclient", "ipykernel", "pandas"):
         if find_spec(package) is None:
             lacking(f"{package} is not installed in this environment")

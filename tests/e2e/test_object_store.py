@@ -1,4 +1,4 @@
-"""Whole runs to an S3 endpoint: nothing is lost, whatever dies or fails on the way."""
+"""Whole runs to an S3 endpoint lose nothing, even if processes die or requests fail during the run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Site:
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables of each process."""
+        """The environment variables of each process."""
         return {**self.endpoint.environment, "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
 
     @property
@@ -109,7 +109,7 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 def site(
     moto: int, demo: DemoProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Site]:
-    """Return an endpoint without a fault, and an empty prefix in it."""
+    """Return an endpoint without a fault, and an empty prefix at this endpoint."""
     with FaultyEndpoint(moto) as endpoint:
         for name, value in endpoint.environment.items():
             monkeypatch.setenv(name, value)
@@ -118,7 +118,7 @@ def site(
 
 
 def test_run_with_its_images_as_files(site: Site) -> None:
-    """A run has the same files as in a folder; afterwards, each command finds it complete."""
+    """A run stores the same files as in a folder. Afterwards, each command reports that the run is complete."""
     ended = site.run(site.write_list()).json()
     assert (ended["success"], ended["out"]) == (_COUNT, site.out)
     site.check_complete()
@@ -137,7 +137,7 @@ def test_run_with_its_images_as_files(site: Site) -> None:
 
 
 def test_list_in_the_store(site: Site) -> None:
-    """A compressed list is read from a bucket; afterwards, a damaged plan is rebuilt from it."""
+    """A compressed list is read from a bucket. Afterwards, a damaged plan is rebuilt from this list."""
     name = f"{Path(site.out).name}.txt.gz"
     listed = gzip.compress(Path(site.write_list()).read_bytes())
     ObjectStore(StoreUrl.parse(f"s3://{BUCKET}/lists")).replace(name, listed)
@@ -176,7 +176,7 @@ def test_run_with_packed_images(site: Site, output: str) -> None:
 
 
 def test_retry_and_refresh(site: Site) -> None:
-    """Failed images are retried, and a later run reuses the unchanged images of an earlier one."""
+    """Failed images are retried, and a later run reuses the unchanged images of an earlier run."""
     files = site.folder / "files"
     files.mkdir()
     for number in range(20):
@@ -197,7 +197,7 @@ def test_retry_and_refresh(site: Site) -> None:
 
 
 def test_killed_workers(site: Site) -> None:
-    """If workers are killed half way, their images are fetched again, and each image is saved once."""
+    """If workers are killed in the middle of a run, their images are fetched again, and each image is saved once."""
     with site.start(site.write_list(latency=0.1), "--workers", "2", "--concurrency", "8") as run:
         for writes in (40, 90):
             site.wait_for_writes(writes, run)
@@ -208,7 +208,7 @@ def test_killed_workers(site: Site) -> None:
 
 
 def test_killed_producer(site: Site) -> None:
-    """If the producer is killed half way, `resume` completes the run, and takes over the lock at once."""
+    """If the producer is killed in the middle of a run, `resume` takes over the lock at once and completes the run."""
     with site.start(site.write_list(latency=0.1), "--workers", "2", "--concurrency", "4") as run:
         site.wait_for_writes(60, run)
         fleet = run.descendants()
@@ -222,7 +222,7 @@ def test_killed_producer(site: Site) -> None:
 
 
 def test_paused_producer_is_replaced(site: Site) -> None:
-    """If a producer is paused for longer than its lock lives, `resume` completes the run, and the paused one ends."""
+    """If a producer is paused until its lock has expired, `resume` completes the run, and the paused producer ends."""
     with site.start(site.write_list(latency=0.3), "--workers", "1", "--concurrency", "4") as run:
         site.wait_for_writes(40, run)
         run.process.send_signal(signal.SIGSTOP)
@@ -239,7 +239,7 @@ def test_paused_producer_is_replaced(site: Site) -> None:
 
 
 def test_second_producer_is_refused(site: Site) -> None:
-    """While a producer works, another command is refused, and `cancel` ends the run; then it can be resumed."""
+    """While a producer works, another command is refused. After `cancel` has ended the run, the run can be resumed."""
     with site.start(site.write_list(latency=0.3), "--workers", "1", "--concurrency", "4") as run:
         site.wait_for_writes(20, run)
         second = site.resume()
@@ -253,7 +253,7 @@ def test_second_producer_is_refused(site: Site) -> None:
 
 @pytest.mark.parametrize("fault", [503, 0.3, "lost"], ids=["503", "slow", "lost responses"])
 def test_endpoint_with_passing_faults(site: Site, fault: int | float | str) -> None:
-    """A store that is overloaded, slow, or loses responses for a while only delays a run."""
+    """If the store is overloaded, is slow or loses responses for a while, the run is only delayed."""
     with site.start(site.write_list(latency=0.1), "--workers", "2", "--concurrency", "8") as run:
         site.wait_for_writes(40, run)
         number = iter(range(1_000_000))
@@ -266,7 +266,7 @@ def test_endpoint_with_passing_faults(site: Site, fault: int | float | str) -> N
 
 @pytest.mark.parametrize("status", [503, 403])
 def test_endpoint_fails_for_good(site: Site, status: int) -> None:
-    """If the store fails for good, the command says why; when the store is back, `resume` completes the run."""
+    """If the store fails for good, the command reports why. Once the store works again, `resume` completes the run."""
     with site.start(site.write_list(latency=0.1), "--workers", "2", "--concurrency", "8") as run:
         site.wait_for_writes(60, run)
         site.endpoint.fault = lambda _: status
@@ -281,7 +281,7 @@ def test_endpoint_fails_for_good(site: Site, status: int) -> None:
 
 
 def test_workers_at_a_broker(site: Site) -> None:
-    """Workers need no shared folder, only a root that is a URL; a worker without one leaves the run to others."""
+    """Workers need no shared folder, only a root that is a URL. A worker without this root takes no part in the run."""
     with ExitStack() as stack:
         port = stack.enter_context(processes.redis_server(site.folder))
         url = f"redis://127.0.0.1:{port}/0"

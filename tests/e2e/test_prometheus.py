@@ -1,4 +1,4 @@
-"""A real Prometheus reads Flower's metrics with the documented configuration, and the documented queries work."""
+"""With the documented configuration, a real Prometheus reads Flower's metrics, and the documented queries work."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ def test_only_metrics_need_no_password(fleet: RunningFleet) -> None:
 
 
 def test_counters_follow_the_runs(prometheus: Prometheus, fleet: RunningFleet, demo: DemoProcess) -> None:
-    """The target is up, saved and failed images count separately, and every query of the docs returns a value."""
+    """The target is up, saved and failed images are counted separately, and every query of the docs returns a value."""
     processes.eventually(lambda: prometheus.value('up{job="imagefleet"}') == 1, "the target")
     urls = [f"{demo.url}/images/{number}.jpg" for number in range(20)]
     urls += [f"{demo.url}/fault/not-found?{number}" for number in range(5)]
-    # Prometheus computes a rate only if a worker's counter grows after Prometheus first read it. With two workers and
-    # three turns, at least one worker gets two turns.
+    # Prometheus computes a rate only if a worker's counter grows after Prometheus first read it. Two workers share
+    # three turns, so at least one worker gets two turns.
     for turn in (1, 2, 3):
         fleet.run(f"turn-{turn}", urls)
         ended = [20.0 * turn, 5.0 * turn]
@@ -89,7 +89,7 @@ def test_counters_follow_the_runs(prometheus: Prometheus, fleet: RunningFleet, d
     assert prometheus.value("sum(flower_worker_online)") == 2
     assert len(_QUERIES) == 5
     for query in _QUERIES:
-        # The number of running tasks is 0, because no task is running any more; all other values have grown.
+        # The number of running tasks is 0, because no task is running any more. All other values have grown.
         least = -1 if "currently_executing" in query else 0
         processes.eventually(partial(_exceeds, prometheus, query, least), query)
 

@@ -1,4 +1,4 @@
-"""The code lines of the docs for reading manifests read only the manifests, and no image or plan."""
+"""The documented code lines for manifests read only the manifests, and no image or plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ _ROWS = 8
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with ``images``, the output folder of a complete run with three shards and some images."""
+    """Return a folder that contains the output folder ``images`` of a complete run.
+
+    The run has three shards and some images.
+    """
     out = tmp_path / "images"
     out.mkdir()
     make_run(tmp_path / "list.txt", LocalStore(out), _ROWS, 3, State.COMPLETE, PlanState.COMPLETE)

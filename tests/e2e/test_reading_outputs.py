@@ -1,4 +1,4 @@
-"""Tools for data sets read each output format of a real run: all images, with their captions and metadata."""
+"""Tools for data sets read all images, captions and metadata from each output format of a real run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.conftest import image, success
 
 _SIZE, _SHARDS = 4, 3
 _CAPTIONS = ['a "cat", 🐈\nin two lines', "", None, "the failed one"]
-#: For each tool: its format, and the lines that print the keys, captions and image sizes of all samples.
+#: The format of each tool, and the lines of code that print the keys, captions and image sizes of all samples.
 _SCRIPTS = {
     "webdataset": (
         OutputFormat.WEBDATASET,

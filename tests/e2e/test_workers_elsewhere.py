@@ -1,4 +1,7 @@
-"""Workers started from docker-compose.workers.yml, with a producer and a Redis with TLS and users on other hosts."""
+"""Workers start from docker-compose.workers.yml and work with a producer and a Redis on other hosts.
+
+The Redis has TLS and users.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import pytest
 from tests.e2e.stack import need_engine
 from tests.integration import processes
 
-#: An ordinary user of the host and owner of the shared folder; the id needs no account.
+#: The id of the ordinary user of the host who owns the shared folder. No account with this id needs to exist.
 _USER = 12345
 _WORKERS = processes.ROOT / "docker-compose.workers.yml"
 #: The required variables in `.env`.
@@ -26,7 +29,10 @@ pytestmark = pytest.mark.timeout(900)
 
 
 class Site:
-    """A host's `.env`, its shared folder, and a Compose project with the services of this and the other hosts."""
+    """A worker host with its `.env` and shared folder.
+
+    A Compose project has the services of this host and of the other hosts.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.images = folder, folder / "images"
@@ -40,7 +46,7 @@ class Site:
         }
 
     def compose(self, *arguments: str, stdin: str | None = None, **changes: str | None) -> Any:
-        """Run a Compose command with the host's `.env` and changes to it; None removes a variable."""
+        """Run a Compose command with the host's `.env` and these changes to its variables; None removes a variable."""
         lines = [f"IMAGEFLEET_{name}={value}" for name, value in {**self.values, **changes}.items() if value]
         (self.folder / "env").write_text("\n".join(lines) + "\n")
         files = [_WORKERS, *self.folder.glob("elsewhere.yml")]
@@ -65,7 +71,7 @@ class Site:
         return self.check_compose("exec", "-T", "redis", "redis-cli", *options, "acl", "log")
 
     def other_hosts(self) -> dict[str, Any]:
-        """Return the services of the other hosts: Redis as in docs/many-machines.md, an image server, a producer."""
+        """Return the services of the other hosts: Redis as in docs/many-machines.md, image server, producer."""
         ours = {"image": self.name, "build": str(processes.ROOT), "init": True}
         ping = "redis-cli --tls --cacert /etc/imagefleet/ca.pem -h redis -p 6380 ping | grep -q NOAUTH"
         return {
@@ -162,7 +168,7 @@ def test_worker_is_confined(site: Site) -> None:
 
 
 def test_workers_stop_cleanly_and_restart(site: Site) -> None:
-    """Stopped workers exit with 0 and without a denied command, and can be started again."""
+    """Stopped workers exit with status 0 and can be started again. Redis denies none of their commands."""
     site.check_compose("stop", "worker")
     states = [json.loads(line) for line in site.check_compose("ps", "-a", "--format", "json", "worker").splitlines()]
     assert [state["ExitCode"] for state in states] == [0, 0]
@@ -172,7 +178,7 @@ def test_workers_stop_cleanly_and_restart(site: Site) -> None:
 
 
 def test_reports_a_missing_shared_folder(site: Site) -> None:
-    """A missing shared folder is reported, and no empty one is created instead."""
+    """A missing shared folder is reported, and no empty folder is created in its place."""
     missing = site.folder / "not-mounted"
     ended = site.compose("run", "--rm", "-T", "--no-deps", "worker", "true", STORE_ROOTS=str(missing))
     assert ended.returncode != 0

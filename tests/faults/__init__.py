@@ -1,1 +1,1 @@
-"""Fault tests: whole runs whose real processes are killed, disconnected or starved, without losing anything."""
+"""Fault tests: whole runs lose nothing although their real processes are killed, disconnected or starved."""

@@ -1,7 +1,7 @@
 """Provoke Redis errors in a running server.
 
-Each function is a context manager: inside its block the server replies with the error. A `Target` is the server of
-plain workers or of a local fleet.
+Each function is a context manager. Inside the manager's block, the server replies with the error. A `Target` is a
+server that is used by plain workers or by a local fleet.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import redis
 from tests.integration import processes
 from tests.waiting import wait_for
 
-#: Commands in the append-only file, enough for seconds of loading. Each script writes `_BATCH` commands, because one
-#: script for all commands would make Redis reply BUSY.
+#: The number of commands in the append-only file. Redis needs seconds to load so many commands. Each script writes
+#: `_BATCH` commands, because one script for all commands would make Redis reply BUSY.
 _COMMANDS, _BATCH = 1_000_000, 50_000
 _FILLER = "filler"
 _PASSWORD = "changed"
@@ -28,14 +28,17 @@ _PASSWORD = "changed"
 
 @dataclass(frozen=True)
 class Target:
-    """A server to provoke errors in: an administrator's client, its data folder, and functions to control it."""
+    """A server in which tests provoke errors.
+
+    A target has an administrator's client, the server's data folder, and functions to control the server.
+    """
 
     #: Untyped: redis-py has no types for most of the methods called here.
     admin: Any
     folder: Path
     restart: Callable[[], None]
-    #: Creates the administrator's account again, because the append-only file does not contain it. Returns false while
-    #: the server does not answer.
+    #: Creates the administrator's account again, because the append-only file does not contain this account. Returns
+    #: false while the server does not answer.
     admit: Callable[[], bool]
     #: Returns the id of the run on this server.
     run_id: Callable[[], str]
@@ -45,7 +48,7 @@ Provocation = Callable[[Target], AbstractContextManager[None]]
 
 
 def setting(name: str, value: int) -> Provocation:
-    """Return a provocation that sets a Redis option to a value, and at the end to 0."""
+    """Return a provocation that sets a Redis option to a value, and resets the option to 0 at the end."""
 
     @contextmanager
     def change(target: Target) -> Iterator[None]:
@@ -58,7 +61,7 @@ def setting(name: str, value: int) -> Provocation:
 
 @contextmanager
 def cannot_save(target: Target) -> Iterator[None]:
-    """MISCONF: a snapshot failed, because a folder with the name of its file exists."""
+    """MISCONF: a snapshot failed, because a folder has the name of the snapshot's file."""
     obstacle = target.folder / "dump.rdb"
     obstacle.mkdir()
     target.admin.config_set("save", "3600 100000000")
@@ -118,7 +121,10 @@ def busy(target: Target) -> Iterator[None]:
 
 
 def _end_script(admin: Any) -> bool:
-    """Kill the running script; return false if another script runs afterwards, because a client may have resent it."""
+    """Kill the running script.
+
+    Return false if a script runs afterwards, because a client may have sent the script again.
+    """
     with suppress(redis.ResponseError):
         admin.script_kill()
     try:
@@ -167,7 +173,7 @@ def silent(target: Target) -> Iterator[None]:
 
 @contextmanager
 def no_permission(target: Target) -> Iterator[None]:
-    """NOPERM: the user loses the permission to write."""
+    """NOPERM: the Redis user loses the permission to write."""
     target.admin.execute_command("ACL", "SETUSER", "default", "-@write")
     yield
     with _ignore_ended_server():
@@ -195,7 +201,7 @@ def key_of_another_program(target: Target) -> Iterator[None]:
 
 
 def _ignore_ended_server() -> AbstractContextManager[None]:
-    """Ignore an ended server: the server of a local fleet ends with the run."""
+    """Ignore that the server has ended, because the server of a local fleet ends with its run."""
     return suppress(redis.ConnectionError)
 
 
@@ -229,7 +235,7 @@ def let_last(seconds: float) -> None:
     time.sleep(seconds)
 
 
-#: Errors during which a run waits, by their name in the table.
+#: The errors during which a run waits, by the error's name in the table.
 TEMPORARY: dict[str, Provocation] = {
     "OOM": setting("maxmemory", 1),
     "MISCONF": cannot_save,

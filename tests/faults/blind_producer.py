@@ -1,7 +1,7 @@
-"""A producer without checks of its chords: it never inspects shards for lost messages, and resends nothing.
+"""A producer that does not repair its run: it never inspects shards for lost messages, and resends nothing.
 
-Start it with ``python -m tests.faults.blind_producer run …``. Its ``resume`` assumes that tasks sent by an earlier
-command are still in flight.
+Start it with ``python -m tests.faults.blind_producer run …``. The ``resume`` of this producer assumes that the tasks of
+an earlier command are still in flight.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A worker dies between claiming and sending a chord's body.
+"""A worker dies after it has claimed a chord's body and before it sends the body.
 
 The worker has not acknowledged the parts that it counted last, so Redis redelivers their tasks. The next worker that
-counts these parts finds the chord complete and the body claimed. The claim lasts as long as Celery allows for sending
-the body: over a minute.
+counts these parts finds that the chord is complete and the body is claimed. The claim lasts over a minute, because
+Celery allows this time for sending the body.
 """
 
 from __future__ import annotations

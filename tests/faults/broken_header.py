@@ -1,4 +1,4 @@
-"""One header task of the worker raises, so its chord part counts as failed."""
+"""One header task of the worker raises an exception, so its chord part counts as failed."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from producer.cli import main
 from producer.dispatch import publisher
 from tasks.celery import app
 
-#: The number of the message at which the producer dies; this producer sends messages in smaller batches.
+#: The number of the message at which the producer dies. This producer sends messages in smaller batches than usual.
 DIES_AT = 95
 publisher._BATCH_MESSAGES = 10
 _counter = count(1)

@@ -1,7 +1,7 @@
-"""Shared fixtures of the fault tests: their form (long or short), the images, and the tables of results.
+"""Shared fixtures of the fault tests: the form of the tests (long or short), the images, and the tables of results.
 
-``FAULTS=long`` selects the long form; any other value, or none, selects the short one. ``FAULTS_KEEP`` saves the
-results, from which docs/faults.md is made.
+``FAULTS=long`` selects the long form of the tests. Any other value, or no value, selects the short form.
+``FAULTS_KEEP`` saves the results, from which docs/faults.md is made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def arena(site: Site, tmp_path: Path) -> Iterator[Arena]:
-    """Provide a Redis and an empty fleet for one test; delete its images at the end."""
+    """Provide a Redis and an empty fleet for one test; delete the test's images at the end."""
     with Arena(tmp_path, site) as created:
         yield created
     for out in tmp_path.glob("out-*"):
@@ -41,7 +41,7 @@ def arena(site: Site, tmp_path: Path) -> Iterator[Arena]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the tables, and save them on request."""
+    """Print the tables of results, and save them on request."""
     filled = [one for one in table.TABLES if one.rows]
     for one in filled:
         terminalreporter.section(f"faults: {one.name}")

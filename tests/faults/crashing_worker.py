@@ -1,7 +1,8 @@
-"""A worker killed by some images, started by ``celery -A tests.faults.crashing_worker worker``.
+"""A worker that some images kill: ``celery -A tests.faults.crashing_worker worker``.
 
-An image with ``poison`` in its URL aborts the process that fetches it, even in a separate process:
-``python -m tests.faults.crashing_worker`` replaces ``python -m tasks.isolation``.
+An image with ``poison`` in its URL aborts the process that fetches it. The image also aborts the separate process in
+which a worker fetches a suspect image, because ``python -m tests.faults.crashing_worker`` replaces ``python -m
+tasks.isolation``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A worker dies at each collect task, as if it ran out of memory."""
+"""A worker dies at each collect task, as a worker that runs out of memory does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker on the same queues without our tasks: it drops all messages."""
+"""A worker that consumes our queues but does not know our tasks, so it drops all messages."""
 
 from __future__ import annotations
 

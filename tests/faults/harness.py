@@ -1,7 +1,7 @@
-"""The harness of the fault tests: Redis, workers and producers that a test can kill, and the check of a finished run.
+"""The harness of the fault tests: Redis, workers and producers that a test can kill, and checks of a finished run.
 
-The harness restarts dead workers, as Compose does. A run without faults requests each URL once, so further requests in
-nginx's log are images fetched twice.
+The harness restarts dead workers, as Compose does. A run without faults requests each URL once, so a further request in
+nginx's log shows that an image was fetched twice.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from tests.conftest import redis_program
 from tests.faults import once, table
 from tests.integration import processes
 
-#: Number of images on the nginx server. The lists repeat the URLs of these images, each time with another query.
+#: Number of images on the nginx server. The lists repeat the URLs of these images, and each repetition has another
+#: query.
 _DIFFERENT_IMAGES = 200
-#: Smallest size of an image in bytes; images must not be too small, because slow sending is how we delay them.
+#: Smallest size of an image in bytes. The tests delay images by slow sending, so images must not be too small.
 _MIN_BYTES = 3_000
 #: Manifest columns that must be equal in two runs over the same list.
 FACTS = ("key", "url", "status", "reason", "path", "width", "height", "format", "bytes", "sha256")
@@ -45,7 +46,7 @@ _TEMPORARY = ".tmp"
 
 @dataclass(frozen=True)
 class Site:
-    """An nginx with images, and its log of requests."""
+    """An nginx that serves images, and nginx's log of requests."""
 
     url: str
     folder: Path
@@ -57,7 +58,8 @@ class Site:
         Args:
             count: number of URLs.
             run: name of the run, which makes its URLs unique.
-            rate: bytes per second of each response; half an image per second takes about a second. 0: no limit.
+            rate: bytes per second of each response, or 0 for no limit. At a rate of half an image per second, an image
+                takes about a second.
         """
         return [
             f"{self.url}/{number % _DIFFERENT_IMAGES}.png?run={run}&n={number}&rate={rate}" for number in range(count)
@@ -71,7 +73,7 @@ class Site:
 
 @contextmanager
 def serve_images(folder: Path) -> Iterator[Site]:
-    """Serve small, different images with an nginx that sends each at the rate in its URL."""
+    """Serve small, different images with an nginx that sends each image at the rate given in its URL."""
     files = folder / "files"
     files.mkdir()
     originals = []
@@ -89,7 +91,7 @@ class Server:
     """A Redis with an append-only file and a fixed port."""
 
     def __init__(self, folder: Path, *options: str) -> None:
-        """Take a folder for its data, and options on top of ours."""
+        """Take a folder for the data of Redis, and options in addition to our settings."""
         self.port = processes.free_port()
         self.client = redis.Redis(port=self.port, decode_responses=True)
         self._data, self._options = folder / "redis", options
@@ -111,8 +113,8 @@ class Server:
         self._data.mkdir(exist_ok=True)
         conf = self._data / "redis.conf"
         if not conf.exists():
-            # The server gets a copy of the file, because Sentinels make the monitored servers write their state into
-            # it.
+            # The server gets a copy of the configuration file, because a server that Sentinels monitor writes its state
+            # into this file.
             shutil.copy(REDIS_CONF, conf)
         argv = [redis_program(), str(conf), "--bind", "127.0.0.1", "--port", str(self.port)]
         argv += ["--dir", str(self._data), *self._options]
@@ -122,7 +124,7 @@ class Server:
             processes.eventually(self._is_ready, "Redis")
 
     def kill(self, forget: bool = False) -> None:
-        """Kill Redis; with ``forget``, delete its data."""
+        """Kill Redis; if ``forget`` is true, delete its data too."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -146,7 +148,7 @@ class Fleet:
     """Plain Celery workers that are restarted when they die."""
 
     def __init__(self, folder: Path, broker_url: str) -> None:
-        """Take the workers' output folder, and their broker."""
+        """Take the output folder and the broker of the workers."""
         self._folder, self._broker_url = folder, broker_url
         self._threads: list[threading.Thread] = []
         self._over = threading.Event()
@@ -172,7 +174,7 @@ class Fleet:
                 random.choice(running).kill()
 
     def end(self, grace: float = 15.0) -> None:
-        """End all workers; others can be added afterwards."""
+        """End all workers. New workers can be added afterwards."""
         self._over.set()
         with self._lock:
             for process in self._processes.values():
@@ -220,12 +222,12 @@ class Arena:
 
     folder: Path
     site: Site
-    #: Options for Redis on top of our settings.
+    #: Options for Redis in addition to our settings.
     redis_options: tuple[str, ...] = ()
     #: Module to run as the `producer` command.
     module: str = "producer"
     _stack: ExitStack = field(default_factory=ExitStack)
-    #: Number of faults so far, and the time of the last one.
+    #: Number of faults so far, and the time of the last fault.
     _faults: int = 0
     _last_fault: float = 0.0
 
@@ -244,7 +246,7 @@ class Arena:
         self._stack.close()
 
     def prepare_run(self, name: str) -> None:
-        """Prepare another run with another name on the same Redis and workers."""
+        """Prepare another run, which has another name and uses the same Redis and workers."""
         self.name, self.out = name, self.folder / f"out-{name}"
         self._faults, self._last_fault = 0, 0.0
 
@@ -351,13 +353,13 @@ class Results:
         return self.reasons["lost"]
 
     def facts(self, *but: str) -> list[tuple[Any, ...]]:
-        """Return the columns that must be equal in two runs over the same list, with the run's name cut from URLs."""
+        """Return the columns that must be equal in two runs over the same list. The URLs are without the run's name."""
         names = [name for name in FACTS if name not in but]
         return [tuple(_without_run(row[name]) if name == "url" else row[name] for name in names) for row in self.rows]
 
 
 def verify_output(out: Path, site: Site, urls: Sequence[str]) -> Results:
-    """Verify a run's output: one Outcome per request in the right place, and one complete file per saved image."""
+    """Verify that a run has one Outcome per request, in the right place, and one complete file per saved image."""
     rows = processes.rows(out)
     assert [row["url"] for row in rows] == list(urls)
     assert len({row["key"] for row in rows}) == len(rows)

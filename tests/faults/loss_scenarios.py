@@ -1,8 +1,8 @@
-"""Scenarios in which a chord loses a message, a part or its body, each with its fault.
+"""Scenarios in which a fault makes a chord lose a message, a part or its body.
 
-A scenario causes its fault in a run of `IMAGE_QUEUE` images. Afterwards the workers have no fault. The producer has to
-find the loss. `Arena.module` is the producer's command: the real producer, or, as a control, a producer without
-repairs.
+A scenario causes its fault in a run of `IMAGE_QUEUE` images. After this fault, the workers work without a fault. The
+producer has to find the loss. `Arena.module` is the producer's command: the real producer, or a control producer that
+makes no repairs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.integration import processes
 
 IMAGES = 100
 _LOST = 7
-#: Bytes per second. Each image takes a second, so a fault can occur meanwhile.
+#: Bytes per second. Each image takes a second, so a fault can occur while images are downloaded.
 _SLOW_RATE = 4_000
 #: Longest time in seconds for which Celery keeps the claim of a body: `RedisBackend._chord_publish_claim_expires`.
 _CLAIM_SECONDS = 70.0
@@ -31,20 +31,20 @@ _CLAIM_SECONDS = 70.0
 
 @dataclass(frozen=True)
 class LossScenario:
-    """A loss; ``start`` is a context manager yielding the producer's command after the fault."""
+    """A scenario of a loss; ``start`` is a context manager that yields the producer's command after the fault."""
 
     name: str
     fault: str
     start: Callable[[Arena], AbstractContextManager[processes.Background]]
-    #: Number of images to resend by a repairing producer; None if it depends on timing.
+    #: Number of images that a repairing producer resends; None if this number depends on timing.
     repaired: int | None = None
-    #: Longest delay of the run in seconds without a repair.
+    #: Longest time in seconds by which the fault delays the run without a repair.
     delay: float = 0.0
 
 
 @contextmanager
 def _message(arena: Arena) -> Iterator[processes.Background]:
-    """Remove messages from their queue, like a worker dying at that moment."""
+    """Remove messages from their queue. A worker that dies at this moment loses messages in the same way."""
     with arena.run(arena.list(IMAGES)) as run:
         processes.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
         arena.server.client.rpop(IMAGES_QUEUE, _LOST)
@@ -102,7 +102,7 @@ def _foreign_worker(arena: Arena) -> Iterator[processes.Background]:
 
 @contextmanager
 def _expired_run(arena: Arena) -> Iterator[processes.Background]:
-    """Let tasks that no longer find their run complete a chord, and resume that run while the body is queued."""
+    """Let tasks complete a chord after their run's record is gone, and resume the run while the body is queued."""
     with arena.run(arena.list(IMAGES)) as run:
         processes.eventually(lambda: arena.server.client.llen(IMAGES_QUEUE) == IMAGES, "all messages")
         run.process.kill()
@@ -131,7 +131,7 @@ def _redis(app: str, forget: bool, arena: Arena) -> Iterator[processes.Backgroun
         yield run
 
 
-#: Losses in a chord; the last argument is the number of images to resend.
+#: Losses in a chord. The last argument of each is the number of images to resend.
 CHORD_LOSSES = (
     LossScenario("message", "a lost message", _message, _LOST),
     LossScenario("part", "a lost chord part", partial(_broken, "broken_count"), 1),

@@ -1,4 +1,4 @@
-"""A worker tries only once to count a part, as Celery does: if Redis is unreachable, the part is lost."""
+"""A worker tries only once to count a part, as Celery does. If Redis is unreachable then, the part is lost."""
 
 from __future__ import annotations
 

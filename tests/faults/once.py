@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-#: Environment variable with the path of a file created by the fault.
+#: The environment variable that has the path of a file. The fault creates this file.
 VARIABLE = "FAULTS_ONCE"
 
 

@@ -12,7 +12,7 @@ _CHUNK = 65536
 
 
 class Proxy:
-    """Forwards connections to a port of loopback; a context manager."""
+    """A context manager that forwards connections to a port of loopback."""
 
     def __init__(self, target: int) -> None:
         """Take the target port."""
@@ -41,11 +41,11 @@ class Proxy:
         return len(self._pairs)
 
     def move_to(self, target: int) -> None:
-        """Forward new connections to another port, as after a change in DNS; open connections stay unchanged."""
+        """Forward new connections to another port, as after a change in DNS. Open connections stay unchanged."""
         self._target = target
 
     def stall(self) -> None:
-        """Stop forwarding; the proxy still accepts data, and holds it back."""
+        """Stop forwarding. The proxy still accepts data, but holds the data back."""
         self._forwarding.clear()
 
     def forward(self) -> None:
@@ -53,14 +53,14 @@ class Proxy:
         self._forwarding.set()
 
     def cut(self) -> None:
-        """Break all connections; new ones are forwarded."""
+        """Break all connections. New connections are forwarded."""
         for pair in self._open_pairs():
             for end in pair:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
 
     def half_close(self) -> None:
-        """Close each connection's direction from Redis; data to Redis still arrives."""
+        """Close one direction of each connection, so that Redis gets data but nothing arrives from Redis."""
         for client, _ in self._open_pairs():
             with suppress(OSError):
                 client.shutdown(socket.SHUT_WR)
@@ -93,7 +93,8 @@ class Proxy:
         except OSError:
             pass
         finally:
-            # If one direction ends, end the other too, because two real peers would also do this sooner or later.
+            # If one direction ends, the proxy ends the other direction too, because real peers would also do this
+            # sooner or later.
             for end in pair:
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)

@@ -17,13 +17,16 @@ from tests.waiting import wait_for
 
 MASTER = "mymaster"
 _COUNT = 3
-#: Silence after which a Sentinel considers a server dead, and the timeout of a failover; both in milliseconds.
+#: The silence after which a Sentinel considers a server dead, and the timeout of a failover, both in milliseconds.
 _DEAD_AFTER, _FAILOVER = 1_000, 6_000
 
 
 @contextmanager
 def replica_of(server: Server, folder: Path, port: int | None = None) -> Iterator[Server]:
-    """Start a replica of a server, and wait until it is in sync; ``port`` is the master's port if not its own."""
+    """Start a replica of a server, and wait until the replica is in sync.
+
+    ``port`` is the port under which the replica reaches the server, if it is not the server's own port.
+    """
     folder.mkdir()
     other = Server(folder, "--replicaof", f"127.0.0.1 {port or server.port}", "--repl-diskless-sync-delay", "0")
     other.start()

@@ -19,7 +19,7 @@ RESULTS = Path(__file__).with_name("results.json")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The result of one fault; ``seconds`` is the time from its last occurrence to the end of the run."""
+    """The result of one fault; ``seconds`` is the time from the fault's last occurrence to the end of the run."""
 
     fault: str
     repetitions: int
@@ -30,7 +30,7 @@ class Row:
     seconds: float
 
     def cells(self) -> tuple[str, ...]:
-        """Return the cells of its row."""
+        """Return the cells of this result's row."""
         share = f" ({self.twice / self.images:.1%})" if self.twice else ""
         return (
             self.fault,
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class StalledRun:
-    """The result of a fault without repair: the state after ``seconds`` of idle time, and after a resume."""
+    """The result of a fault without repair: the run's state after ``seconds`` of idle time and after a resume."""
 
     fault: str
     images: int
@@ -56,7 +56,7 @@ class StalledRun:
     resumed: int
 
     def cells(self) -> tuple[str, ...]:
-        """Return the cells of its row."""
+        """Return the cells of this result's row."""
         return (
             self.fault,
             f"{self.images:,}",
@@ -81,7 +81,7 @@ class Answer:
     twice: int
 
     def cells(self) -> tuple[str, ...]:
-        """Return the cells of its row."""
+        """Return the cells of this result's row."""
         numbers = (f"{number:,}" for number in (self.images, self.outcomes, self.lost, self.twice))
         return (f"`{self.error}`" if self.error.isupper() else self.error, self.producer, self.workers, *numbers)
 
@@ -123,7 +123,10 @@ def format_lines(table: Table) -> list[str]:
 
 
 def save(form: str, path: Path = RESULTS) -> None:
-    """Save this process's rows; saved rows of other faults stay if they come from the same form (long or short)."""
+    """Save this process's rows.
+
+    Saved rows of other faults stay if they come from the same form of the tests (long or short).
+    """
     saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     known = saved if saved.get("form") == form else {}
     merged = {table.name: _merge(known.get(table.name, []), map(asdict, table.rows)) for table in TABLES}

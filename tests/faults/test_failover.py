@@ -1,4 +1,4 @@
-"""A replica without the last writes takes over during a run: the producer detects the lost tasks and resends them."""
+"""If a replica without the last writes takes over, the producer detects the lost tasks and resends them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tests.integration import processes
 
 @pytest.mark.timeout(600)
 def test_survives_a_promotion_with_lost_writes(arena: Arena, long: bool) -> None:
-    """A run completes on a promoted replica without the last second of writes.
+    """A run completes on a promoted replica that lacks the last second of writes.
 
-    The broker's address now leads to the replica. Connections to the old master stay open, and it replies READONLY.
+    The broker's address now leads to the replica. Connections to the old master stay open, and the old master replies
+    READONLY.
     """
     images = 4_000 if long else 600
     with (
@@ -41,7 +42,7 @@ def test_survives_a_promotion_with_lost_writes(arena: Arena, long: bool) -> None
 
 @pytest.mark.timeout(600)
 def test_survives_two_failovers_by_sentinels(arena: Arena, long: bool) -> None:
-    """A run completes if the Sentinels promote the replica, and fail over again when the new master is killed."""
+    """A run completes if the Sentinels promote the replica, and fail over again after the new master was killed."""
     images = 4_000 if long else 600
     with (
         replica_of(arena.server, arena.folder / "replica") as replica,
@@ -61,7 +62,10 @@ def test_survives_two_failovers_by_sentinels(arena: Arena, long: bool) -> None:
 
 @contextmanager
 def _run_with_workers(arena: Arena, url: str, images: int) -> Iterator[processes.Background]:
-    """Start two workers and a run, yield it when a quarter is saved, and check that it succeeds without crashes."""
+    """Start two workers and a run; check at the end that the run succeeded without crashes.
+
+    Yield the run when a quarter of its images is saved.
+    """
     # The images are slow enough for the run to last until the second failover.
     source = arena.list(images, rate=3_000)
     arguments = ["run", source, "--out", arena.out, "--shard-size", "250", "--broker", url, "--json"]

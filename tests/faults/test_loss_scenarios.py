@@ -1,4 +1,4 @@
-"""After losses in a chord, a producer with repair completes the run; without repair the run stalls forever."""
+"""After a loss in a chord, a producer with repair completes the run. Without repair, the run stalls forever."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.loss_scenarios import CHORD_LOSSES, IMAGES, REDIS_LOSSES, Loss
 from tests.integration import processes
 
 _LOSSES = (*CHORD_LOSSES, *REDIS_LOSSES)
-#: Number of concurrent runs without repair; many can run at once because they mostly wait.
+#: Number of concurrent runs without repair. Many of these runs fit on a machine because they mostly wait.
 _CONCURRENT_RUNS = 5
 
 
@@ -32,7 +32,7 @@ def test_resends_only_lost_images(arena: Arena, loss: LossScenario) -> None:
 
 
 def run_without_repair(loss: LossScenario, arena: Arena, seconds: float) -> table.StalledRun:
-    """Start a loss with a producer that does not repair, check that the run stalls, kill the producer, and resume."""
+    """Cause a loss in a run without repair, check that the run stalls, kill its producer, and resume the run."""
     arena.module = blind_producer.__spec__.name
     with loss.start(arena) as run:
         processes.eventually(arena.is_idle, "the end of all tasks in flight", 120)
@@ -57,7 +57,7 @@ def run_without_repair(loss: LossScenario, arena: Arena, seconds: float) -> tabl
 def runs(
     site: Site, tmp_path_factory: pytest.TempPathFactory, long: bool
 ) -> Iterator[dict[str, Future[table.StalledRun]]]:
-    """Run all losses without repair, some concurrently; provide the result of each."""
+    """Run all scenarios without repair, some of them concurrently, and provide the result of each scenario."""
     with ExitStack() as stack:
         arenas = {
             loss: stack.enter_context(Arena(tmp_path_factory.mktemp(f"left-{loss.name}"), site)) for loss in _LOSSES

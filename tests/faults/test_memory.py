@@ -13,13 +13,13 @@ from tests.faults import table
 from tests.faults.harness import Arena, Site
 from tests.integration import processes
 
-#: Memory limit of Redis in bytes; it refuses writes beyond the limit.
+#: Memory limit of Redis in bytes. Redis refuses writes beyond this limit.
 _LIMIT = 256 * 2**20
 _MAX_GROWTH = 1.1
 
 
 def peaks(images: int, window: int, site: Site, folder: Path) -> tuple[int, int]:
-    """Return the peak memory of the producer and of Redis, in bytes, in a run without downloads."""
+    """Make a run without downloads, and return the peak memory of the producer and of Redis in bytes."""
     folder.mkdir()
     source = folder / "list.txt"
     with source.open("w") as lines:
@@ -35,7 +35,7 @@ def peaks(images: int, window: int, site: Site, folder: Path) -> tuple[int, int]
             over.set()
             sampler.join()
         assert numbers["success"] == numbers["total"] == images
-        # Redis does not log refused writes, so the test searches the logs of workers and producers.
+        # Redis does not log the writes that it refuses, so the test searches the logs of workers and producers.
         assert "OOM" not in run.err + arena.fleet.logs()
         found = arena.server.client.info("memory")
         seconds = time.monotonic() - started

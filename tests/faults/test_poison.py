@@ -1,4 +1,4 @@
-"""Of all images, only those that kill their worker fail. A shard that kills every worker collecting it ends its run."""
+"""Only images that kill their worker fail. If a shard kills every worker that collects it, the run ends."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_only_images_that_kill_workers_fail(arena: Arena) -> None:
 
 @pytest.mark.timeout(300)
 def test_shard_that_kills_its_workers_ends_the_run(arena: Arena) -> None:
-    """The run ends with an error instead of killing workers forever; other workers complete it after a resume."""
+    """The run ends with an error instead of killing workers forever. After a resume, other workers complete the run."""
     arena.fleet.add(1, app="tests.faults.deadly_body")
     with arena.run(arena.list(100)) as run:
         ended = run.wait(200)

@@ -1,4 +1,4 @@
-"""A producer can be killed at any moment: `producer resume` gives the same result as a run without a fault."""
+"""If a producer is killed at any moment, `producer resume` gives the same result as a run without a fault."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kill_producer(arena: Arena, run: processes.Background) -> None:
 def test_resumed_run_equals_an_undisturbed_run(arena: Arena, images: int) -> None:
     """A run resumed after its producer was killed has the same result as a run without a fault.
 
-    The producer is killed after a part of the images is saved. In the last case the producer is killed after all images
+    The producer is killed when some of the images are saved. In the last case the producer is killed after all images
     are counted, while the chord bodies are still queued.
     """
     arena.fleet.add(2)
@@ -63,7 +63,7 @@ def test_resumed_run_equals_an_undisturbed_run(arena: Arena, images: int) -> Non
 
 @pytest.mark.timeout(300)
 def test_resume_completes_the_planned_part_of_stdin(arena: Arena) -> None:
-    """After a kill while stdin is open, resume completes the planned rows, reports their number and exits with 1."""
+    """After a kill with stdin open, resume completes the planned rows, reports their number and exits with status 1."""
     count, planned = 1_050, 1_000
     lines = arena.list(count).read_bytes().splitlines(keepends=True)
     with arena.run("-", "--shard-size", _SHARD, stdin=subprocess.PIPE) as run:

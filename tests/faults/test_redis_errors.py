@@ -1,4 +1,4 @@
-"""A run waits until temporary Redis errors are over. Lasting errors end the run, and it can be resumed."""
+"""A run waits until temporary Redis errors are over. Lasting errors end the run, and the run can be resumed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ADMIN = "administrator"
 
 @pytest.fixture(params=["plain workers", "local fleet"])
 def workers(request: pytest.FixtureRequest) -> str:
-    """Return the kind of workers."""
+    """Return the kind of workers to test."""
     return str(request.param)
 
 
@@ -35,7 +35,7 @@ def workers(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("error", TEMPORARY)
 def test_run_waits_for_the_end_of_a_temporary_error(arena: Arena, long: bool, workers: str, error: str) -> None:
     """The run pauses during the error and then completes; no image is lost and no worker dies."""
-    # The run is long, because filling the server takes a second, and a short run would end before.
+    # The run is long, because filling the server takes a second, and a short run would end before the server is full.
     images = 4_000 if long or error == "LOADING" else 400
     with _start_run(arena, workers, images) as (run, target):
         arena.wait_until_saved(images // 4, run)
@@ -54,7 +54,7 @@ def test_run_waits_for_the_end_of_a_temporary_error(arena: Arena, long: bool, wo
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("error", LASTING)
 def test_lasting_error_ends_the_run(arena: Arena, long: bool, workers: str, error: str) -> None:
-    """The producer reports the error with a hint and exits; the workers keep running; a resume completes the run."""
+    """The producer reports the error with a hint and exits; the workers keep running. A resume completes the run."""
     images = 4_000 if long else 400
     with _start_run(arena, workers, images) as (run, target):
         arena.wait_until_saved(images // 4, run)
@@ -146,7 +146,7 @@ def _server_of(run: processes.Background) -> tuple[int, Path] | None:
 
 
 def _admit(client: Any) -> bool:
-    """Add a user unaffected by errors of the default user; return whether the server answers."""
+    """Add a Redis user that is unaffected by errors of the default user; return whether the server answers."""
     try:
         client.execute_command("ACL", "SETUSER", _ADMIN, "on", f">{_ADMIN}", "~*", "&*", "+@all")
     except redis.RedisError:

@@ -26,7 +26,7 @@ def mounted(place: Path, *options: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # The unmount is lazy, because a killed process may still have an open file there.
+        # The unmount is lazy, because a killed process may still have an open file in the folder.
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
@@ -35,7 +35,7 @@ def _mount(*arguments: str) -> int:
 
 
 def wait_for_failure(arena: Arena, run: processes.Background) -> tuple[str, str, str]:
-    """Wait until a run fails, check that it left no partial file, and return the parts of its message."""
+    """Wait until a run fails, check that no partial file is left, and return the parts of the error message."""
     ended = run.wait(120)
     arena.count_fault()
     assert ended.code == 1, ended.err
@@ -48,7 +48,7 @@ def wait_for_failure(arena: Arena, run: processes.Background) -> tuple[str, str,
 
 @pytest.mark.timeout(300)
 def test_full_disk_stops_the_run_until_resumed(arena: Arena) -> None:
-    """The run reports the full disk and stops; with more space, a resume completes it and fetches no saved image."""
+    """The run reports the full disk and stops. With more space, a resume completes it and fetches no saved image."""
     images = 10_000
     arena.out.mkdir()
     with mounted(arena.out, "-t", "tmpfs", "-o", "size=20m", "tmpfs"):
@@ -69,13 +69,13 @@ def test_full_disk_stops_the_run_until_resumed(arena: Arena) -> None:
 
 @pytest.mark.timeout(300)
 def test_read_only_folder_stops_the_run_until_resumed(arena: Arena) -> None:
-    """The run reports the read-only folder and stops; when the folder is writable again, a resume completes it."""
+    """The run reports the read-only folder and stops. When the folder is writable again, a resume completes the run."""
     images = 3_000
     arena.fleet.add(2)
     with arena.run(arena.list(images), "--shard-size", "250") as run:
         arena.wait_until_saved(images // 2, run)
         # The producer's lock is open for writing, so the folder can't be remounted directly. A bind mount of the folder
-        # over itself can be read-only: all files opened from now on are opened through it.
+        # over itself can be read-only. All files that are opened from now on are opened through this mount.
         with mounted(arena.out, "--bind", str(arena.out)):
             processes.eventually(lambda: not _mount("-o", "remount,ro,bind", str(arena.out)), "a read-only folder")
             _, why, todo = wait_for_failure(arena, run)
@@ -87,7 +87,7 @@ def test_read_only_folder_stops_the_run_until_resumed(arena: Arena) -> None:
 
 @pytest.mark.timeout(200)
 def test_reports_a_truncated_manifest(arena: Arena) -> None:
-    """A truncated manifest is reported and left unchanged; after its removal, a resume completes without a fetch."""
+    """A truncated manifest is reported and stays unchanged. After its removal, a resume completes without a fetch."""
     arena.fleet.add(1)
     with arena.run(arena.list(300), "--shard-size", "100") as run:
         assert run.wait(60).json()["success"] == 300
@@ -107,7 +107,7 @@ def test_reports_a_truncated_manifest(arena: Arena) -> None:
 
 @pytest.mark.timeout(900)
 def test_reports_a_changed_run_json(arena: Arena, long: bool) -> None:
-    """A changed byte of run.json is reported in every tested position, and no file is modified."""
+    """At every tested position, a changed byte of run.json is reported, and no file is modified."""
     with arena.run(arena.list(10)) as run:
         processes.eventually(lambda: arena.server.client.llen(IMAGE_QUEUE), "its messages")
         run.process.kill()

@@ -1,7 +1,7 @@
 """Fuzz for a given time: ``python -m tests.fuzz --seconds 60``.
 
-The findings are in ``.fuzz/TARGET/``: the failing input, and the log with its traceback. The folder also holds the
-corpus of atheris; the next run starts from this corpus.
+The folder ``.fuzz/TARGET/`` holds the findings: the failing input, and the log with the traceback. The folder also
+holds the corpus of atheris; the next run starts from this corpus.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tests.integration import processes
 
 #: Ignored by git.
 FOLDER = processes.ROOT / ".fuzz"
-#: Limits of one input in seconds, and of a process in MB; exceeding one is a finding.
+#: The time limit of one input in seconds, and the memory limit of a process in MB. Exceeding a limit is a finding.
 _PATIENCE, _MEMORY = 10, 1024
-#: Number of hypothesis examples for each property and second.
+#: Number of hypothesis examples per second for each property.
 _RATE = 5
 
 
@@ -63,7 +63,7 @@ def _last(text: str) -> str:
 
 
 def _traceback(text: str) -> str:
-    """Return the part of a log about the failure."""
+    """Return the part of a log that describes the failure."""
     for mark in ("=== Uncaught Python exception", "ERROR: libFuzzer", "Traceback"):
         if mark in text:
             return text[text.index(mark) :][:4000]
@@ -74,7 +74,7 @@ def _traceback(text: str) -> str:
 @click.argument("names", nargs=-1, type=click.Choice(list(TARGETS)), metavar="[TARGET]...")
 @click.option("--seconds", type=click.IntRange(10), default=60, show_default=True, help="Approximate duration.")
 def main(names: tuple[str, ...], seconds: int) -> None:
-    """Fuzz the code that parses untrusted bytes: all targets and properties, or only some targets."""
+    """Fuzz the code that parses untrusted bytes, either all targets and properties or only some targets."""
     if importlib.util.find_spec("atheris") is None:
         raise click.ClickException("atheris is not installed. It is part of the extra `dev`, on Linux x86_64")
     cores = len(os.sched_getaffinity(0))

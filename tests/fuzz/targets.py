@@ -1,4 +1,4 @@
-"""The fuzzing targets: functions of bytes that return or raise a documented error, with their seed inputs.
+"""The fuzzing targets and their seed inputs. A target is a function of bytes that returns or raises a documented error.
 
 To add a target, write a function of ``bytes``, and add a line with valid seed inputs to `TARGETS`. Any exception that
 the function raises is a finding.
@@ -38,7 +38,7 @@ from tests import bombs
 from tests.encoding import encoded
 from tests.zstandard import zstd
 
-#: Separates the answers of a server, one for each request.
+#: The bytes that separate the answers of a server in an input. Each request gets one answer.
 NEXT = b"\n--next--\n"
 _OPTIONS = FetchOptions(
     timeout=1, deadline=5, retries=2, backoff=0, max_bytes=1 << 20, max_retry_after=1, max_redirects=3
@@ -52,12 +52,15 @@ _MARK = ShardRef("run", 3, 1)
 
 
 class _AnsweringGuard(Guard):
-    """A guard that opens no connection; each caller gets a socket with the next answer and an end of stream."""
+    """A guard that opens no connection.
+
+    Each caller gets a socket from which it reads the next answer and then an end of stream.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.answers: list[bytes] = []
-        #: The server's ends of the sockets, kept open because requests can't be sent to a closed one.
+        #: The server's ends of the sockets. They are kept open because requests can't be sent to a closed socket.
         self.ends = ExitStack()
 
     def connect(self, host: str, port: int, timeout: float, kind: Any = socket.socket) -> Any:
@@ -75,14 +78,14 @@ def _client() -> tuple[_AnsweringGuard, Downloader]:
 
 
 def response(data: bytes) -> None:
-    """Download from a server with these answers: heads, redirects, parts, encodings, waits."""
+    """Download from a server with these answers, which can be heads, redirects, parts, encodings or waits."""
     guard, downloader = _client()
     guard.answers = [answer[:_MAX_ANSWER] for answer in data.split(NEXT)]
     with suppress(FetchError):
         got = downloader.download("http://a.example/", _OPTIONS, Deadline(1, 5), lambda: None)
         assert got.body
         assert len(got.body) <= _OPTIONS.max_bytes
-    # Close the connections, so that the next input gets new ones.
+    # Close the connections, so that the next input gets new connections.
     adapter = downloader._sessions.adapter()
     adapter.poolmanager.clear()
     adapter._last = None
@@ -90,7 +93,7 @@ def response(data: bytes) -> None:
 
 
 def url(data: bytes) -> None:
-    """Parse a URL from a list and from a redirect, and display it."""
+    """Parse a text as a URL from a list and as a URL from a redirect, and display the URL."""
     text = data.decode("utf-8", "replace")
     shown = redacted(text)
     assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
@@ -112,7 +115,7 @@ def url(data: bytes) -> None:
 
 
 def header(data: bytes) -> None:
-    """Parse a server's Retry-After, X-Robots-Tag and partial responses, and a run's own request headers."""
+    """Parse a server's Retry-After, X-Robots-Tag and partial responses, and the request headers of a run."""
     lines = data.decode("latin-1").split("\n")
     for line in lines:
         seconds = retry.parse_retry_after(line)
@@ -145,7 +148,7 @@ def image(data: bytes) -> None:
 
 
 def source(data: bytes) -> None:
-    """Read a URL list, and write and read its plan."""
+    """Read a URL list, write the list's plan, and read this plan."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(data)
         file.flush()

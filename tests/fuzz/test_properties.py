@@ -101,7 +101,7 @@ def test_download_ends_as_documented(answers: list[tuple[int, list[tuple[str, st
 
 @given(_TEXT, _TEXT, _TEXT)
 def test_request_fields_are_single_lines(agent: str, name: str, value: str) -> None:
-    """A request header that the user sets for a run is refused, or is one line of ASCII."""
+    """A request header that the user sets for a run is either refused or one line of ASCII."""
     try:
         fields = request_headers(HeaderOptions(user_agent=agent or None, extra=((name, value),)), None, True)
     except ValueError:

@@ -1,1 +1,1 @@
-"""Pillow's own test images, downloaded by a fleet: no image may kill a worker."""
+"""Download Pillow's own test images by a fleet. No image must kill a worker."""

@@ -1,7 +1,7 @@
 """Serve Pillow's own test images, download them with a fleet, and compare the results with the documented ones.
 
-``python -m tests.pillow`` installs nothing, and downloads the images once. The fleet fetches them twice, once with
-every frame decoded and once resized, and no worker process may be replaced.
+``python -m tests.pillow`` installs nothing, and downloads the images once. The fleet fetches the images twice: once it
+decodes every frame, and once it resizes the images. No worker process must be replaced.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SIZE = FleetSize(workers=2, concurrency=8)
 
 
 def fetched(name: str, images: list[str], port: int, folder: Path, broker_url: str) -> list[dict[str, Any]]:
-    """Return the manifest's row of each image, after one of the runs.
+    """Return the row of each image in the manifest of a run.
 
     Raises:
         click.ClickException: the run did not finish.
@@ -48,7 +48,7 @@ def fetched(name: str, images: list[str], port: int, folder: Path, broker_url: s
 
 
 def counted(images: list[str], rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """Return the number of results of each kind, by kind of file."""
+    """Return the number of results of each kind for each kind of file."""
     counts: dict[str, Counter[str]] = {}
     for image, row in zip(images, rows, strict=True):
         counts.setdefault(kind_of(image), Counter())[row["reason"] or "success"] += 1
@@ -56,7 +56,7 @@ def counted(images: list[str], rows: list[dict[str, Any]]) -> dict[str, dict[str
 
 
 def wrong(images: list[str], rows: list[dict[str, Any]]) -> list[str]:
-    """Return the images whose result is not allowed for any image."""
+    """Return the images with a result that no image is allowed to have."""
     return [
         f"{image}: {row['reason']}: {row['error_message']}"
         for image, row in zip(images, rows, strict=True)

@@ -34,13 +34,14 @@ class Result:
 
     passed: int = 0
     skipped: int = 0
-    #: Tests that their authors expect to fail, always or sometimes.
+    #: The number of tests whose authors expect them to fail, always or sometimes.
     marked: int = 0
-    #: The names of the tests that failed as `expected` says, of other failures, and of tests that passed when repeated.
+    #: The names of the tests that failed as `expected` says, of the tests that failed otherwise, and of the tests that
+    #: passed when repeated.
     expected: Sequence[str] = ()
     failed: Sequence[str] = ()
     rerun: Sequence[str] = ()
-    #: pytest's exit status, and its duration in seconds.
+    #: The exit status of pytest, and the duration of the tests in seconds.
     code: int = 0
     seconds: int = 0
 
@@ -51,7 +52,7 @@ class Result:
 
 
 def run(suite: Suite, ports: Sequence[int], theirs: bool, only: str) -> Result:
-    """Run a suite, or some of its tests; each of the ports has its own Redis."""
+    """Run a suite, or some of its tests. At each of the ports, a separate Redis listens."""
     log, outcomes = sources.FOLDER / f"{suite.name}.log", sources.FOLDER / f"{suite.name}.json"
     outcomes.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "pytest", "--verbose", "--tb=short", "--disable-warnings", "-k", only]
@@ -60,7 +61,7 @@ def run(suite: Suite, ports: Sequence[int], theirs: bool, only: str) -> Result:
     for plugin in ("no:cacheprovider", "no:valkey", "tests.conftest", "celery.contrib.pytest", "tests.upstream.plugin"):
         argv += ["-p", plugin]
     if suite.processes > 1:
-        # One test after the other, in the plugin's order.
+        # The tests run one after the other, in the plugin's order.
         argv += [f"--numprocesses={suite.processes}", "--dist=load", "--maxschedchunk=1"]
     argv += [f"t/{module}" for module in suite.modules]
     started = monotonic()
@@ -72,7 +73,7 @@ def run(suite: Suite, ports: Sequence[int], theirs: bool, only: str) -> Result:
 
 
 def wrong(suite: str, result: Result, counts: Mapping[str, int]) -> list[str]:
-    """Return the deviations of a suite's result; ``counts`` are the documented numbers."""
+    """Return how a suite's result deviates from the documented numbers ``counts`` and the expected failures."""
     failed = {name for test in result.expected for name in (test, test.partition("[")[0])}
     expected = {name for names in FAILING[suite].values() for name in names}
     faults = [f"{name} did not fail, or does not exist" for name in sorted(expected - failed)]
@@ -89,7 +90,7 @@ def wrong(suite: str, result: Result, counts: Mapping[str, int]) -> list[str]:
 @click.option("--theirs", is_flag=True, help="Use kombu's and Celery's own code, for comparison.")
 @click.option("--keep", is_flag=True, help="Store the numbers, for `make docs`.")
 def main(names: tuple[str, ...], only: str, theirs: bool, keep: bool) -> None:
-    """Run kombu's and Celery's own tests over our transport and backend: all suites in parallel, or some."""
+    """Run kombu's and Celery's own tests over our transport and backend. Suites run in parallel; the default is all."""
     if shutil.which("redis-server") is None:
         raise click.ClickException("redis-server is not installed on this machine")
     suites = [suite for suite in SUITES if not names or suite.name in names]

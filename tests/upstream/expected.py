@@ -1,14 +1,15 @@
-"""The tests of kombu and Celery that fail over our code, and why; docs/upstream-tests.md shows them.
+"""The tests of kombu and Celery that fail over our code, and the reasons.
 
-To add one: add its name here, under its suite and the reason. Every test named here must fail.
+docs/upstream-tests.md shows them. To add a test, add its name here, under its suite and the reason of the failure.
+Every test named here must fail.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: By suite and reason, the tests without the folder ``t/``. A test's name without parameters stands for the test with
-#: all parameters.
+#: The tests by suite and reason. Their names are without the folder ``t/``. A test's name without parameters stands for
+#: the test with all parameters.
 FAILING: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "kombu-unit": {
         "They check that the connection of a BRPOP is paused while the prefetch is full. imagefleet's transport "

@@ -1,6 +1,6 @@
-"""The pytest plugin that runs kombu's and Celery's own tests with our transport and backend in place of theirs.
+"""The pytest plugin that runs the tests of kombu and Celery with our transport and backend.
 
-Each worker process of pytest-xdist has its own Redis, so tests that use one run in parallel. `_BINDINGS` has the
+Each worker process of pytest-xdist has its own Redis, so tests that use a Redis run in parallel. `_BINDINGS` has the
 replacements of each suite; `tests.upstream.expected` lists the expected failures.
 """
 
@@ -25,10 +25,10 @@ from tasks.broker import ack_batcher, backend, poller, qos, transport
 from tasks.broker.backend import BatchingBackend, ChordPart
 from tests.upstream.expected import FAILING
 
-#: The class that tests Celery's Lua script in a Redis written in Python. It runs the script itself, not a copy of it in
-#: Python.
+#: The class that tests Celery's Lua script in a Redis written in Python. This class runs the script itself, not a
+#: translation into Python.
 _SCRIPT_TESTS = "test_RedisBackend_chord_part_script"
-#: Tests written for Celery's in-memory result store; the broker is still ours.
+#: Tests that were written for Celery's in-memory result store. They still use our broker.
 _IN_MEMORY = ("t/unit/backends/test_redis.py", "t/unit/tasks/test_chord.py::test_unlock_chord_task")
 #: Tests that wait for minutes to show that something does not happen.
 _LONG = (
@@ -105,7 +105,7 @@ def _bind_celery_unit() -> None:
 
 
 def _bind_celery_integration() -> None:
-    """Let our batcher count the chord part of every task and acknowledge the task's message."""
+    """Let our ack batcher count the chord part of every task and acknowledge the task's message."""
     _bind_celery_unit()
     transport.install(ack_batcher.running_task_ids, ack_batcher.finish_pending)
     BatchingBackend.batched_tasks = _AllNames()
@@ -133,7 +133,7 @@ def pytest_plugin_registered(plugin: object) -> None:
 
 @pytest.fixture(scope="session")
 def celery_config(pytestconfig: pytest.Config) -> dict[str, Any]:
-    """Return the settings of Celery's test apps: theirs, with Redis in place of memory or RabbitMQ."""
+    """Return the settings of Celery's test apps, in which Redis replaces memory and RabbitMQ."""
     url = pytestconfig.stash[_REDIS]
     redis = {"broker_url": url, "result_backend": url}
     if pytestconfig.stash[_SUITE] == "celery-unit":
@@ -152,7 +152,7 @@ def celery_worker_pool() -> str:
 
 @pytest.fixture(scope="session")
 def celery_worker_parameters() -> dict[str, Any]:
-    """Return the size of Celery's test worker."""
+    """Return the concurrency of Celery's test worker."""
     return {"concurrency": _SLOTS}
 
 
@@ -164,12 +164,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count each part at once with our code if a test asks for this, because the test checks the result right after."""
+    """Count each part at once with our code if a test asks for it, because this test checks the result at once."""
     if getattr(request, "param", "celery") == "celery":
         return
 
     class ImmediateBatcher:
-        """Count in the calling thread, where the tests' backend is."""
+        """Count in the calling thread, because the tests' backend belongs to this thread."""
 
         def add_part(self, part: ChordPart) -> None:
             # The tests' requests don't name their task.
@@ -182,14 +182,14 @@ def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture(autouse=True)
 def _clear_pending_acks() -> Iterator[None]:
-    """Keep one test's pending acknowledgements from another test's Redis, which is a mock."""
+    """Drop a test's pending acknowledgements, so that they do not reach the Redis of another test, which is a mock."""
     yield
     transport.Channel._all_pending.clear()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark tests that must fail, and tests with another result store."""
+    """Mark the tests that must fail, and the tests that use another result store."""
     failing = {} if config.option.theirs else FAILING[config.option.suite]
     reasons = {name: reason for reason, names in failing.items() for name in names}
     for item in items:
@@ -199,18 +199,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         reason = reasons.get(name) or reasons.get(name.partition("[")[0])
         if reason:
             item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
-    # Each process gets two tests at first: a long one and another.
+    # Each process gets two tests at first: a long test and another test.
     long = [item for item in items if item.name in _LONG]
     others = [item for item in items if item.name not in _LONG]
     items[:] = [*(item for pair in zip(long, others, strict=False) for item in pair), *others[len(long) :]]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the numbers of test results, and the expected failures; tests that their authors doubt are `marked`."""
+    """Write the numbers of test results, and the expected failures.
+
+    A test is `marked` if its authors expect that it can fail.
+    """
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(session.config, "workerinput"):
         return
-    # A test has two reports if it fails and something that it leaves behind fails as well.
+    # A test has two reports if the test fails and the clean-up after it fails as well.
     names = {kind: {report.nodeid for report in reporter.stats.get(kind, [])} for kind in _KINDS}
     expected = {
         report.nodeid

@@ -36,18 +36,17 @@ def requirement(distribution: str) -> str:
 def fetched(distribution: str) -> Path:
     """Return the folder with a distribution's tests and their pytest settings. It is fetched once.
 
-    Raises:
-        click.ClickException: the lock file has another version, or pip can't download this one.
+    Raises: click.ClickException: the lock file has another version, or pip can't download the installed version.
     """
-    # Leave out the package itself. Beside its tests, it would be imported instead of the installed package.
+    # The copy leaves out the package itself. A package beside its tests would be imported instead of the installed
+    # package.
     return unpacked(distribution, FOLDER, distribution)
 
 
 def unpacked(distribution: str, below: Path, without: str) -> Path:
-    """Return the folder of a distribution's sources, without one of its folders. They are fetched once.
+    """Return the folder of a distribution's sources, from which one subfolder is left out. They are fetched once.
 
-    Raises:
-        click.ClickException: the lock file has another version, or pip can't download this one.
+    Raises: click.ClickException: the lock file has another version, or pip can't download the installed version.
     """
     folder = below / f"{distribution}-{version(distribution)}"
     if folder.exists():
@@ -55,7 +54,7 @@ def unpacked(distribution: str, below: Path, without: str) -> Path:
     below.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=below) as name:
         place = Path(name)
-        # The build dependencies of the distribution's metadata may be wheels.
+        # Wheels are allowed for the build dependencies of the distribution's metadata.
         (place / "wanted.txt").write_text(f"--no-binary {distribution}\n{requirement(distribution)}\n")
         argv = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
         done = subprocess.run([*argv, "--dest", place, "-r", place / "wanted.txt"], check=False)

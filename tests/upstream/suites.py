@@ -1,25 +1,27 @@
-"""The suites: kombu's and Celery's own tests that run over our code, grouped."""
+"""The suites: groups of kombu's and Celery's own tests that run over our code."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The numbers of test results of each suite. docs/upstream-tests.md shows them, and each run must match them.
+#: The number of test results of each kind in each suite. docs/upstream-tests.md shows these numbers, and each run must
+#: match them.
 COUNTS = Path(__file__).with_name("counts.json")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite: tests of one distribution, all run over the same parts of our code."""
+    """A suite: tests of one distribution that run over the same parts of our code."""
 
     name: str
     distribution: str
-    #: The pytest configuration file of these tests.
+    #: The pytest configuration file of the suite's tests.
     config: str
-    #: Their modules, in the folder ``t/``.
+    #: The modules of the tests, in the folder ``t/``.
     modules: tuple[str, ...]
-    #: The number of processes; the tests mostly wait. A suite whose tests depend on earlier tests has one process.
+    #: The number of processes. A process needs little CPU time, because the tests mostly wait. If the tests of a suite
+    #: depend on earlier tests, the suite has one process.
     processes: int
 
 
