@@ -1,1 +1,1 @@
-"""Tests of one module each; they need nothing but the package."""
+"""Tests that need nothing but the package. Each file tests one module."""

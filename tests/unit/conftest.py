@@ -43,7 +43,7 @@ def response(body: bytes = b"body", status: str = "200 OK", *fields: str, length
     return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
 
 
-#: The answer of a `Canned` server to a request: pieces, each sent in a call of its own.
+#: The answer of a `Canned` server to a request. Each piece is sent in a separate call.
 Answer = Callable[[bytes], Iterable[bytes]]
 
 
@@ -51,7 +51,7 @@ class Canned:
     """Serve canned answers on 127.0.0.1 and record the requests."""
 
     def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
-        """Set the answers, the TLS context for https, and the address to listen on."""
+        """Set the answers, the TLS context for https, and the listening address."""
         self.requests: list[bytes] = []
         self.connections = 0
         self.ended = threading.Event()
@@ -99,7 +99,8 @@ class Canned:
             if self._tls is None:
                 self._converse(client)
             else:
-                # Wrapping would detach the socket from `client`, which `drop_clients` shuts down: wrap a copy.
+                # Wrap a copy, because wrapping detaches the socket from `client`, and `drop_clients` shuts `client`
+                # down.
                 with self._tls.wrap_socket(client.dup(), server_side=True) as wrapped:
                     self._converse(wrapped)
 
@@ -146,7 +147,7 @@ def demo_sessions(allowed: list[str]) -> Sessions:
 
 @pytest.fixture
 def downloader(demo_sessions: Sessions, waits: list[float]) -> Downloader:
-    """Return a downloader that may connect only to the demo server, and records its waits instead of sleeping."""
+    """Return a downloader that may connect only to the demo server. It records its waits instead of sleeping."""
     return Downloader(demo_sessions, sleep=waits.append)
 
 
@@ -156,7 +157,7 @@ def sessions_to(certificate: Path) -> Iterator[Callable[..., Sessions]]:
     made: list[Sessions] = []
 
     def make(*allow: str) -> Sessions:
-        # A bundle of one certificate loads at once; the usual bundle takes 20 ms.
+        # A bundle with one certificate loads at once. The usual bundle takes 20 ms to load.
         made.append(Sessions(Guard(allow), certificate))
         return made[-1]
 
@@ -200,7 +201,7 @@ def server_context(certificate: Path) -> ssl.SSLContext:
 
 
 def success(offset: int, shard: int = 0, shard_size: int = 1000, **values: object) -> Outcome:
-    """Return the Outcome of a saved image; it names a file but creates none."""
+    """Return the Outcome of a saved image. The Outcome names a file, but the file is not created."""
     key = image_key(shard * shard_size + offset, shard_size)
     known: dict[str, object] = {"path": f"{shard:05d}/{key}.png", "bytes": 3, "finished_at": 100.0, "attempts": 1}
     return Outcome(key, Status.SUCCESS, **{**known, **values})  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ _QUEUES = QueueNames("images.9", "shards.9")
 
 
 class Fleet:
-    """Simulate a worker under test and other live workers, with a Redis and a clock."""
+    """Simulate a worker under test, other live workers, a Redis and a clock."""
 
     def __init__(self) -> None:
         self.server = fakeredis.FakeRedis(decode_responses=True)
@@ -57,7 +57,7 @@ class Fleet:
         return dict(json.loads(str(record))) if record else {}
 
     def fails(self, error: FetchError, url: str = "http://a/1.jpg", tried_by: tuple[str, ...] = ()) -> list[str] | None:
-        """Run a failing task; return the workers that have tried it if it is requeued, or None if the image fails."""
+        """Run a failing task. Return the workers that tried the task if it is requeued, or None if the image fails."""
         try:
             began = self.fitness.check("run", tried_by=tried_by)
             self.wait(0.1)
@@ -88,7 +88,7 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 
 
 def test_dead_host_fails_if_others_are_reachable(fleet: Fleet) -> None:
-    """If a host that responded before accepts a connection, the network works; this proof is valid only briefly."""
+    """The network works if a host that responded before accepts a connection. The proof is valid only briefly."""
     fleet.succeeds(url="http://good:81/1.jpg")
     assert [fleet.fails(DnsError("no such name"), f"http://dead{number}/") for number in range(4)] == [None] * 4
     assert fleet.probed == ["good:81"]
@@ -112,13 +112,13 @@ def test_worker_without_network_requeues_its_failures(fleet: Fleet) -> None:
 
 
 def test_unknown_names_make_no_worker_unfit(fleet: Fleet) -> None:
-    """A name server works if it reports a name as unknown, but another worker may resolve the name."""
+    """A name server that reports a name as unknown works. Another worker may still resolve the name."""
     assert [fleet.fails(DnsError("no such name"), f"http://dead{number}/") for number in range(9)] == [["me"]] * 9
     assert (fleet.unfit(), fleet.paused, fleet.fitness.troubles) == ({}, [], [])
 
 
 def test_returned_task_is_requeued_untried(fleet: Fleet) -> None:
-    """If a worker's requeued task comes back to it first, it requeues the task after a moment, and counts nothing."""
+    """A worker that gets back its own requeued task waits a moment and requeues the task. It counts no failure."""
     for _ in range(10):
         assert fleet.fails(ConnectError("refused"), "http://dead/", ("me",)) == []
     assert (fleet.unfit(), fleet.paused) == ({}, [0.1] * 10)
@@ -133,7 +133,7 @@ def test_one_host_that_keeps_failing_makes_a_worker_unfit(fleet: Fleet) -> None:
 
 
 def test_network_that_breaks_during_a_run(fleet: Fleet) -> None:
-    """Earlier responses prove nothing once their hosts are unreachable."""
+    """A host's earlier responses prove nothing once the host is unreachable."""
     fleet.succeeds(url="http://good/1.jpg")
     fleet.reachable = False
     assert fleet.fails(DnsUnavailableError("no answer")) == ["me"]
@@ -155,7 +155,7 @@ def test_network_that_breaks_during_a_run(fleet: Fleet) -> None:
 def test_image_fails_without_another_able_worker(
     fleet: Fleet, change: Callable[[Fleet], object], error: FetchError
 ) -> None:
-    """If no other worker can do better, the image fails, and this worker keeps taking tasks."""
+    """If no other worker can do better, the image fails. The worker keeps taking tasks."""
     change(fleet)
     fleet.wait(2)
     assert [fleet.fails(error, f"http://host{number}/") for number in range(5)] == [None] * 5
@@ -181,7 +181,10 @@ def test_failure_with_a_response_is_the_images_own(fleet: Fleet, error: Any) -> 
 
 
 def test_untrusted_certificate(fleet: Fleet) -> None:
-    """An untrusted certificate is the host's fault if another one was trusted; a response over http proves nothing."""
+    """A host's untrusted certificate is its fault if another host's was trusted.
+
+    A response over http proves nothing.
+    """
     fleet.succeeds(url="http://good/1.jpg")
     assert fleet.fails(TlsError("not trusted"), "https://a/") == ["me"]
     fleet.succeeds(url="https://good/1.jpg")
@@ -200,7 +203,7 @@ def test_full_disk_affects_one_run(fleet: Fleet) -> None:
 
 
 def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> None:
-    """After each pause it tries one task, and doubles the pause if that fails.
+    """After each pause, the worker tries one task. If the task fails, the worker doubles the pause.
 
     A success that started after the failure ends the pauses.
     """
@@ -231,7 +234,7 @@ def test_expired_heartbeats_of_all_workers_say_nothing(fleet: Fleet, emptied: bo
 
 
 def test_shard_is_collected_by_a_worker_that_can_save(fleet: Fleet) -> None:
-    """A collect task can go to a worker without network, but not to one that can't save."""
+    """A collect task can go to a worker without network, but not to a worker that can't save."""
     error = StorageError("disk full")
     fleet.declare("other", "network")
     with pytest.raises(RetryElsewhere):
@@ -248,7 +251,7 @@ def test_ended_run_gets_no_new_keys(fleet: Fleet) -> None:
 
 
 def test_nothing_is_requeued_outside_of_a_worker() -> None:
-    """Outside of a worker process, for instance in a test, nothing is judged."""
+    """Failures are not judged outside of a worker process, for instance in a test."""
     server: Any = None
     alone = Fitness(server, "", _QUEUES, lambda _: None, None)
     alone.judge(StorageError("disk full"), "run", "", alone.check("run"), ())

@@ -29,7 +29,7 @@ def beats(contact: ContinuousContact, clock: list[float], seconds: float) -> Non
 
 
 def test_contact_must_outlast_a_heartbeat(clock: list[float]) -> None:
-    """A missing heartbeat counts once contact with Redis has lasted longer than a heartbeat takes to expire."""
+    """A missing heartbeat counts only after contact with Redis has lasted longer than a heartbeat's lifetime."""
     contact = ContinuousContact()
     assert not contact.is_long_enough
     contact.record_reply()
@@ -49,7 +49,7 @@ def test_contact_restarts_after_redis_was_unreachable(clock: list[float]) -> Non
 
 
 def test_contact_restarts_after_a_gap(clock: list[float]) -> None:
-    """A process that was paused has also missed the others' heartbeats."""
+    """A paused process has also missed the heartbeats of other workers."""
     contact = ContinuousContact()
     beats(contact, clock, 60)
     clock[0] += 60
@@ -65,7 +65,7 @@ def test_parses_worker_ids() -> None:
 
 
 def test_worker_is_never_its_own_predecessor() -> None:
-    """A worker can tell by process id only that another process on the same host and boot is gone."""
+    """A process id proves only that a process of the same host and boot has ended."""
     assert not _ME.has_seen_exit(_ME)
     assert _ME.has_seen_exit(replace(_ME, random="2"))
     assert not _ME.has_seen_exit(replace(_ME, random="2", host="there"))

@@ -54,7 +54,7 @@ def _parsed(answer: str) -> Exception:
 
 @pytest.mark.parametrize(("code", "answer"), [*_TEMPORARY.items(), *_LASTING.items()])
 def test_error_has_code_text_and_hint(code: str, answer: str) -> None:
-    """Each error is recognised and has Redis's text, including the part that redis-py strips."""
+    """Each error is recognised and quotes Redis's text. The text includes the part that redis-py strips."""
     problem = redis_problem(_parsed(answer))
     assert (problem.code, problem.temporary, problem.answered) == (code, code in _TEMPORARY, True)
     assert problem.text == answer

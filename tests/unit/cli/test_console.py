@@ -9,7 +9,7 @@ from producer.cli import console
 
 
 def test_redirected_tables_have_no_trailing_spaces(capsys: pytest.CaptureFixture[str]) -> None:
-    """A table's padding, meant for terminals, is left out when output goes to a file."""
+    """Tables are padded for terminals, but not in output that goes to a file."""
     table = Table("name", "found", box=None)
     table.add_row("a", "much more than a name")
     console.show(table)

@@ -58,7 +58,7 @@ def build(kind: type[Any], values: dict[str, Any]) -> Any:
 
 def parse(words: list[str]) -> dict[str, Any]:
     """Return the values of a `producer run` command, without running it."""
-    # Click keeps a command's help option, whose names come from the parent.
+    # Click caches the help option of a command. The option's names come from the parent command.
     with click.Context(cli, **cli.context_settings) as parent, run.make_context("run", list(words), parent) as context:
         return dict(context.params)
 
@@ -88,7 +88,7 @@ def test_named_options_exist() -> None:
 
 
 def test_each_command_of_img2dataset_has_an_equivalent() -> None:
-    """The commands are in pairs, and use only options with a row."""
+    """The commands are in pairs, and each of their options has a row in the tables."""
     assert len(OURS) == len(THEIRS) > 15
     for words in THEIRS:
         assert options_of(words) <= set(OPTIONS)

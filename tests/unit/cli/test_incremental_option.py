@@ -1,4 +1,4 @@
-"""`--incremental extend` compares only the options on the command line, and refuses before anything starts."""
+"""`--incremental extend` compares only the options on the command line. It refuses before anything starts."""
 
 from __future__ import annotations
 
@@ -23,11 +23,14 @@ from tests.runs import make_run
     ],
 )
 def test_refuses_other_options(tmp_path: Path, mode: str, options: list[str], why: str) -> None:
-    """A given option that differs from the run's own is named. The default of an omitted one does not count."""
+    """A given option that differs from the run's own is named.
+
+    The default value of an omitted option is not compared.
+    """
     source = tmp_path / "list.csv"
     (tmp_path / "out").mkdir()
     store = LocalStore(tmp_path / "out")
-    # The run has another shard size than the default.
+    # The run's shard size differs from the default.
     make_run(tmp_path / "list.txt", store, 5, 2, State.COMPLETE, PlanState.COMPLETE)
     source.write_bytes(b"url\nhttp://b.example/\n")
     record = store.read("run.json")

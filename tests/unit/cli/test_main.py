@@ -50,7 +50,7 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 def parts(errors: str) -> list[str]:
-    """Return the labels of an error's parts; long parts continue on indented lines."""
+    """Return the labels of an error's parts. A long part continues on indented lines."""
     return [line.split(":")[0] for line in errors.splitlines() if not line.startswith(" ")]
 
 
@@ -67,7 +67,7 @@ def test_every_command_has_help(command: str) -> None:
 
 
 def test_help_lists_every_command(main: Main) -> None:
-    """The program's help names all commands, with a sentence for each."""
+    """The program's help lists all commands and describes each in a sentence."""
     status, output, _ = main("--help")
     assert status == 0
     assert [line.split()[0] for line in output.partition("Commands:")[2].splitlines() if line.strip()] == _COMMANDS
@@ -264,7 +264,7 @@ def test_invalid_worker_setting_is_refused_before_the_fleet_starts(
 def test_worker_settings_are_not_checked_with_a_broker(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With `--broker`, workers have environments of their own, so the command's own environment is not checked."""
+    """With `--broker`, workers have their own environments. Therefore the command's environment is not checked."""
     monkeypatch.setenv("IMAGEFLEET_PROXY", "me:word")
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     _, _, errors = main("run", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--broker", _DEAD)
@@ -350,7 +350,7 @@ def test_unexpected_error_is_a_json_object(main: Main, monkeypatch: pytest.Monke
 
 
 def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None:
-    """If a run can't start, the folder created for it is removed, with its lock."""
+    """If a run can't start, the folder that was created for the run is removed. The folder's lock is removed too."""
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     out = tmp_path / "a" / "out"
     for command in ("run", "compare"):
@@ -361,7 +361,7 @@ def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.REMOVING])
 def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, state: State) -> None:
-    """If a resumed run gets no fleet, its record keeps its state, except that the state "running" becomes "failed"."""
+    """If a resumed run gets no fleet, its record keeps the state. Only the state "running" becomes "failed"."""
     store = LocalStore(tmp_path)
     record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     record.create(store)
@@ -384,7 +384,7 @@ def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, st
     [(_DEAD, 1, "can't be reached"), ("redis://***@127.0.0.1:1/0", 2, "Add --broker with the full URL")],
 )
 def test_cancel_asks_the_runs_broker(main: Main, tmp_path: Path, broker: str, status: int, message: str) -> None:
-    """A run with a dead producer is recorded as cancelled only after its broker was asked."""
+    """If a run's producer is dead, `cancel` asks the run's broker before it records the run as cancelled."""
     store = LocalStore(tmp_path)
     RunFile("id", "-", str(tmp_path), RunConfig(), broker=broker).create(store)
     ended, _, errors = main("cancel", str(tmp_path))
@@ -394,7 +394,10 @@ def test_cancel_asks_the_runs_broker(main: Main, tmp_path: Path, broker: str, st
 
 
 def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A run with a local fleet left nothing in the broker configured here, so `cancel` does not ask that broker."""
+    """`cancel` does not ask the configured broker about a run with a local fleet.
+
+    That run left nothing in the broker.
+    """
     monkeypatch.setenv("IMAGEFLEET_BROKER_URL", _DEAD)
     store = LocalStore(tmp_path)
     RunFile("id", "-", str(tmp_path), RunConfig()).create(store)

@@ -81,7 +81,7 @@ def test_options_reach_the_run() -> None:
 
 
 def test_defaults_are_those_of_the_run() -> None:
-    """Without options, a run has the defaults of the library, which the demo uses."""
+    """A command without options uses the library's defaults, as the demo does."""
     assert parse() == RunConfig()
 
 
@@ -105,7 +105,7 @@ def test_image_size_defaults_to_256() -> None:
     ],
 )
 def test_formats(names: str, formats: tuple[str, ...]) -> None:
-    """The formats are a list of names, in any order; ``default`` stands for the usual ones."""
+    """The formats are a list of names in any order. The name ``default`` stands for the usual formats."""
     assert parse("--formats", names).fetch.formats == formats
     for wrong in ("", "jpeg,tga", "jpeg,,png"):
         with pytest.raises(click.BadParameter, match=r"is not one of|empty"):
@@ -176,6 +176,6 @@ def test_image_options_without_effect_are_refused(arguments: str, why: str) -> N
     ],
 )
 def test_invalid_headers_are_refused(arguments: list[str], why: str) -> None:
-    """A header that would break its line, or that imagefleet sets itself, is refused on the command line."""
+    """The command line refuses a header that would break its line, and a header that imagefleet sets itself."""
     with pytest.raises(click.BadParameter, match=why):
         parse(*arguments)

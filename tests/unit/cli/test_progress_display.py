@@ -1,4 +1,4 @@
-"""Progress output: a bar of 80 columns on a terminal, lines elsewhere, and notes on their own lines."""
+"""Progress is a bar of 80 columns on a terminal, and lines elsewhere. Notes are on their own lines."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bar_lines(display: Display) -> list[str]:
 
 
 def test_bar_fits_80_columns(watch: Watch) -> None:
-    """Percentage, counts, speed, time and time left are on one line; details and a note have lines of their own."""
+    """Percentage, counts, speed, time and time left are on one line. Details and a note have their own lines."""
     screen = console(terminal=True)
     with Display(screen) as display:
         display.show("one by one", DisplayedProgress(0, 10_000_000))
@@ -77,7 +77,7 @@ def test_bar_without_a_total(watch: Watch) -> None:
 
 
 def test_bar_is_gone_at_the_end(watch: Watch) -> None:
-    """The bar is erased at the end; an announcement stays, on a line of its own, and is shown once."""
+    """The bar is erased at the end. An announcement is shown once, and stays on its own line."""
     screen = console(terminal=True)
     with Display(screen) as display:
         display.show("images", DisplayedProgress(1, 10, "detail", "note"))
@@ -91,7 +91,7 @@ def test_bar_is_gone_at_the_end(watch: Watch) -> None:
 
 
 def test_each_way_has_a_clock_of_its_own(watch: Watch) -> None:
-    """The second way of a comparison has its own time and speed."""
+    """The bar shows a separate time and speed for the second way of a comparison."""
     screen = console(terminal=False)
     with Display(screen) as display:
         display.show("one by one", DisplayedProgress(0, 100))
@@ -120,7 +120,7 @@ def test_note_is_a_line_without_a_terminal(watch: Watch) -> None:
 
 
 def test_speed_leaves_out_earlier_images(watch: Watch) -> None:
-    """Images of an earlier command count as done, but do not count for the speed."""
+    """Images of an earlier command count as done, but the speed leaves them out."""
     screen = console(terminal=False)
     with Display(screen) as display:
         display.show("images", DisplayedProgress(0, 1000))
@@ -141,7 +141,7 @@ def test_early_end_has_no_time_left(watch: Watch) -> None:
 
 @pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (False, False), (False, True)])
 def test_start_of_a_fleet_is_shown(terminal: bool, quiet: bool) -> None:
-    """While workers start, a terminal shows a note until they are up; elsewhere a line is printed."""
+    """A terminal shows a note until the workers have started. Elsewhere, a line is printed."""
     screen = console(terminal)
     with show_waiting(screen, "Starting 2 workers", quiet):
         pass

@@ -82,7 +82,7 @@ def test_report_suggests_checking_the_proxy(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_report_without_failures() -> None:
-    """A run without failures does not mention them, and one shard is in the singular."""
+    """The report of a run without failures does not mention failures. One shard is in the singular."""
     shown = text(render.render_run(replace(_REPORT, summary=Summary({"success": 1}, {}, 5, 1))))
     assert "1 in 1 shard\n" in shown
     assert "Failures" not in shown
@@ -90,7 +90,7 @@ def test_report_without_failures() -> None:
 
 
 def test_report_of_a_resumed_run() -> None:
-    """Time and speed are those of this command, and the report says how much of the run this command did."""
+    """Time and speed are those of this command. The report says how much of the run the command did."""
     shown = text(render.render_run(replace(_REPORT, images=320)))
     assert shown.splitlines()[:4] == [
         "Total Execution Time  12.50 seconds",
@@ -101,7 +101,7 @@ def test_report_of_a_resumed_run() -> None:
 
 
 def test_report_of_a_run_already_complete() -> None:
-    """A command with nothing to do reports no time of its own: the figures are those of the run's completion."""
+    """A command with nothing to do reports the figures of the command that completed the run."""
     done = PreviousResult(1.0e9, 320, 12.5, 25.6, 2, 32)
     finished = RunResult("id", "list.txt", "/data/out", _SUMMARY, 0.0, 0, 0, 0.0, 0, completion=done)
     shown = text(render.render_run(finished))
@@ -113,7 +113,7 @@ def test_report_of_a_run_already_complete() -> None:
 
 
 def test_report_of_a_refresh() -> None:
-    """A refresh reports how many images it reused, even if there are none."""
+    """A refresh reports the number of reused images, even if the number is 0."""
     for unchanged in (0, 2900):
         summary = replace(_SUMMARY, unchanged=unchanged)
         shown = text(render.render_run(replace(_REPORT, summary=summary, previous_run="/data/old")))
@@ -122,7 +122,7 @@ def test_report_of_a_refresh() -> None:
 
 
 def test_report_of_a_comparison() -> None:
-    """The ways are listed with their times, and with their speed relative to the first."""
+    """Each way is listed with its time, and with its speed relative to the first way."""
     ways = (
         Way("one by one", 1, 20.0, Summary({"success": 10}, {}, 5, 1), Path("/a")),
         Way("threads", 4, 5.0, Summary({"success": 9}, {}, 5, 1), Path("/b")),
@@ -187,6 +187,6 @@ def test_errors_are_escaped() -> None:
     [("", 0, "10 failed"), ("dns", 10, "10 failed (dns)"), ("dns", 6, "10 failed (6 of them dns)")],
 )
 def test_progress_names_the_main_reason(reason: str, count: int, expected: str) -> None:
-    """The main reason of failures is shown during the run, and not only when all images have failed."""
+    """The main reason of failures is shown during the run, even if only some images have failed."""
     progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
     assert render.describe_failures(progress) == expected

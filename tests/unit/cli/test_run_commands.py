@@ -1,4 +1,4 @@
-"""The progress of a run, as its display gets it."""
+"""The progress that a run passes to its display."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from producer.dispatch.progress import Progress
 
 
 def test_progress_separates_earlier_images() -> None:
-    """Images are counted for the whole run; figures of this command alone have a label that says so."""
+    """Images are counted for the whole run. A label marks the figures that cover only this command."""
     shown: list[tuple[str, DisplayedProgress]] = []
     display: Any = SimpleNamespace(show=lambda *arguments: shown.append(arguments))
     run_commands._show_run(display, Progress(30, 10, 2048, 200, True, done_before=60))
@@ -32,7 +32,7 @@ def test_progress_separates_earlier_images() -> None:
     ],
 )
 def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
-    """The number of images still being downloaded is announced on its own line, then shown beside the counts."""
+    """The number of current downloads is announced on its own line. After that, it is shown beside the counts."""
     announced: list[str] = []
     notes: list[str] = []
     display: Any = SimpleNamespace(show=lambda _, progress: notes.append(progress.note), announce=announced.append)

@@ -1,4 +1,4 @@
-"""The ways of a comparison are measured against the first, with the same images and the same functions."""
+"""Each way of a comparison is measured against the first way. All ways use the same images and functions."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_baseline_writes_the_same_files_as_a_fleet(
 
 
 def test_baseline_reports_an_unwritable_folder(downloader: Downloader, store: LocalStore) -> None:
-    """If the plan can't be written, a baseline fails as a run does: with the folder, the reason and a remedy."""
+    """If the plan can't be written, a baseline fails as a run does. The error gives the folder, reason and remedy."""
     store.path(".plan").write_bytes(b"")
     run = RunOptions(str(store.root), 10)
     with pytest.raises(UsageError, match=r"can't be written: could not save \.plan/00000\.parquet") as caught:

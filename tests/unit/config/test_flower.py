@@ -21,7 +21,7 @@ _SAVED = Outcome(
     "00000007", Status.SUCCESS, path="00000/00000007.jpg", width=400, height=200, format="jpeg", bytes=15_339
 )
 _MISSING = Outcome("00000008", Status.FAILED_TO_DOWNLOAD, Reason.HTTP_4XX, "HTTP 404 Not Found", http_status=404)
-#: Results other than Outcomes: another task's, a truncated one, and look-alikes.
+#: Results that are not Outcomes: another task's result, a truncated Outcome, and texts that resemble an Outcome.
 _OTHERS = [
     "None",
     "''",
@@ -34,7 +34,7 @@ _OTHERS = [
 
 
 def event_text(outcome: Outcome) -> str:
-    """Return an Outcome as text in a worker's event."""
+    """Return the text of an Outcome in a worker's event."""
     return str(saferepr(outcome.to_json(), 1024))
 
 
@@ -49,7 +49,7 @@ def test_saved_image_in_a_line() -> None:
 
 
 def test_failed_image_in_a_line() -> None:
-    """A failed image is shown with its status, reason and message, however long."""
+    """A failed image is shown with its status, reason and message. The message may have any length."""
     assert format_line(event_text(_MISSING)) == "failed_to_download: http_4xx (HTTP 404 Not Found)"
     words = "it's no image " * 14
     long = Outcome("1", Status.FAILED_TO_RESIZE, Reason.NOT_IMAGE, words)
@@ -89,7 +89,7 @@ def test_any_outcome_is_read(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("result", _OTHERS)
 def test_other_results_are_unchanged(result: str) -> None:
-    """Any result but an Outcome is shown unchanged, and does not count as a failure."""
+    """A result that is not an Outcome is shown unchanged. It does not count as a failure."""
     assert format_line(result) == format_page(result) == result
     assert adjust_event(success_event(result)) == success_event(result)
 
@@ -121,7 +121,7 @@ def test_collect_task_shows_its_shard(kwargs: str | None, shown: str) -> None:
 
 
 def test_flower_accepts_the_configuration(tmp_path: Path) -> None:
-    """Flower knows every option in the file, also at a second reading; tornado would ignore a misspelled one."""
+    """Flower knows every option in the file, also at a second reading. Tornado would ignore a misspelled option."""
     (tmp_path / "password").write_text("a secret\n")
     code = f"""
 from types import SimpleNamespace

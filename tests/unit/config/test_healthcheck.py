@@ -16,6 +16,6 @@ from producer.local_fleet.supervisor_client import ROOT
     [("/healthcheck", 0), ("//healthcheck", 0), ("///healthcheck", 0), ("/fault/not-found", 1)],
 )
 def test_exit_status_follows_the_response(demo: DemoServer, path: str, status: int) -> None:
-    """Only a service that answers 200 is healthy; extra slashes from an empty prefix make no difference."""
+    """Only a service that answers 200 is healthy. Extra slashes from an empty prefix make no difference."""
     argv = [sys.executable, "-m", "config.healthcheck", f"{demo.url}{path}"]
     assert subprocess.run(argv, cwd=ROOT, capture_output=True, check=False).returncode == status

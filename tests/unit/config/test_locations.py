@@ -40,14 +40,14 @@ def test_parses_locations() -> None:
     ],
 )
 def test_refuses_invalid_urls(text: str) -> None:
-    """A URL that tools could read differently, or with more than a bucket and a prefix, is refused."""
+    """A URL is refused if tools could read it differently, or if it has more than a bucket and a prefix."""
     with pytest.raises(ValueError, match=r"bucket|prefix"):
         parse_location(text)
 
 
 @given(st.text(st.sampled_from("ab./%\\?#@:,\0 é"), max_size=12))
 def test_valid_urls_stay_below_their_root(prefix: str) -> None:
-    """If a URL is valid, each part of its prefix is a plain name, and its text is parsed to the same URL again."""
+    """In a valid URL, each part of the prefix is a plain name. Parsing the URL's text gives the same URL again."""
     try:
         url = StoreUrl.parse(f"s3://bucket/root/{prefix}")
     except ValueError:
@@ -58,7 +58,7 @@ def test_valid_urls_stay_below_their_root(prefix: str) -> None:
 
 
 def test_folders_below_others() -> None:
-    """A folder is below another one only in the same bucket, and at a slash."""
+    """A folder is below another folder only in the same bucket. `data/run` is below `data`, and `data-2` is not."""
     root = StoreUrl.parse("s3://bucket/data")
     below = ("s3://bucket/data", "s3://bucket/data/run")
     other = ("s3://bucket", "s3://bucket/data-2", "s3://bucket/dat", "s3://other/data/run", "gs://bucket/data/run")

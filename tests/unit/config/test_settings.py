@@ -101,7 +101,7 @@ def test_broker_from_several_variables(
 
 
 def test_refuses_a_ca_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CA with a URL without TLS is refused, because that connection would be neither verified nor encrypted."""
+    """A CA is refused if the URL has no TLS, because the connection would be neither verified nor encrypted."""
     monkeypatch.setenv("IMAGEFLEET_BROKER_URL", "redis://redis.example/0")
     monkeypatch.setenv("IMAGEFLEET_BROKER_CA_FILE", "/ca.pem")
     with pytest.raises(SettingsError, match="IMAGEFLEET_BROKER_CA_FILE is set"):
@@ -109,7 +109,7 @@ def test_refuses_a_ca_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sentinel_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Sentinels' password is put where the client reads it, and is refused for a URL without Sentinels."""
+    """The Sentinels' password is put where the client reads it. For a URL without Sentinels, it is refused."""
     (tmp_path / "word").write_text("se&cret\n")
     monkeypatch.setenv("IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE", str(tmp_path / "word"))
     for url, separator in (("sentinel://a/0;sentinel://b/0", "?"), ("sentinel://a/0?master_name=m", "&")):
@@ -131,7 +131,7 @@ def test_sentinel_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_refuses_a_broker_file_without_a_url(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A password or CA without a URL is an error, and does not start a local fleet instead."""
+    """A password or CA without a URL is an error. No local fleet is started instead."""
     monkeypatch.setenv(name, "/nope")
     with pytest.raises(SettingsError, match=f"^{name} is set, but IMAGEFLEET_BROKER_URL is not;"):
         _ = settings().broker
@@ -162,7 +162,7 @@ def test_every_setting_is_described() -> None:
 
 
 def test_limits_leave_time_for_reserved_tasks() -> None:
-    """Redis redelivers a message only after its task's wait behind other reserved tasks and its deadline have ended."""
+    """Redis redelivers no message while its task waits behind other reserved tasks, or runs until its deadline."""
     # Running tasks count as reserved, and a quarter of the visibility timeout is kept in reserve.
     assert limits.MAX_DEADLINE * limits.PREFETCH <= limits.VISIBILITY_TIMEOUT * 3 / 4
 
@@ -179,6 +179,6 @@ def test_limits_leave_time_for_reserved_tasks() -> None:
     ],
 )
 def test_suggests_the_variable_meant(variable: str, found: list[str]) -> None:
-    """An unknown name with our prefix is reported with the closest known name; an empty value is ignored."""
+    """An unknown name with our prefix is reported together with the closest known name. An empty value is ignored."""
     assert unknown_variables({variable: "1"}) == found
     assert unknown_variables({variable: ""}) == []

@@ -27,7 +27,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def run_to_end(argv: list[str], env: Mapping[str, str], **options: int) -> subprocess.CompletedProcess[bytes]:
-    """Run a command to its end."""
+    """Run a command until it ends."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.run(argv, env={**os.environ, **env}, cwd=ROOT, check=False, timeout=60, **pipes)  # type: ignore[call-overload, no-any-return]
 
@@ -54,7 +54,7 @@ def test_reports_a_file_name_outside_utf_8(tmp_path: Path, env: dict[str, str]) 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(tmp_path: Path, closed: str) -> None:
-    """A command with closed standard streams works as usual, and writes into no other file by accident."""
+    """A command with closed standard streams works as usual. It does not write into another file by accident."""
     argv = " ".join(command("run", "-", "--out", tmp_path / "out"))
     done = run_to_end(["sh", "-c", f"{argv} {closed}"], {}, stdin=subprocess.DEVNULL)
     assert done.returncode == 2, done.stderr
@@ -87,7 +87,7 @@ def test_closed_error_pipe(tmp_path: Path) -> None:
 
 
 def test_text_files_have_an_explicit_encoding() -> None:
-    """Code that opens a text file, or reads a program's text, names UTF-8, because the locale's encoding may differ.
+    """Code that opens a text file or a text pipe names UTF-8, because the locale's encoding may differ.
 
     ruff's PLW1514 finds only calls on types that it can infer.
     """

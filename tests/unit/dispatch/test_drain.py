@@ -14,7 +14,7 @@ from producer.dispatch.drain import Drain
 
 @pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Fake the workers' replies to the next questions, the live workers, and the clock."""
+    """Fake the clock, the live workers, and the workers' replies to the next questions."""
     state = SimpleNamespace(now=100.0, answers=[], living={})
 
     def broadcast(*_: Any, **__: Any) -> Any:
@@ -47,7 +47,7 @@ def ask(drain: Drain, workers: Any, *answers: dict[str, dict[str, int]]) -> Drai
 
 
 def test_idle_workers_are_asked_twice(workers: Any) -> None:
-    """The images of all workers are added up; draining ends once each worker has reported twice that it is idle."""
+    """The images of all workers are added up. Draining ends once each worker has reported twice that it is idle."""
     found = start_drain(workers, "a@x", "b@x")
     busy, idle = {"images": 3, "shards": 0}, {"images": 0, "shards": 0}
     assert ask(found, workers, {"a@x": busy}, {"b@x": busy}).images == 6
@@ -57,7 +57,7 @@ def test_idle_workers_are_asked_twice(workers: Any) -> None:
 
 
 def test_silent_worker_is_waited_for(workers: Any) -> None:
-    """A live worker without a reply counts as still busy; if none replies, draining ends after ten seconds."""
+    """A live worker without a reply counts as busy. If no worker replies, draining ends after ten seconds."""
     found = start_drain(workers, "a@x", "b@x")
     idle = {"images": 0, "shards": 0}
     ask(found, workers, {"a@x": idle}, {"b@x": {"images": 2, "shards": 0}})
@@ -80,7 +80,7 @@ def test_dead_worker_is_not_waited_for(workers: Any) -> None:
 
 
 def test_worker_of_another_version_counts_as_idle(workers: Any) -> None:
-    """A worker of another version takes no task of the run, and replies that it does not know the command."""
+    """A worker of another version takes no task of the run. It replies that it does not know the command."""
     found = start_drain(workers, "a@x")
     error: Any = {"error": "KeyError('imagefleet_drain')"}
     assert ask(ask(found, workers, {"a@x": error}), workers, {"a@x": error}).idle

@@ -30,7 +30,7 @@ def report_unfit(server: fakeredis.FakeRedis, worker: str, kind: str, certain: b
 def test_reports_a_certainly_unfit_worker_at_once(
     server: fakeredis.FakeRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A worker is reported once, and stays in the report after it recovers, because it slowed the run."""
+    """A worker is reported once. It stays in the report after it recovers, because it slowed the run."""
     workers = UnfitWorkers(server, "run")
     workers.refresh()
     assert (workers.found, workers.note) == ([], "")
@@ -61,7 +61,7 @@ def test_waits_before_reporting_an_uncertain_worker(server: fakeredis.FakeRedis)
 
 
 def test_unfit_fleet_reports_no_worker(server: fakeredis.FakeRedis) -> None:
-    """If all workers have the problem, none is reported, because the reasons of the failed images explain it."""
+    """If all workers have the problem, no worker is reported. The reasons of the failed images explain the problem."""
     workers = UnfitWorkers(server, "run")
     for worker in (_BAD, _GOOD):
         report_unfit(server, worker, "storage", certain=True)

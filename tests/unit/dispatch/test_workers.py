@@ -13,7 +13,7 @@ from producer.dispatch import workers
     ("local", "expected"), [(True, "is restarting its workers"), (False, "celery -A tasks worker")]
 )
 def test_no_worker_responds(monkeypatch: pytest.MonkeyPatch, local: bool, expected: str) -> None:
-    """A run that waits for a local fleet does not advise to start workers."""
+    """A run that waits for a local fleet does not tell the user to start workers."""
     monkeypatch.setattr(workers, "online_workers", list)
     monkeypatch.setattr("tasks.broker.liveness.worker_liveness", lambda _: {})
     note = workers.describe_workers(local, 3, Mock())

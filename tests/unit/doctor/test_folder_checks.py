@@ -70,7 +70,7 @@ def test_leftovers_of_a_run_are_named(store: LocalStore, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["00003", ".plan", ".tmp"])
 def test_folder_inside_of_a_run(store: LocalStore, source: Path, name: str) -> None:
-    """If the folder is inside of a run's folder, the right one is suggested."""
+    """If the folder is inside of a run's folder, the run's folder is suggested."""
     make_run(source, store, _ROWS, 0, State.INTERRUPTED, PlanState.COMPLETE)
     store.path(name).mkdir(exist_ok=True)
     for file in store.path(name).iterdir():
@@ -91,7 +91,7 @@ def test_damaged_run_file(store: LocalStore, source: Path) -> None:
 
 
 def test_folder_of_a_baseline(store: LocalStore) -> None:
-    """A folder of one way of `compare` is fine, and the doctor does not mistake it for a run's leftovers."""
+    """The folder of one way of `compare` is fine. The doctor does not mistake it for a run's leftovers."""
     options = RunOptions(str(store.root), 2)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "http://a.example/")], ShardRef("", 0)))
     collect(0, [Outcome("000000", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)], options, store)
@@ -100,7 +100,7 @@ def test_folder_of_a_baseline(store: LocalStore) -> None:
         assert "one way of a comparison" in findings_by_name(store)["run"].found
         store.remove(name)
     assert levels(store) == {"run": Level.BAD}
-    # The comparison.json next to the folder also identifies it as a folder of `compare`.
+    # A comparison.json next to the folder also shows that the folder belongs to `compare`.
     store.path("../comparison.json").write_text(json.dumps({"ways": [{"out": "/moved/since/out"}]}))
     assert levels(store) == {}
 
@@ -157,7 +157,7 @@ def test_unfinished_run(store: LocalStore, source: Path, state: State) -> None:
 
 
 def test_live_and_dead_producer(store: LocalStore, source: Path) -> None:
-    """A run in the state "running" is fine if its lock is held; if the lock is free, its producer is dead."""
+    """A run in the state "running" is fine if its lock is held. If the lock is free, the run's producer is dead."""
     make_run(source, store, _ROWS, 2, State.RUNNING, PlanState.OPEN)
     with lock.hold(store, None):
         assert levels(store) == {}
@@ -180,7 +180,7 @@ def test_complete_run_with_failures(store: LocalStore, source: Path) -> None:
 
 
 def test_damaged_and_missing_manifests(store: LocalStore, source: Path) -> None:
-    """A truncated manifest is bad, and named; one missing from a complete run is rebuilt by `resume`."""
+    """A truncated manifest is bad, and is named. If a complete run lacks a manifest, `resume` rebuilds it."""
     make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     whole = store.read("00001.parquet")
     store.path("00001.parquet").write_bytes(whole[:-100])
@@ -214,7 +214,7 @@ def test_missing_plan_file(
 
 
 def test_partly_read_list(store: LocalStore, source: Path) -> None:
-    """If the rest of a list can no longer be planned, the doctor reports this."""
+    """The doctor reports a list whose unplanned rows can no longer be planned."""
     make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.OPEN)
     assert findings_by_name(store)["plan"].found.endswith("the URL list was not fully read")
     source.unlink()
@@ -225,7 +225,7 @@ def test_partly_read_list(store: LocalStore, source: Path) -> None:
 def test_checking_manifests_is_limited_in_time(
     store: LocalStore, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Checking stops when the time is up; the report gives the number of checked manifests."""
+    """Checking stops when the time is up. The report gives the number of checked manifests."""
     make_run(source, store, _ROWS, 3, State.INTERRUPTED, PlanState.COMPLETE)
     monkeypatch.setattr(folder_checks, "_READ_SECONDS", 0)
     assert findings_by_name(store)["manifests"].found == "3 of 4 shards done, 1 checked within 0 s"
@@ -249,7 +249,7 @@ _MIB = 1024**2
     ],
 )
 def test_space(free: int, need: SpaceNeed | None, level: Level, bound: str) -> None:
-    """Free space is compared with the run's estimated need, if this is known; the finding names the threshold."""
+    """Free space is compared with the run's estimated need, if the need is known. The finding names the threshold."""
     finding = folder_checks.space_finding("disk here", free, need)
     assert finding.level is level
     assert bound in finding.found

@@ -46,7 +46,7 @@ def test_server(changes: Mapping[str, Any], expected: Mapping[str, Level]) -> No
 
 
 def test_silent_server_is_a_warning() -> None:
-    """A property that the server does not report is unknown, and a warning."""
+    """A property that the server does not report is unknown. The finding is a warning."""
     findings = server_checks.server_findings({})
     assert set(levels(findings).values()) == {Level.WARN}
     assert all(finding.found.startswith("unknown") for finding in findings)

@@ -1,4 +1,4 @@
-"""The doctor's findings about workers, clocks and their view of the folder follow from the workers' replies."""
+"""The workers' replies give the doctor's findings about workers, their clocks and their access to the folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SEEN = ProbeResult(True, True, True, 10 * 1024**3)
 
 
 def test_workers_with_more_slots_than_descriptors() -> None:
-    """A worker with too few open files for its slots is bad; a worker that does not report its limit is fine."""
+    """A worker whose limit of open files is too low for its slots is bad. A worker that reports no limit is fine."""
     few, enough = replace(_WORKER, descriptors=64), replace(_WORKER, name="b@here", descriptors=256)
     assert levels(worker_checks.workers_findings([enough, _WORKER])) == {}
     findings = worker_checks.workers_findings([few, enough])
@@ -77,7 +77,7 @@ def test_clocks(ahead: Mapping[str, float], level: Level, found: str) -> None:
 
 @pytest.mark.parametrize(("there", "ahead"), [(100.0, 0.0), (105.0, 0.0), (110.0, 0.0), (113.0, 3.0), (96.0, -4.0)])
 def test_slow_reply_is_not_clock_skew(there: float, ahead: float) -> None:
-    """A worker's clock may be right if its time lies between question and reply, however long the reply took."""
+    """A worker's clock may be right if its time lies between question and reply. The reply may take any time."""
     assert clock_ahead(there, 100.0, 110.0) == ahead
 
 

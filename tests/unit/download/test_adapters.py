@@ -101,7 +101,7 @@ def slow_downloads(
 
 @pytest.mark.parametrize("name", _SLOW_DOWNLOADS)
 def test_deadline_ends_a_slow_download(slow_downloads: dict[str, tuple[FetchError, float]], name: str) -> None:
-    """However slowly a server sends, its download ends at the deadline, even if no single wait is long."""
+    """A download ends at the deadline, however slowly the server sends, even if each single wait is short."""
     error, seconds = slow_downloads[name]
     assert type(error) is FetchTimeoutError
     assert _SECONDS * 0.9 <= seconds <= _SECONDS * (1 + _LATE)
@@ -210,7 +210,7 @@ def test_ignores_the_environment(
 
 
 def test_userinfo_is_basic_auth(sessions_to: Callable[..., Sessions]) -> None:
-    """A URL's user and password are unescaped and sent as Basic credentials, not in the request line."""
+    """A URL's user and password are unescaped. They are sent as Basic credentials, not in the request line."""
     with Canned(always(response())) as server:
         get(f"http://us%C3%A9r:wo%40rd@{server.address}/b", sessions_to(server.address))
     expected = base64.b64encode("usér:wo@rd".encode()).decode()
@@ -259,7 +259,7 @@ def test_refuses_an_untrusted_certificate(server_context: ssl.SSLContext) -> Non
 def test_trusts_the_operators_bundle(
     certificate: Path, server_context: ssl.SSLContext, sessions_to: Callable[..., Sessions]
 ) -> None:
-    """With the operator's CA bundle the same server is trusted, and its connection is kept open."""
+    """With the operator's CA bundle, the same server is trusted, and its connection stays open."""
     with Canned(always(response()), server_context) as server:
         sessions = sessions_to("127.0.0.1", "::1")
         for _ in range(2):

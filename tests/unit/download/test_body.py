@@ -36,7 +36,7 @@ def test_chunked_body_is_complete(sessions_to: Callable[..., Sessions]) -> None:
 
 
 def test_body_of_exactly_max_bytes_is_accepted(demo: DemoServer, downloader: Downloader) -> None:
-    """A body of --max-bytes is accepted, and one byte more is refused, with or without a declared size."""
+    """A body of --max-bytes bytes is accepted. A longer body is refused, with or without a declared size."""
     for declared in ("yes", "no"):
         url = f"{demo.url}/fault/huge?bytes=100000&declared={declared}"
         got, _ = download(downloader, url, FetchOptions(max_bytes=100_000, retries=0))
@@ -56,7 +56,7 @@ def test_declared_size_is_checked_before_the_body(sessions_to: Callable[..., Ses
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
 def test_bomb_is_not_held_in_memory(demo: DemoServer, downloader: Downloader, encoding: str) -> None:
-    """A compressed body is inflated block by block, so data beyond the limit is never in memory."""
+    """A compressed body is inflated block by block, so the data in memory never exceeds the limit."""
     url = f"{demo.url}/fault/{encoding}-bomb"
     tracemalloc.start()
     try:
@@ -94,7 +94,7 @@ def test_redirect_without_a_location_may_be_the_image(sessions_to: Callable[...,
 
 @pytest.mark.parametrize("sent", ["bytes 0-3/4", "bytes=0-3/4"])
 def test_unrequested_full_range_is_accepted(sent: str, sessions_to: Callable[..., Sessions]) -> None:
-    """A 206 without a range request is accepted if it holds the whole image."""
+    """A 206 that answers a request without a range is accepted if it holds the whole image."""
     with Canned(always(response(b"body", "206 Partial Content", f"Content-Range: {sent}"))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert got.body == b"body"
@@ -119,7 +119,7 @@ def test_short_full_range_is_truncated(sessions_to: Callable[..., Sessions]) -> 
 
 
 def test_repeated_opt_out_header(sessions_to: Callable[..., Sessions]) -> None:
-    """An opt-out is respected in any of several X-Robots-Tag headers."""
+    """If a response has several X-Robots-Tag headers, an opt-out in any of them is respected."""
     with Canned(always(response(b"body", "200 OK", "X-Robots-Tag: all", "X-Robots-Tag: noai"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)
     assert type(error) is OptedOutError
@@ -133,8 +133,8 @@ def test_opt_out_can_be_ignored(demo: DemoServer, downloader: Downloader) -> Non
 
 _STRONG_ETAG = ("Accept-Ranges: bytes", 'ETag: "a"')
 _MODIFIED = ("Accept-Ranges: bytes", "Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT")
-#: For each case: the headers of an interrupted response, the If-Range of the next request, its response, and the saved
-#: body.
+#: Each case has the headers of an interrupted response, the If-Range of the next request, the response to that request,
+#: and the saved body.
 _RESUMED: dict[str, tuple[tuple[str, ...], bytes | None, bytes, bytes]] = {
     "strong ETag": (
         _STRONG_ETAG,
@@ -207,7 +207,7 @@ _MISMATCHED_RESTS = {
 
 @pytest.mark.parametrize("answer", _MISMATCHED_RESTS.values(), ids=_MISMATCHED_RESTS)
 def test_mismatched_rest_is_never_joined(answer: bytes, sessions_to: Callable[..., Sessions]) -> None:
-    """If the server continues with anything but the rest, the whole image is requested again."""
+    """The whole image is requested again if the server answers with anything but the missing bytes."""
     first = response(b"imag", "200 OK", *_STRONG_ETAG, "Content-Length: 8", length=False)
     replies = iter([cut_off(first), iter([answer]), iter([response(b"imageone")])])
     with Canned(lambda _: next(replies)) as server:
@@ -219,7 +219,7 @@ def test_mismatched_rest_is_never_joined(answer: bytes, sessions_to: Callable[..
 
 
 def test_body_is_resumed_repeatedly(sessions_to: Callable[..., Sessions]) -> None:
-    """Each attempt continues where the last one ended, even with chunks or after an error, up to --max-bytes."""
+    """Each attempt continues where the last attempt ended, even with chunks or after an error, up to --max-bytes."""
     chunked = response(b"3\r\nima\r\nxyz\r\n", "200 OK", *_STRONG_ETAG, "Transfer-Encoding: chunked", length=False)
     second = response(b"ge", "206 Partial", "Content-Range: bytes 3-7/8", "Content-Length: 5", length=False)
     third = response(b"one", "206 Partial", "Content-Range: bytes 5-7/8")
@@ -302,7 +302,7 @@ def test_unencoded_image_with_an_encoding_header(name: str, kind: str, sessions_
 
 
 def test_image_encoded_less_often_than_declared(sessions_to: Callable[..., Sessions]) -> None:
-    """A content coding that is named twice may have been applied once, for example if a cache added a second header."""
+    """A content coding that is named twice may have been applied once. For example, a cache adds a second header."""
     sent = response(gzip.compress(image("PNG")), "200 OK", "Content-Encoding: gzip", "Content-Encoding: gzip")
     with Canned(always(sent)) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
@@ -310,7 +310,7 @@ def test_image_encoded_less_often_than_declared(sessions_to: Callable[..., Sessi
 
 
 def test_second_member_without_its_end_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
-    """Bytes after a gzip member that start as another member belong to the body."""
+    """If the bytes after a gzip member start as another member, they belong to the body."""
     sent = gzip.compress(b"body") + gzip.compress(b"more" * 100)[:-9]
     with Canned(always(response(sent, "200 OK", "Content-Encoding: gzip"))) as server:
         error, _ = failure(Downloader(sessions_to(server.address)), server.url)

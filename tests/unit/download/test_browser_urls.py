@@ -14,7 +14,7 @@ from tasks.errors import InvalidUrlError
 
 _DATA = json.loads((Path(__file__).parents[2] / "wpt" / "urls.json").read_text(encoding="utf-8"))
 _HOSTS = {case["input"]: case["output"] for case in _DATA["hosts"]}
-#: URLs accepted by browsers but refused by us: the text of our message, the number of cases, and the reason.
+#: URLs that browsers accept and we refuse: the text of our message, the number of cases, and the reason.
 _REFUSED = {
     # Only http and https are fetched.
     "is not supported": 35,
@@ -25,20 +25,20 @@ _REFUSED = {
     # The DNS can't hold such a name.
     "a part of it is empty": 3,
 }
-#: URLs accepted by us but refused by browsers in 2023: ada-url accepts an ASCII label with "xn--" but without valid
-#: Punycode. Such a label can't pass for another name, and the DNS holds no such name.
+#: URLs that we accept and browsers refused in 2023. They have an ASCII label that begins with "xn--" but is not valid
+#: Punycode. ada-url accepts such a label. The label can't pass for another name, and the DNS holds no such name.
 _ACCEPTED_BY_US_ALONE = 7
 
 
 def browser_form(href: str) -> str:
-    """Return a browser's form of the URL as we write it: without fragment, and without userinfo (sent as a header)."""
+    """Return a browser's form of the URL without the fragment, and without userinfo, which we send as a header."""
     scheme, _, rest = href.partition("#")[0].partition("://")
     authority, slash, target = rest.partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{target}"
 
 
 def our_form(case: dict[str, str | None]) -> str:
-    """Return our form of a case's URL; if the case has a base, parse it as a server's redirect."""
+    """Return our form of a case's URL. If the case has a base, parse the URL as a server's redirect."""
     text, base = case["input"] or "", case["base"]
     if base is None:
         return parse(text).text
@@ -107,7 +107,7 @@ def test_host_name_becomes_ascii_as_in_browsers(name: str, host: str | None) -> 
 
 
 def test_connection_uses_the_checked_host() -> None:
-    """No lower layer reads a host differently: the connection pool and the connection get the parsed host."""
+    """The connection pool and the connection get the parsed host, so no lower layer reads the host differently."""
     hosts = set()
     for case in _DATA["urls"]:
         with suppress(InvalidUrlError):

@@ -1,4 +1,4 @@
-"""Validators are sent back unchanged to the URL they came from, or not at all; an unchanged image is not sent."""
+"""Validators are sent unchanged, and only to the URL they came from. The server does not resend an unchanged image."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def previous_image(
     ],
 )
 def test_valid_validators_are_sent(etag: str | None, date: str | None, asked: dict[str, str]) -> None:
-    """Each well-formed validator is sent, together with the usual headers."""
+    """Each well-formed validator is sent in addition to the usual headers."""
     validators = usable_validators(previous_image(etag, date))
     assert validators is not None
     assert validators.conditional_headers({"Accept": "*/*"}) == {"Accept": "*/*", **asked}
@@ -75,7 +75,7 @@ def test_invalid_dates_are_not_sent(date: str) -> None:
 
 
 def test_validators_are_for_their_url() -> None:
-    """Validators are valid only for the URL they came from, and a redirect may lead to another URL by now."""
+    """Validators are valid only for the URL they came from. A redirect may have changed its target since then."""
     here, there = (
         usable_validators(previous_image('"a"')),
         usable_validators(previous_image('"a"', final_url="http://b.example/?sig=***")),
@@ -88,7 +88,7 @@ def test_validators_are_for_their_url() -> None:
 
 @pytest.mark.parametrize("tail", ["a" * 500, "\\" * 500, "a" * 200 + "\\" * 60, "a" * 150 + "\\" * 90])
 def test_truncated_final_url_gives_no_validators(tail: str) -> None:
-    """A final URL that may be truncated in the manifest could belong to many URLs."""
+    """If the manifest may have truncated the final URL, no validators are sent. Many URLs may begin like that URL."""
     assert usable_validators(previous_image('"a"', final_url=shortened(f"http://b.example/?{tail}", URL_LIMIT))) is None
 
 
@@ -173,7 +173,10 @@ def test_opt_out_of_an_unchanged_image(sessions_to: Callable[..., Sessions]) -> 
 
 
 def test_retries_of_a_conditional_request(sessions_to: Callable[..., Sessions]) -> None:
-    """A failed attempt is repeated with the validators; for an interrupted newer image, the rest is requested."""
+    """A failed attempt is repeated with the validators.
+
+    If a newer image is interrupted, its missing bytes are requested.
+    """
     newer = response(b"imag", "200 OK", "Accept-Ranges: bytes", 'ETag: "b"', "Content-Length: 8", length=False)
     rest = response(b"eone", "206 Partial", "Content-Range: bytes 4-7/8", 'ETag: "b"')
     replies = iter([iter([response(b"", "503 What")]), cut_off(newer), iter([rest])])

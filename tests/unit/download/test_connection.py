@@ -167,7 +167,7 @@ def test_malformed_chunk_is_truncated(sessions_to: Callable[..., Sessions], body
 
 
 def test_incomplete_header_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
-    """If the connection closes within the header, the field with the body's length may be missing."""
+    """If the connection closes before the header ends, the field that gives the body's length may be missing."""
     with Canned(then_close(_OK + b"Content-Type: image/png\r\n")) as server, pytest.raises(TruncatedError):
         get(server.url, sessions_to(server.address))
 
@@ -199,7 +199,7 @@ def test_oversized_header_names_its_limit(answered: Callable[[bytes], bytes], he
     ],
 )
 def test_invalid_header_is_refused(answered: Callable[[bytes], bytes], head: bytes) -> None:
-    """A response that is not HTTP, or has codings that we can't decode, is a bad response."""
+    """A response is bad if it is not HTTP, or if we can't decode its codings."""
     with pytest.raises(BadResponseError):
         answered(head)
 
@@ -211,7 +211,7 @@ def test_short_body_is_truncated(sessions_to: Callable[..., Sessions]) -> None:
 
 
 def test_request_header_is_well_formed(sessions_to: Callable[..., Sessions]) -> None:
-    """A request has a request line and a Host header, and each header is one line."""
+    """A request has a request line and a Host header. Each header is on one line."""
     with Canned(always(_OK + _BODY)) as server:
         get(server.url + "/a%20b?c=d", sessions_to(server.address))
         lines = server.requests[0].split(b"\r\n")

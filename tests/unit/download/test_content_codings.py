@@ -53,7 +53,7 @@ def test_pieces_make_no_difference(body: bytes, name: str, sizes: list[int]) -> 
 @pytest.mark.parametrize("size", [64 * 1024 * times + more for times in (1, 2) for more in (-1, 0, 1)])
 @pytest.mark.parametrize("name", _ENCODERS)
 def test_bodies_as_large_as_a_decoders_buffer(name: str, size: int) -> None:
-    """Output still in a decoder's buffer when its input ends belongs to the body."""
+    """When a decoder's input ends, the output in its buffer still belongs to the body."""
     pieces = list(decode([_ENCODERS[name](bytes(size))], [name], 200))
     assert b"".join(pieces) == bytes(size)
 
@@ -86,7 +86,7 @@ def test_any_body_is_decoded_or_refused(body: bytes, names: list[str]) -> None:
 
 
 def test_raw_deflate_is_decoded() -> None:
-    """Many servers send raw deflate as "deflate", which means the zlib format."""
+    """The coding "deflate" means the zlib format, but many servers send raw deflate."""
     assert b"".join(decode(split(_raw_deflate(b"body" * 1000), [20, 1]), ["deflate"], 200)) == b"body" * 1000
 
 

@@ -25,7 +25,7 @@ def cookies_of(server: Canned) -> list[bytes]:
 
 
 def test_cookies_live_for_one_download(sessions_to: Callable[..., Sessions]) -> None:
-    """A redirect's cookie is sent with the following requests of the same download alone."""
+    """A redirect's cookie is sent only with later requests of the same download."""
     replies = iter(
         [*(response(b"", "302 Found", "Location: /b", f"Set-Cookie: a={value}") for value in "12"), response()] * 2
     )
@@ -88,7 +88,7 @@ def test_users_cookie_is_kept(sessions_to: Callable[..., Sessions]) -> None:
     ],
 )
 def test_unusable_cookies_are_not_sent(line: str, sessions_to: Callable[..., Sessions]) -> None:
-    """A cookie is dropped if it would break its line, is too large, has expired, or is for another host or path."""
+    """A cookie is dropped if it would break its line, is too large, has expired, or belongs to another host or path."""
     replies = iter([response(b"", "302 Found", "Location: /b", f"Set-Cookie: {line}"), response()])
     with Canned(lambda _: [next(replies)]) as server:
         download(Downloader(sessions_to(server.address)), server.url)
@@ -97,7 +97,10 @@ def test_unusable_cookies_are_not_sent(line: str, sessions_to: Callable[..., Ses
 
 @pytest.mark.parametrize(("new", "error"), [("each time", "more than 5 redirects"), ("once", "is a loop")])
 def test_loop_is_the_same_url_with_the_same_cookies(new: str, error: str, sessions_to: Callable[..., Sessions]) -> None:
-    """A redirect loop with ever new cookies ends at --max-redirects; any other ends at the first repetition."""
+    """A redirect loop that always sets new cookies ends at --max-redirects.
+
+    Any other loop ends at its first repetition.
+    """
 
     def answer(_: bytes) -> list[bytes]:
         value = len(server.requests) if new == "each time" else 1

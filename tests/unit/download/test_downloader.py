@@ -164,7 +164,7 @@ def test_redirect_is_followed(demo: DemoServer, downloader: Downloader) -> None:
 
 
 def test_last_allowed_redirect_is_followed(demo: DemoServer, downloader: Downloader) -> None:
-    """Exactly --max-redirects redirects are followed; with 0, none is followed."""
+    """At most --max-redirects redirects are followed. With the value 0, no redirect is followed."""
     got, _ = download(downloader, f"{demo.url}/fault/redirect-chain/3.jpg?hops=5")
     assert got.http_status == 200
     error, _ = failure(downloader, f"{demo.url}/fault/redirect-chain?hops=1", FetchOptions(retries=0, max_redirects=0))
@@ -227,7 +227,7 @@ def test_invalid_url_is_never_tried(downloader: Downloader) -> None:
 def test_repeated_validators(
     fields: list[str], expected: tuple[str | None, str | None], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """A validator that is repeated unchanged counts once; two different validators are ignored."""
+    """A repeated validator counts once. If two validators differ, both are ignored."""
     with Canned(always(response(b"body", "200 OK", *fields))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert (got.etag, got.last_modified) == expected
@@ -261,7 +261,7 @@ _HEAD = HeaderOptions(
 
 
 def test_custom_headers_are_sent(sessions_to: Callable[..., Sessions]) -> None:
-    """User agent, referer and custom headers are sent, each once."""
+    """The user agent, the referer and each custom header are sent once."""
     with Canned(always(response())) as server:
         download(Downloader(sessions_to(server.address)), server.url, replace(ONCE, headers=_HEAD))
     lines = server.requests[0].split(b"\r\n")[2:-2]
@@ -293,13 +293,13 @@ def test_credentials_stay_with_their_host(sessions_to: Callable[..., Sessions]) 
     "fields", [(("X-A", "b\r\nX-Evil: c"),), (("Host", "a.example"),), (("X-A\r\nX-Evil", "c"),), (("", "c"),)]
 )
 def test_message_can_not_add_headers(fields: tuple[tuple[str, str], ...]) -> None:
-    """A worker does not trust messages: it also refuses a header that would break its line."""
+    """A worker does not trust messages, so it also refuses a header that would break its line."""
     with pytest.raises(ValueError, match=r"header|can't be set"):
         request_headers(HeaderOptions(extra=fields), None, True)
 
 
 def test_user_agent_contains_the_contact() -> None:
-    """The default user agent names imagefleet, and gives the contact of IMAGEFLEET_CONTACT."""
+    """The default user agent names imagefleet and the contact from IMAGEFLEET_CONTACT."""
     assert request_headers(HeaderOptions(), None, True)["User-Agent"] == USER_AGENT
     contact = request_headers(HeaderOptions(), "https://fleet.example/about", True)
     assert contact["User-Agent"] == f"{USER_AGENT} (+https://fleet.example/about)"

@@ -1,4 +1,4 @@
-"""The guard checks addresses, not names, and opens no connection that the operator's policy denies."""
+"""The guard checks addresses, not names. It opens no connection that the operator's policy denies."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _NOT_PUBLIC = {
     "local NAT64": "64:ff9b:1::7f00:1",
     "6to4 of private": "2002:a00:1::1",
     "6to4 of loopback": "2002:7f00:1::",
-    # A Teredo address holds its client's address with all bits inverted.
+    # A Teredo address holds the client's address in inverted bits.
     "Teredo of loopback": "2001:0:808:808:0:0:80ff:fffe",
     "Teredo of private": "2001:0:808:808:0:0:f5ff:fffe",
 }
@@ -115,7 +115,7 @@ _INVALID_RULES = {
 def listener() -> Iterator[socket.socket]:
     """Return a socket that listens on 127.0.0.1.
 
-    Its accept does not block, so tests can see whether a client connected.
+    The socket's accept does not block, so tests can see whether a client connected.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
@@ -170,7 +170,7 @@ _EMBEDDINGS: dict[str, Callable[[int], int]] = {
 @example(ipaddress.IPv4Address("169.254.169.254"))
 @example(ipaddress.IPv4Address("8.8.8.8"))
 def test_embedded_ipv4_address_is_checked(embedding: Callable[[int], int], inner: ipaddress.IPv4Address) -> None:
-    """IPv6 with an embedded IPv4 address is refused; where it is allowed, the IPv4 address is checked."""
+    """An IPv6 address that embeds an IPv4 address is refused. If a rule allows it, the IPv4 address is checked."""
     wrapped = ipaddress.IPv6Address(embedding(int(inner)))
     assert not is_public(wrapped)
     assert inner in embedded_ipv4(wrapped)
@@ -180,7 +180,7 @@ def test_embedded_ipv4_address_is_checked(embedding: Callable[[int], int], inner
 
 
 def test_allowed_nat64_prefix() -> None:
-    """An operator whose only way to IPv4 is NAT64 can allow the NAT64 prefix without allowing private addresses."""
+    """An operator who reaches IPv4 only through NAT64 can allow the NAT64 prefix. Private addresses stay refused."""
     guard = Guard(["64:ff9b::/96"])
     assert guard.permits("a.example", ipaddress.ip_address("64:ff9b::8.8.8.8"), 80)
     assert not guard.permits("a.example", ipaddress.ip_address("64:ff9b::10.0.0.1"), 80)
@@ -285,7 +285,7 @@ def test_blocked_loopback_is_never_connected_to(host: str, listener: socket.sock
 
 @pytest.mark.parametrize("entry", ["127.0.0.0/8", "127.0.0.1:{port}", "localhost", "localhost:{port}"])
 def test_allowed_loopback_is_connected_to(entry: str, listener: socket.socket) -> None:
-    """An allowed address is reached, also if the name's first address refuses connections."""
+    """An allowed address is reached even if the name's first address refuses connections."""
     port = listener.getsockname()[1]
     allow = [entry.format(port=port), "::1"]
     with Guard(allow).connect("localhost", port, 1.0) as connection:
@@ -321,7 +321,7 @@ def test_every_resolved_address_is_checked(monkeypatch: pytest.MonkeyPatch, addr
     ],
 )
 def test_refusal_names_the_address(host: str, port: int, message: str) -> None:
-    """An address in the URL is named once, together with the port."""
+    """The error names an address in the URL once, together with the port."""
     with pytest.raises(BlockedAddressError, match=f"^{message}"):
         Guard().check_host(host, port)
 
@@ -341,7 +341,7 @@ def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket
     [(socket.EAI_NONAME, DnsError), (socket.EAI_FAIL, DnsError), (socket.EAI_AGAIN, DnsUnavailableError)],
 )
 def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: type[DnsError]) -> None:
-    """The failure of a name without an address is final; if the resolver does not respond, a retry may succeed."""
+    """The failure of a name that has no address is final. If the resolver does not respond, a retry may succeed."""
 
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(number, "says the resolver")
@@ -398,7 +398,7 @@ def test_unsupported_address_family_is_skipped(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_proxy_with_several_addresses(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
-    """The operator's proxy is reached past a dead address, in any network."""
+    """The operator's proxy may be in any network, and is reached even if one of its addresses is dead."""
     port = listener.getsockname()[1]
     resolve_to(monkeypatch, "127.0.0.2", "::1", "127.0.0.1", port=port)
     with Guard().connect_to_proxy("proxy.example", port, 5.0) as connection:
@@ -406,7 +406,7 @@ def test_proxy_with_several_addresses(monkeypatch: pytest.MonkeyPatch, listener:
 
 
 def test_every_address_is_checked_before_connecting(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
-    """A name with a denied address is not connected to, though another address would respond first."""
+    """A name that has a denied address is refused, even if another of its addresses would respond first."""
     port = listener.getsockname()[1]
     resolve_to(monkeypatch, "127.0.0.1", "127.0.0.2", port=port)
     with pytest.raises(BlockedAddressError, match=r"127\.0\.0\.2"):

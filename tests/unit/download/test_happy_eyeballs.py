@@ -1,4 +1,4 @@
-"""A host's dead address delays a connection only by a head start, not by the timeout, and all sockets are closed."""
+"""A host's dead address delays a connection by a head start, not by the timeout. All sockets are closed."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def network() -> Iterator[Network]:
 
 
 def test_dead_addresses_cost_a_head_start_each(network: Network) -> None:
-    """Two silent addresses, one of each family, delay the third by two head starts."""
+    """Two silent addresses, one IPv4 and one IPv6, delay the third address by two head starts."""
     good = network.listen("127.0.0.3")
     dead = [network.ignore("::1"), network.ignore("127.0.0.2")]
     began = monotonic()
@@ -107,7 +107,7 @@ def test_failed_attempt_costs_no_head_start(network: Network, monkeypatch: pytes
 
 
 def test_slow_address_may_still_win(network: Network) -> None:
-    """An attempt continues while later ones start, so a slow good address is not given up for a dead one."""
+    """An attempt continues while later attempts start, so a slow address is not given up for a dead address."""
     good = network.listen("127.0.0.3")
     assert network.connect(Connector(), good, network.ignore("127.0.0.2")) == "127.0.0.3"
 
@@ -123,7 +123,7 @@ def test_last_good_address_is_tried_first(network: Network) -> None:
 
 
 def test_failed_address_is_forgotten(network: Network) -> None:
-    """If the remembered address fails, the others are tried in the resolver's order again."""
+    """If the remembered address fails, the other addresses are tried in the resolver's order."""
     good, dead = network.listen("127.0.0.3"), network.ignore("127.0.0.2")
     connector = Connector()
     network.connect(connector, dead, good)
@@ -146,7 +146,7 @@ def test_memory_expires(network: Network, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_remembered_address_must_still_resolve(network: Network) -> None:
-    """The memory changes the order of the addresses that the guard has checked, and adds none."""
+    """Remembered addresses change the order of the addresses that the guard has checked. They add no address."""
     good, dead, other = network.listen("127.0.0.3"), network.ignore("127.0.0.2"), network.listen("127.0.0.4")
     connector = Connector()
     network.connect(connector, dead, good)
@@ -181,7 +181,10 @@ def test_all_addresses_fail(network: Network) -> None:
 
 
 def test_refusal_outranks_a_missing_route(network: Network) -> None:
-    """If one family has no route and the other refuses, the error is the refusal, and its message names both."""
+    """If one address family has no route and the other refuses, the refusal is raised.
+
+    Its message names both causes.
+    """
 
     def opener(family: int, *kind: int) -> socket.socket:
         if family == socket.AF_INET6:
@@ -194,7 +197,7 @@ def test_refusal_outranks_a_missing_route(network: Network) -> None:
 
 
 class _Descriptors:
-    """Opens sockets up to a limit, and then fails with EMFILE."""
+    """A system that opens sockets up to a limit, and then fails with EMFILE."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._opened = limit, list[socket.socket]()
@@ -209,7 +212,7 @@ class _Descriptors:
 
 @pytest.mark.parametrize("limit", [0, 1])
 def test_lack_of_descriptors_is_recognisable(network: Network, limit: int) -> None:
-    """EMFILE is not taken for a dead host, and attempts in progress are waited for."""
+    """EMFILE does not count as a dead host. The connector waits for attempts in progress."""
     refusing, good = network.refuse("127.0.0.2"), network.listen("127.0.0.3")
     ends = monotonic() + PATIENCE
     if limit:
@@ -240,7 +243,7 @@ def test_no_descriptor_is_left_open(network: Network) -> None:
     ],
 )
 def test_families_alternate(found: list[str], expected: list[str]) -> None:
-    """The resolver's first family comes first, each family keeps its order, and no address occurs twice."""
+    """The resolver's first address family comes first. Each family keeps its order, and no address occurs twice."""
     assert [each[4][0] for each in interleave([info(address) for address in found])] == expected
 
 

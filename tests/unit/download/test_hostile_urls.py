@@ -1,4 +1,4 @@
-"""No notation of this machine's address in a list or a redirect leads to a connection."""
+"""This machine's address in a list or a redirect leads to no connection, in any notation."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_hostile_url_in_a_list(url: str, listeners: list[socket.socket], session
 def test_hostile_url_in_a_redirect(
     url: str, listeners: list[socket.socket], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """An allowed server can't redirect to any of the hostile URLs either."""
+    """An allowed server can't redirect to a hostile URL either."""
     url = url.replace("PORT", str(listeners[0].getsockname()[1])).strip()
     location = f"Location: {url.encode().decode('latin-1')}"
     with Canned(lambda _: [response(b"", "302 Found", location)]) as server:

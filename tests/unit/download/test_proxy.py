@@ -1,4 +1,4 @@
-"""Requests go only through the operator's proxy, and the guard checks as much as it can before that."""
+"""Requests go only through the operator's proxy. Before that, the guard checks as much as it can."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.unit.download.test_adapters import drip, get
 _BASIC = "Basic " + base64.b64encode("usér:wo@rd".encode()).decode()
 _ESCAPED = "us%C3%A9r:wo%40rd@"
 
-#: Make sessions through the proxy at a port, with a guard that allows and denies these entries. ``userinfo`` has the
+#: Make sessions through the proxy at a port, with a guard that allows and denies these entries. ``userinfo`` holds the
 #: proxy's user and password.
 Through = Callable[..., Sessions]
 
@@ -77,7 +77,7 @@ def test_http_goes_to_the_proxy(through: Through) -> None:
 
 
 def test_https_goes_through_a_tunnel(through: Through, server_context: ssl.SSLContext) -> None:
-    """The TLS connection is to the host behind the proxy.
+    """TLS connects to the host behind the proxy.
 
     The host's certificate is verified, and the next image uses the same tunnel.
     """
@@ -108,8 +108,9 @@ def test_certificate_of_another_host_is_refused(through: Through, server_context
 
 
 def test_credentials_are_for_the_proxy(through: Through) -> None:
-    """The proxy's credentials are unescaped and sent with each request, separately from the URL's credentials for the
-    host.
+    """The proxy's credentials are unescaped and sent with each request.
+
+    The URL's credentials for the host are sent separately.
     """
     with Canned(always(response())) as server, ForwardProxy({"a.example:80": server.port}, _BASIC) as proxy:
         assert get("http://me:mine@a.example/", through(proxy.port, userinfo=_ESCAPED)) == b"body"
@@ -159,7 +160,7 @@ def closing(_: bytes) -> Iterator[bytes]:
     raise ConnectionAbortedError
 
 
-#: Answers of a proxy to CONNECT, with the text in the resulting message.
+#: A proxy's answers to CONNECT, each with a text from the resulting message.
 _NO_TUNNEL: dict[str, tuple[Answer, str]] = {
     "forbidden": (always(b"HTTP/1.1 403 Forbidden\r\n\r\n"), "HTTP 403 Forbidden"),
     "redirect": (always(b"HTTP/1.1 302 Found\r\nLocation: http://b.example/\r\n\r\n"), "HTTP 302 Found"),
@@ -174,7 +175,7 @@ _NO_TUNNEL: dict[str, tuple[Answer, str]] = {
 
 @pytest.mark.parametrize(("answer", "message"), _NO_TUNNEL.values(), ids=_NO_TUNNEL)
 def test_refused_tunnel_is_a_failed_connection(through: Through, answer: Answer, message: str) -> None:
-    """Any other answer to CONNECT is a failed connection, and no more than the maximum size of a header is read."""
+    """Any other answer to CONNECT is a failed connection. At most the maximum size of a header is read."""
     with Canned(answer) as proxy:
         error = failure("https://a.example/", through(proxy.port))
     assert type(error) is ConnectError
@@ -193,7 +194,7 @@ def test_proxy_that_closes_an_http_connection(through: Through) -> None:
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "no-such-proxy.invalid"])
 def test_unreachable_proxy(certificate: Path, scheme: str, host: str) -> None:
-    """A proxy without a listener or an address is a failed connection. The host's name is not resolved here."""
+    """The connection fails if the proxy has no listener or no address. The host's name is not resolved here."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     sessions = Sessions(Guard(), certificate, proxy=Proxy(host, port))
@@ -272,7 +273,7 @@ def test_silent_proxy_times_out(through: Through) -> None:
     ],
 )
 def test_guard_refuses_before_the_proxy(through: Through, url: str) -> None:
-    """Literal addresses, ports and denied names are refused before the proxy is contacted."""
+    """The guard refuses literal addresses, ports and denied names before it contacts the proxy."""
     with Canned(always(response())) as proxy:
         error = failure(url, through(proxy.port, "127.0.0.1:81", deny=("denied.example", "1.1.1.0/24")))
     assert type(error) is BlockedAddressError
@@ -356,7 +357,10 @@ def test_parses_the_proxy(url: str, host: str, port: int, userinfo: bytes | None
     ],
 )
 def test_refuses_an_unusable_proxy(environment: Callable[..., None], url: str, message: str) -> None:
-    """A worker with an unusable proxy setting exits at the start. The message has the reason and no part of the URL."""
+    """A worker exits at its start if its proxy setting is unusable.
+
+    The message has the reason and no part of the URL.
+    """
     environment(PROXY=url)
     with pytest.raises(SettingsError) as caught:
         downloading.create_downloader()
@@ -388,7 +392,7 @@ def test_reads_the_password_from_a_file(environment: Callable[..., None], tmp_pa
 
 
 def test_process_uses_the_proxy_of_its_environment(environment: Callable[..., None]) -> None:
-    """The operator's proxy applies to the whole process, except for URLs served by this machine itself."""
+    """The operator's proxy applies to the whole process. Only URLs served by this machine itself bypass it."""
     with Canned(always(response(b"served"))) as server, ForwardProxy({server.address: server.port}) as proxy:
         environment(PROXY=f"http://127.0.0.1:{proxy.port}", ALLOW_NETWORKS=server.address)
         for proxied in (True, False):

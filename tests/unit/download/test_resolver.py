@@ -1,4 +1,4 @@
-"""Names are resolved at intervals, with a bounded cache."""
+"""Resolved names are cached for a while. The cache is bounded."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_temporary_failure_of_one_family_is_temporary(monkeypatch: pytest.Monkey
 
 
 def test_resolves_a_nonexistent_name_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a final answer for both families, there is no further query."""
+    """No further query follows a final answer for both address families."""
     system_resolver = []
 
     def answer(*_: object, family: int, **__: object) -> list[Any]:

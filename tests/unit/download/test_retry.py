@@ -51,7 +51,7 @@ from tests.unit.download.attempts import download, failure
     ],
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    """Retry-After is parsed as seconds; a value in another form than seconds or a date gives None."""
+    """Retry-After is parsed as seconds. A value that is neither seconds nor a date gives None."""
     assert parse_retry_after(value) == seconds
 
 
@@ -62,7 +62,7 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
 )
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
 def test_retry_after_date(form: str, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A date is converted to the seconds until then; without a zone it is in UTC, whatever the worker's own zone is."""
+    """A date is converted to the seconds until then. A date without a zone is in UTC, whatever zone the worker uses."""
     value = time.strftime(form, time.gmtime(time.time() + 60))
     monkeypatch.setenv("TZ", zone)
     time.tzset()
@@ -109,7 +109,7 @@ def test_second_attempt_succeeds(
 
 
 def test_backoff_doubles(demo: DemoServer, downloader: Downloader, waits: list[float]) -> None:
-    """The wait doubles with each retry, and is shortened by a random part of up to a half."""
+    """The wait doubles with each retry. A random part of at most half of the wait is subtracted."""
     failure(downloader, f"{demo.url}/fault/drop", FetchOptions(retries=3, backoff=1.0, deadline=60.0))
     assert len(waits) == 3
     for retry, wait in enumerate(waits):
@@ -135,13 +135,13 @@ def test_retry_after_beyond_the_deadline_gives_up(
 
 @given(st.integers(0, 10), st.floats(0, 100), st.none() | st.floats(0, 1e6))
 def test_backoff_stays_in_its_bounds(retry: int, base: float, retry_after: float | None) -> None:
-    """A wait is 50 to 100 % of the doubled base, at most 30 s, and never shorter than Retry-After."""
+    """A wait is 50 to 100 % of the doubled base, but at most 30 s. It is never shorter than Retry-After."""
     full = min(base * 2**retry, 30.0)
     least = retry_after or 0.0
     assert max(full / 2, least) <= backoff(retry, base, retry_after) <= max(full, least)
 
 
-#: For each status: the number of attempts with two retries allowed, and the final error.
+#: Each status, with the number of attempts if two retries are allowed, and with the final error.
 _STATUSES: dict[int, tuple[int, type[FetchError]]] = {
     **dict.fromkeys([*range(400, 408), *range(409, 425), 426, 428, 431, 451, 499], (1, HttpClientError)),
     **dict.fromkeys([408, 425], (3, HttpRetryableClientError)),
@@ -158,7 +158,7 @@ _STATUSES: dict[int, tuple[int, type[FetchError]]] = {
 def test_status_decides_about_retries(
     status: int, expected: tuple[int, type[FetchError]], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """For each status: whether it is retried, and its error class."""
+    """Each status, with whether it is retried, and with its error class."""
     with Canned(always(response(b"body", f"{status} What"))) as server:
         downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
         error, attempts = failure(downloader, server.url, FetchOptions(timeout=2.0, retries=2, backoff=0))
@@ -169,7 +169,7 @@ def test_status_decides_about_retries(
 def test_longest_retry_after_counts(
     values: tuple[str, str], waits: list[float], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """A repeated Retry-After counts once, and of two different ones the longer counts."""
+    """A repeated Retry-After counts once. If two values differ, the longer one counts."""
     fields = [f"Retry-After: {value}" for value in values]
     replies = iter([response(b"", "503 What", *fields), response()])
     with Canned(lambda _: [next(replies)]) as server:
@@ -182,7 +182,7 @@ def test_longest_retry_after_counts(
 def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: Callable[..., Sessions]) -> None:
     """No slot is held for longer than --max-retry-after, and the message names the requested wait.
 
-    For a wait of exactly --max-retry-after, the slot sleeps.
+    If the wait is exactly --max-retry-after, the slot sleeps.
     """
     for after, tried in ((31, 1), (30, 2)):
         with Canned(always(response(b"", f"{status} What", f"Retry-After: {after}"))) as server:
@@ -203,7 +203,7 @@ def test_long_wait_holds_no_slot(status: int, waits: list[float], sessions_to: C
 def test_wait_becomes_a_countdown(
     after: int, earlier: int, expected: type[FetchError], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """A wait of up to 120 s becomes a countdown if an attempt is left; attempts of earlier deliveries count too."""
+    """A wait of up to 120 s becomes a countdown if an attempt is left. Attempts of earlier deliveries count too."""
     with Canned(always(response(b"", "503 What", f"Retry-After: {after}"))) as server:
         downloader = Downloader(sessions_to(server.address))
         options = FetchOptions(retries=2, backoff=0)
@@ -223,7 +223,7 @@ def test_attempts_of_earlier_deliveries_count(sessions_to: Callable[..., Session
 
 
 def test_countdown_has_jitter() -> None:
-    """Tasks refused together come back after the requested wait plus up to 10 %."""
+    """Tasks that are refused together come back after the requested wait and up to 10 % more."""
     found = {countdown(100.0) for _ in range(100)}
     assert len(found) > 1
     assert all(100 <= seconds <= 110 for seconds in found)

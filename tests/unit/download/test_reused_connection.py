@@ -1,4 +1,4 @@
-"""A request that fails on a reused connection is sent again on a fresh one, without counting as an attempt."""
+"""A request that fails on a reused connection is sent again on a fresh connection. The failure is no attempt."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ _TIMEOUT_ANSWER = response(b"", "408 Request Timeout", "Connection: close")
 
 
 class EndingServer(Canned):
-    """A server that answers the first request on each connection, and ends the connection at the second."""
+    """A server that answers the first request on each connection, and ends the connection at the second request."""
 
     def __init__(self, end: Ending, tls: ssl.SSLContext | None = None, answered_connections: int = 100) -> None:
-        """Take the way to end a connection, and how many connections get an answer; later connections get none."""
+        """Take the way to end a connection, and the number of connections that get an answer.
+
+        Later ones get no answer.
+        """
         super().__init__(always(), tls)
         self._end, self._answered = end, answered_connections
 
@@ -69,7 +72,7 @@ def send_408(client: socket.socket) -> None:
 
 
 class Client:
-    """A downloader that counts attempts and waits."""
+    """A downloader that counts its attempts and its waits."""
 
     def __init__(self, sessions: Sessions, retries: int = 0, timeout: float = 10.0) -> None:
         self.attempts, self.waits = 0, list[float]()
@@ -101,7 +104,7 @@ def test_resends_on_a_fresh_connection(direct: Sessions, end: Ending) -> None:
 
 
 def test_resends_inside_tls(direct: Sessions, server_context: ssl.SSLContext) -> None:
-    """If TLS ends, with or without its closing message, the connection has ended."""
+    """The connection has ended once TLS has ended, with or without TLS's closing message."""
     client = Client(direct)
     with EndingServer(close, server_context) as server:
         assert [client.get(f"{server.url}/{number}") for number in range(3)] == [b"body"] * 3
@@ -131,7 +134,7 @@ def test_resends_through_a_proxy(through: Callable[[int], Sessions]) -> None:
 
 
 def test_resends_inside_a_tunnel(through: Callable[[int], Sessions], server_context: ssl.SSLContext) -> None:
-    """If a server behind a tunnel closes it, the next request opens a new tunnel."""
+    """If the server behind a tunnel closes the tunnel, the next request opens a new tunnel."""
     with (
         EndingServer(close, server_context) as server,
         ForwardProxy({f"localhost:{server.port}": server.port}) as proxy,
@@ -143,13 +146,14 @@ def test_resends_inside_a_tunnel(through: Callable[[int], Sessions], server_cont
 
 @pytest.mark.parametrize("end", [close, reset])
 def test_second_failure_is_an_attempt(direct: Sessions, end: Ending) -> None:
-    """The request is sent again only once; a second failure counts as a failed attempt."""
+    """The request is sent again only once. A second failure counts as a failed attempt."""
     client = Client(direct, retries=1)
     with EndingServer(end, answered_connections=1) as server:
         assert client.get(f"{server.url}/1") == b"body"
         with pytest.raises(ConnectError):
             client.get(f"{server.url}/2")
-    # One for the first image; for the second: the old connection, a fresh one that is free, and one retry.
+    # The first image sends one request. The second image sends three: on the old connection, on a fresh connection at
+    # no cost, and as a retry.
     assert len(server.requests) == 4
     assert (client.attempts, len(client.waits)) == (3, 1)
 
@@ -171,7 +175,7 @@ def test_408_on_a_fresh_connection_is_final(direct: Sessions) -> None:
 )
 @pytest.mark.parametrize("end", [close, reset])
 def test_partial_response_is_not_resent(direct: Sessions, begun: bytes, end: Ending) -> None:
-    """After the first byte of the answer, the server has the request, so its failure counts as an attempt."""
+    """Once the first byte of the answer arrives, the server has the request. A later failure counts as an attempt."""
 
     def part(client: socket.socket) -> None:
         client.sendall(begun)

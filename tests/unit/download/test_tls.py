@@ -1,4 +1,4 @@
-"""The error for an unverified server gives the reason, and its images are accepted only with permission."""
+"""The error for an unverified server gives the reason. The server's images are accepted only with permission."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _INSECURE = replace(ONCE, insecure=True)
 def server_context(
     certificate: Path, ciphers: str | None = None, newest: ssl.TLSVersion | None = None
 ) -> ssl.SSLContext:
-    """Return a server's context, as modern or old as requested."""
+    """Return a server's TLS context with these versions and ciphers."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_ciphers(ciphers or "DEFAULT:@SECLEVEL=0")
     with warnings.catch_warnings():
@@ -48,7 +48,7 @@ def server_context(
 
 @dataclass(frozen=True)
 class ServerContexts:
-    """A trusted authority, an intermediate one, and server contexts, keyed by their fault."""
+    """A trusted authority, an intermediate authority, and server contexts. The contexts are keyed by their fault."""
 
     trusted: Path
     middle: Path
@@ -57,7 +57,7 @@ class ServerContexts:
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> ServerContexts:
-    """Return servers with every fault of a certificate or a handshake."""
+    """Return servers, one for each fault of a certificate or a handshake."""
     folder = tmp_path_factory.mktemp("authorities")
     root, stranger = Authority(folder / "root", "Root"), Authority(folder / "stranger", "Stranger")
     middle = Authority(folder / "middle", "Middle", root)
@@ -154,7 +154,7 @@ def test_insecure_run_accepts_the_image(servers: ServerContexts, kind: str) -> N
         found = [get(server.url, at, insecure=True) for _ in range(2)]
         at.adapter(insecure=True).close()
     assert [(each.body, each.tls_unverified) for each in found] == [(b"body", True)] * 2
-    # There are two connections: one for the failed handshake, and one for both images.
+    # There are two connections: one for the failed handshake, and one for the two images.
     assert (len(server.requests), server.connections) == (2, 2)
 
 
@@ -188,13 +188,13 @@ def test_insecure_needs_the_operators_permission(servers: ServerContexts, kind: 
 
 
 def test_permission_does_not_affect_other_runs(servers: ServerContexts) -> None:
-    """Where the operator allows --insecure, a run without it still verifies."""
+    """If the operator allows --insecure, a run without the option still verifies servers."""
     with Canned(always(response()), servers.contexts["expired"]) as server:
         assert type(failure(server.url, sessions(servers, allow_insecure=True))) is TlsError
 
 
 def test_verifying_run_does_not_reuse_an_unverified_connection(servers: ServerContexts) -> None:
-    """A connection kept open by an insecure run is not used by the next, verifying run."""
+    """An insecure run leaves a connection open. The next run verifies servers, so it does not use the connection."""
     with Canned(always(response()), servers.contexts["expired"]) as server:
         at = sessions(servers, allow_insecure=True)
         get(server.url, at, insecure=True)
@@ -237,7 +237,7 @@ def test_insecure_run_through_a_proxy(servers: ServerContexts) -> None:
 
 
 def test_reads_a_wrong_certificate_once(servers: ServerContexts) -> None:
-    """Reading the names in a certificate costs one connection, and not one for each image of its server."""
+    """Reading the names in a certificate costs one connection per server, and not one per image."""
     with Canned(always(response()), servers.contexts["other host"]) as server:
         at = sessions(servers)
         messages = {str(failure(server.url, at)) for _ in range(3)}
@@ -273,7 +273,7 @@ def test_retries_a_connection_closed_in_the_handshake(servers: ServerContexts) -
 
 @pytest.mark.parametrize("insecure", [False, True])
 def test_server_without_tls(servers: ServerContexts, insecure: bool) -> None:
-    """A server without TLS at an https URL is named as that, and --insecure does not help."""
+    """The error says that the server at an https URL has no TLS. The option --insecure does not help."""
     with raw_server(lambda client: client.sendall(response(b"", "400 Bad Request"))) as url:
         error = failure(url, sessions(servers, allow_insecure=True), insecure)
     assert str(error).endswith(": it answers without TLS, like an http:// server")
@@ -311,12 +311,12 @@ def test_explanations_fit_a_message() -> None:
 
 
 def test_marks_a_recovered_image_of_an_insecure_run(servers: ServerContexts, store: LocalStore) -> None:
-    """In an insecure run, an image recovered from another delivery may come from an unverified server."""
+    """In an insecure run, an image that another delivery saved may come from an unverified server."""
     run = RunOptions(str(store.root), 10, replace(_INSECURE, max_pixels=100))
     replies = iter([response(image(colour=colour)) for colour in ("red", "blue", "blue")])
     with Canned(lambda _: [next(replies)], servers.contexts["good"]) as server:
         at = sessions(servers, allow_insecure=True)
-        # The third delivery looks for an existing image, and its file can't show whether it was verified.
+        # The third delivery finds an image file. The file does not show whether its server was verified.
         found = [
             fetch(FetchRequest(server.url, 0, recover=recover), run, store, Downloader(at))
             for recover in (False, False, True)

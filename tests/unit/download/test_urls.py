@@ -1,4 +1,4 @@
-"""URLs are parsed as in browsers, refused with a message about the wrong part, and displayed without secrets."""
+"""URLs are parsed as in browsers, and displayed without secrets. The refusal of a URL names the wrong part."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_invalid_url_names_the_wrong_part(url: str, part: str) -> None:
 
 
 def test_parts() -> None:
-    """A parsed URL holds the parts for a request, with userinfo apart from the text."""
+    """A parsed URL holds the parts for a request. The userinfo is not in the URL's text."""
     assert parse("https://user:wo%40rd@[::1]:8443/b c?d#e") == Url("https", "::1", 8443, "/b%20c?d", "user:wo%40rd")
 
 
@@ -271,7 +271,7 @@ def test_parts() -> None:
     ids=["slash in the password", "hash in the password", "port"],
 )
 def test_message_hides_a_password(url: str) -> None:
-    """A password with a character that ends the host is parsed as a port, and must not be quoted."""
+    """If a password has a character that ends the host, it is parsed as a port. The error must not quote it."""
     with pytest.raises(InvalidUrlError) as caught:
         parse(url)
     assert "secret" not in str(caught.value)
@@ -337,7 +337,7 @@ def test_displayed_text_is_printable(text: str) -> None:
     ],
 )
 def test_masking_time_is_bounded(text: str) -> None:
-    """A text of the maximum length that repeats the redacted patterns is still redacted quickly."""
+    """A text that repeats the redacted patterns up to the maximum length is still redacted quickly."""
     started = time.monotonic()
     redacted("http://a.example/?=@%" + text * (MAX_LENGTH // len(text)) + "=@%")
     assert time.monotonic() - started < 0.5
@@ -361,7 +361,7 @@ def test_parse_raises_only_invalid_url(url: str) -> None:
 
 @given(st.text(st.sampled_from("ab/:@?#&=\\[]. %é"), max_size=20))
 def test_normal_form_is_stable(rest: str) -> None:
-    """The normal form of a normal form is itself, in all its parts except userinfo."""
+    """Parsing a normal form again gives the same parts, except for userinfo, which a normal form leaves out."""
     try:
         first = parse(f"http://{rest}")
     except InvalidUrlError:

@@ -34,7 +34,7 @@ from tasks.download.x_robots_tag import opt_out_directive
     ],
 )
 def test_opt_out(values: list[str], directive: str | None) -> None:
-    """A directive applies if it names all robots or us, and not if it names another robot."""
+    """A directive applies if it is for all robots or for us. A directive for another robot does not apply."""
     assert opt_out_directive(values) == directive
 
 

@@ -6,14 +6,14 @@ import struct
 from collections.abc import Mapping, Sequence
 from itertools import product
 
-#: Red, green and blue of Adobe RGB (1998) as XYZ under D50, and its gamma.
+#: The red, green and blue of Adobe RGB (1998) as XYZ under D50, and the gamma of Adobe RGB.
 ADOBE_RGB = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))
 ADOBE_GAMMA = 563 / 256
 _WHITE = (0.9642, 1.0, 0.8249)
 
 
 def rgb(primaries: Sequence[Sequence[float]] = ADOBE_RGB, gamma: float = ADOBE_GAMMA) -> bytes:
-    """Return a display profile with these primaries and this gamma."""
+    """Return the profile of a display that has these primaries and this gamma."""
     tags = {f"{name}XYZ": _xyz(primary) for name, primary in zip("rgb", primaries, strict=True)}
     return _profile(b"mntr", b"RGB ", b"XYZ ", {**tags, **{f"{name}TRC": _curve(gamma) for name in "rgb"}})
 
@@ -24,7 +24,7 @@ def grey(gamma: float) -> bytes:
 
 
 def cmyk() -> bytes:
-    """Return the profile of a printer with black ink, and clear water in place of the other three inks."""
+    """Return the profile of a printer whose black ink is normal. Its cyan, magenta and yellow inks are clear water."""
     straight = bytes(range(256))
     colours = b"".join(bytes((0 if black else 255, 128, 128)) for *_, black in product(range(2), repeat=4))
     matrix = struct.pack(">9i", *(65536 * (index % 4 == 0) for index in range(9)))

@@ -36,7 +36,7 @@ def whole(request: pytest.FixtureRequest) -> bytes:
 
 
 def test_end_marker_is_added(whole: bytes) -> None:
-    """A JPEG with all its pixels gets its end marker, whether the marker is missing or cut in half."""
+    """A JPEG that has all its pixels gets an end marker, whether its marker is missing or cut in half."""
     assert with_end_marker(whole[:-2]) == whole
     assert with_end_marker(whole[:-1]) == whole
 
@@ -49,7 +49,7 @@ def test_missing_pixels_are_an_error(whole: bytes) -> None:
 
 
 def test_missing_components_are_an_error() -> None:
-    """An image with one component per scan is complete only with all three components."""
+    """An image that has one component per scan is complete only if all three components are present."""
     body = bombs.jpeg((64, 64), 3)
     assert with_end_marker(body[:-2]) == body
     with pytest.raises(UndecodableError):
