@@ -1,6 +1,7 @@
 """The producer: the commands, the library call `download`, the dispatcher behind them, and the local fleet.
 
-The names of the library call are imported when they are first used, because a command or a worker does not need them.
+The names of the library call are imported when they are first used, because commands and workers do not need these
+names.
 """
 
 from __future__ import annotations

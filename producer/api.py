@@ -43,20 +43,20 @@ PYTHON_SOURCE = "(URLs from Python)"
 
 @dataclass(frozen=True, slots=True)
 class LocalFleet:
-    """A fleet on this machine with a private Redis, for one call."""
+    """A fleet for one call. It runs on this machine and has a private Redis."""
 
     #: The number of worker processes; None for one per CPU core.
     workers: int | None = None
     #: Download slots in each worker process.
     concurrency: int = limits.CONCURRENCY
-    #: Networks that the workers may connect to besides public addresses, like ``10.1.0.0/16`` or ``127.0.0.1:8765``.
-    #: None for IMAGEFLEET_ALLOW_NETWORKS.
+    #: Networks like ``10.1.0.0/16`` or ``127.0.0.1:8765``. The workers may connect to these networks and to public
+    #: addresses. None for IMAGEFLEET_ALLOW_NETWORKS.
     allow_networks: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """The workers at a Redis."""
+    """The workers that are connected to a Redis."""
 
     #: The URL of the Redis, like ``redis://localhost:6379/0``.
     url: str
@@ -141,7 +141,9 @@ def retry(
     workers: Workers = None,
     on_progress: Listener | None = None,
 ) -> RunResult:
-    """Repeat the failed images of a complete run, and wait for the end. Without such images, it returns at once.
+    """Repeat the failed images of a complete run, and wait for the end.
+
+    If no images are to be retried, the call returns at once.
 
     Args:
         out: the folder of the run.
@@ -177,7 +179,10 @@ def _execute(run: Run, out: Location, workers: Workers, broker: str | None, on_p
 
 
 def _broker_url(workers: Workers) -> str | None:
-    """Return the URL of the broker; None for a local fleet, after a check of its settings."""
+    """Return the URL of the broker, or None for a local fleet.
+
+    The settings of a local fleet are checked.
+    """
     from producer.runs.preflight import check_network_settings, checked_broker_url
 
     if isinstance(workers, LocalFleet):
@@ -188,7 +193,7 @@ def _broker_url(workers: Workers) -> str | None:
 
 @contextmanager
 def _worker_pool(out: Location, config: RunConfig, workers: Workers, broker: str | None) -> Iterator[WorkerPool]:
-    """Yield the workers at the broker, or those of a local fleet for the duration of the block."""
+    """Yield the workers at the broker, or start a local fleet for the duration of the block and yield its workers."""
     from producer.local_fleet.fleet import Fleet, FleetSize, cores
     from producer.runs.worker_pool import broker_pool, local_pool
     from tasks import file_descriptors
@@ -229,7 +234,7 @@ def _location(out: str | Path) -> Location:
     """Return the location of an output folder.
 
     Raises:
-        UsageError: it is an invalid URL of an object store.
+        UsageError: the location is an invalid URL of an object store.
     """
     from tasks.errors import UsageError
 

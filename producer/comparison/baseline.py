@@ -1,7 +1,7 @@
 """The baselines: download the same images in a plain loop and with plain threads, without Celery.
 
-They fetch, save and collect with the same functions and limits as the fleet. So the only difference is how the work is
-distributed.
+The baselines fetch, save and collect with the same functions and limits as the fleet. So they differ from the fleet
+only in how the work is distributed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def download_one_by_one(
     downloader: Downloader,
     listener: Listener,
 ) -> float:
-    """Fetch the images one by one; return the seconds from the first fetch to the last manifest."""
+    """Fetch the images one by one.
+
+    Return the seconds from the first fetch to the last manifest.
+    """
     started = time.monotonic()
     outcomes = (fetch(_fetch_request(request), run, store, downloader) for request in requests)
     return _write_shards(started, requests, _collect_outcomes(outcomes, listener), run, store)
@@ -46,7 +49,10 @@ def download_with_threads(
     listener: Listener,
     threads: int,
 ) -> float:
-    """Fetch the images with up to ``threads`` threads; return the seconds from the first fetch to the last manifest."""
+    """Fetch the images with up to ``threads`` threads.
+
+    Return the seconds from the first fetch to the last manifest.
+    """
     started = time.monotonic()
     pool = ThreadPoolExecutor(min(threads, len(requests)), thread_name_prefix="baseline")
     try:

@@ -10,7 +10,10 @@ _COLOURS = ("#9aa5b1", "#4f8fba", "#e07b39")
 
 
 def draw(comparison: Comparison, path: Path) -> None:
-    """Draw the wall-clock times as horizontal bars to a file. The file's suffix (.svg, .png) selects the format."""
+    """Draw the wall-clock times as horizontal bars, and save the chart to a file.
+
+    The file's suffix (.svg, .png) selects the format.
+    """
     # Importing matplotlib takes half a second, and only this command needs it.
     import matplotlib as mpl
 
@@ -28,6 +31,6 @@ def draw(comparison: Comparison, path: Path) -> None:
     axes.set_xlabel("Total Execution Time in seconds (shorter is better)")
     axes.set_title(f"{comparison.ways[0].summary.total:,} images, three ways", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    # Without a date and with fixed ids, the same numbers give the same file.
+    # The file contains no date, and its ids are fixed. So the same numbers give the same file.
     with mpl.rc_context({"svg.hashsalt": "imagefleet"}):
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -80,7 +80,7 @@ class Comparison:
 
 
 def stores(root: Path) -> dict[str, LocalStore]:
-    """Return the Stores of the three ways below a folder, by name.
+    """Return a Store for each of the three ways, by name; the Stores are below the given folder.
 
     Raises:
         UsageError: a folder holds a run.
@@ -114,7 +114,7 @@ def compare(
         listener: called with the progress.
 
     Raises:
-        CommandError: one of the ways failed as a whole.
+        CommandError: one of the ways failed completely.
     """
     requests, places, options = compared.requests, compared.places, compared.options
     ways = []

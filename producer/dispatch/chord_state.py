@@ -1,10 +1,10 @@
-"""Read from Redis which tasks of a run are queued or with a worker, and which parts of a chord are counted.
+"""Read from Redis which tasks are queued, which tasks workers hold, and which chord parts are counted.
 
-A message is in a queue, or in the hash of a worker's unacknowledged messages. It moves between them in one atomic step.
-So a task is lost if its message is in neither, and its part is not counted. A task goes from a queue to a worker, and
-then becomes a part. Redis is read in the same order, so that no task is missed on its way. But the reading may miss a
-task that is requeued meanwhile, because the task's message moves back to a queue. So a task counts as lost after two
-inspections in a row have missed it.
+A message is in a queue, or in the hash of a worker's unacknowledged messages. It moves between the two in one atomic
+step. So a task is lost if two things are true: neither place has its message, and its part is not counted. A task goes
+from a queue to a worker, and then becomes a part. These places in Redis are read in the same order, so that a task that
+moves on meanwhile is not missed. But a task that is requeued during the reading may be missed, because its message
+moves back to a queue. So a task counts as lost after two inspections in a row have missed it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _CHUNK_MESSAGES = 1000
 
 @dataclass(frozen=True, slots=True)
 class ChordState:
-    """The counted parts of a chord: Outcomes by task id, and raw entries without a valid Outcome."""
+    """The counted parts of a chord: Outcomes by task id, and raw entries that have no valid Outcome."""
 
     outcomes: dict[str, Outcome]
     invalid: tuple[str, ...]
@@ -38,7 +38,7 @@ class ChordState:
 
 
 def pending_task_ids(server: redis.Redis, run_id: str, unacked_hashes: Iterable[str]) -> frozenset[str]:
-    """Return the ids of a run's tasks with a message in a queue or with a worker.
+    """Return the ids of a run's tasks whose message is in a queue or held by a worker.
 
     Args:
         server: a client with `decode_responses`.
@@ -98,7 +98,10 @@ def read_parts(server: redis.Redis, group: str, void: Collection[Reason]) -> Cho
 
 
 def reset_parts(server: redis.Redis, group: str, parts: ChordState) -> None:
-    """Delete a chord's invalid parts, so that they can be counted again. If its body was sent, delete all parts."""
+    """Delete a chord's invalid parts, so that they can be counted again.
+
+    If the chord's body was sent, delete all parts.
+    """
     pipe = server.pipeline(transaction=True)
     if parts.body_sent:
         # A chord counts no more parts after its body was sent, so no new part can be deleted here.
@@ -110,7 +113,10 @@ def reset_parts(server: redis.Redis, group: str, parts: ChordState) -> None:
 
 
 def _decode_part(entry: str) -> tuple[str, Outcome | None]:
-    """Return the task id and the Outcome of a part; the Outcome is None if it is invalid or the task failed."""
+    """Return the task id and the Outcome of a part.
+
+    The Outcome is None if the task failed or its Outcome is invalid.
+    """
     _, task_id, state, result = orjson.loads(entry)
     try:
         outcome = Outcome.from_json(result) if state == "SUCCESS" else None

@@ -1,7 +1,7 @@
 """Send a run's shards as chords while the plan grows, and watch each until its manifest exists.
 
-At most a window of shards is in flight. A chord delivers results, but does not prove that all of them arrive. So
-the dispatcher inspects idle shards, and resends tasks with neither an Outcome nor a message
+At most a window of shards is in flight. A chord delivers results, but does not prove that all of them arrive. So the
+dispatcher inspects idle shards. It resends tasks that have neither an Outcome nor a message
 (``producer/dispatch/recovery.py``).
 """
 
@@ -42,7 +42,7 @@ from tasks.storage.store import Store
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
-#: Length of one wait for finished shards, in seconds. The listener gets a report after each wait.
+#: Seconds for one wait for finished shards. The listener gets a report after each wait.
 _TICK_SECONDS = 0.25
 #: Seconds between two inspections of all shards in flight. An inspection finds two things: lost tasks, and existing
 #: manifests whose signal was lost.
@@ -106,7 +106,7 @@ class Dispatcher:
         self._saving_check = SavingCheck(store, self._unfit)
         #: The number of images in completed shards. Only images sent by this command count.
         self._images_completed = 0
-        #: The number of shards sent or skipped so far, which is also the number of the next shard.
+        #: The number of shards sent or skipped so far. The next shard has this number.
         self._sent = 0
         self._done_before = 0
         #: Whether a task may have been sent.
@@ -154,8 +154,8 @@ class Dispatcher:
             while self._in_flight or not (self._finishing.is_set() or self._all_sent()):
                 if self._can_send():
                     self._send_next(self._sent)
-                # Don't wait between two sends. Otherwise, a large window would take long to fill, and sent shards would
-                # stay unwatched for too long.
+                # Don't wait between two sends. Otherwise, a large window would take long to fill. The shards that were
+                # sent first would not be watched meanwhile.
                 self._watch(0.0 if self._can_send() else _TICK_SECONDS)
                 if self._finishing.is_set() and self._in_flight and self._is_drained():
                     break
@@ -173,7 +173,10 @@ class Dispatcher:
         return self._timing
 
     def _is_drained(self) -> bool:
-        """Make workers drop queued tasks. Return whether current downloads, and the shards they complete, are done."""
+        """Make workers drop queued tasks; return whether all current downloads have ended.
+
+        The shards that these downloads complete must have ended too.
+        """
         if self._drain is None:
             self._record.mark_draining()
             self._with_redis(self._renew_record)
@@ -259,8 +262,8 @@ class Dispatcher:
 
     def _resend_lost(self) -> None:
         """Inspect the shards in flight, and send their lost tasks again."""
-        # A live worker requeues a dead worker's tasks once the live worker has been in contact with Redis for long
-        # enough. The producer requeues such tasks too, in case no worker has been in contact for that long.
+        # A live worker requeues a dead worker's tasks, but only after it has been in contact with Redis for long
+        # enough. The producer requeues these tasks too, in case no worker has been in contact for that long.
         self._contact.record_reply()
         if self._contact.is_long_enough:
             requeue.requeue_from_dead_workers(self._server)
@@ -299,7 +302,10 @@ class Dispatcher:
         )
 
     def _idle_note(self, ended: int) -> str:
-        """Return a note about the workers if no image has ended for a while, or else about unfit workers."""
+        """Return a note for the user.
+
+        If no image has ended for a while, the note is about all workers. Otherwise it is about the unfit workers.
+        """
         now = time.monotonic()
         if ended != self._images_ended or not self._in_flight:
             self._images_ended, self._idle_since, self._idle_text = ended, now, ""
@@ -309,7 +315,10 @@ class Dispatcher:
         return self._idle_text or self._unfit.note
 
     def _connect(self) -> None:
-        """Open the connections for messages and chords before the first task, so that no timing includes connecting."""
+        """Open the connections for messages and chords before the first task.
+
+        So no measured time includes connecting.
+        """
         self._renew_record()
         with app.producer_or_acquire() as producer:
             producer.connection.ensure_connection(max_retries=1)
@@ -322,7 +331,7 @@ class Dispatcher:
             _log.warning("Redis has lost the run; checking all shards in flight for lost tasks")
             now = time.monotonic()
             for in_flight in self._in_flight.values():
-                # Earlier idle time and losses of a shard no longer count, because the failure of Redis caused them.
+                # A shard's earlier idle time and lost tasks no longer count, because the failure of Redis caused both.
                 in_flight.suspect_now(now)
 
     def _send_next(self, shard: int) -> None:

@@ -1,8 +1,8 @@
 """Drain a run that was told to end early: workers drop its queued tasks and finish its current downloads.
 
-The run's options in Redis mark it as draining, so a worker that takes one of its tasks drops the task. Workers cache
+The options in Redis mark the run as draining. A worker that takes a task of the run then drops the task. Workers cache
 these options for a few seconds. So a control command makes the workers read the options again at once. Each worker
-replies with the number of images and shards of the run in its slots.
+replies with two numbers: how many of the run's images and how many of its shards are in the worker's slots.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import redis
 from tasks.broker import liveness
 from tasks.celery import DRAIN, app
 
-#: Seconds between two control commands to the workers, and seconds to wait for the replies to a command.
+#: Seconds between two control commands to the workers, and seconds to wait for the workers' replies.
 _ASK_INTERVAL_SECONDS = 0.5
 _REPLY_SECONDS = 1.0
 #: Seconds to wait for a worker that sends heartbeats but no reply.
 _SILENT_SECONDS = 10.0
-#: Seconds to wait beyond the longest time of an image. This time allows for a download that began just before the run
-#: was told to end, and for the shard's manifest.
+#: Seconds to wait in addition to the longest time that an image may take. An image may have started just before the run
+#: was told to end, and its shard's manifest is written after it.
 _GRACE_SECONDS = 5.0
 #: The drain is done after the workers have reported no work this many times in a row. One report is not enough, because
 #: a task can be between two slots, or a manifest can be about to be written.
@@ -60,7 +60,9 @@ class Drain:
         return time.monotonic() - self._since > self.deadline + _GRACE_SECONDS
 
     def ask(self) -> None:
-        """Make the workers drop queued tasks, and read the number of their images and shards; at most twice a second.
+        """Make the workers drop queued tasks, and read how many images and shards they work on.
+
+        This is done at most twice a second.
 
         Raises:
             redis.RedisError, OperationalError: Redis is unreachable.
@@ -85,6 +87,6 @@ class Drain:
 
 
 def _parse_reply(said: Any) -> tuple[int, int]:
-    """Return the numbers of images and shards in a worker's reply. Both are 0 for a worker of another version."""
+    """Return the numbers of images and shards in a worker's reply. Both are 0 if the worker has another version."""
     known = said if isinstance(said, dict) else {}
     return int(known.get("images", 0)), int(known.get("shards", 0))

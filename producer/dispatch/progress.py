@@ -31,7 +31,7 @@ class Timing:
 
     first_sent: float = 0.0
     last_done: float = 0.0
-    #: The number of images finished between the two times, and how many of these images were sent again.
+    #: The number of images finished between the two times, and the number of these images that were resent.
     images: int = 0
     repaired: int = 0
 

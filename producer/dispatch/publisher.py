@@ -1,6 +1,6 @@
-"""Publish the tasks of a shard as a Celery chord: one task for each image, and a collect task as its body.
+"""Publish the tasks of a shard as a Celery chord: one task for each image, and a collect task as the chord's body.
 
-``chord().apply_async`` would send the same messages. Here, a single kombu producer sends the messages in batches, which
+``chord().apply_async`` would send the same messages. Here, a single kombu producer sends the messages in batches. This
 is several times as fast. All ids are derived from the run and the image, and Celery counts a chord's parts by id. So
 the producer can send a batch again that failed halfway.
 """
@@ -61,12 +61,12 @@ class ChordPublisher:
         return {**later_revision, **next_epoch}
 
     def _body(self, shard: int, size: int) -> dict[str, Any]:
-        """Return a chord's body in the form that the messages of its images contain."""
+        """Return a chord's body in the form in which the chord's image tasks contain it."""
         kwargs = {"run_id": self._run_id, "shard": shard, **self._body_kwargs(size)}
         return dict(Signature(COLLECT_SHARD, kwargs=kwargs, options={"task_id": self.body_id(shard)}, app=app))
 
     def publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
-        """Send the body of a chord that has all its Outcomes but did not send its body itself."""
+        """Send a chord's body that was not sent although the chord has all its Outcomes."""
         app.send_task(
             COLLECT_SHARD,
             args=([outcome.to_json() for outcome in outcomes],),
@@ -81,7 +81,7 @@ class ChordPublisher:
     def publish(
         self, shard: int, requests: Sequence[ImageRequest], sent: Sequence[ImageRequest], recover: bool = False
     ) -> None:
-        """Send the tasks of a shard, or some of them.
+        """Send all or some tasks of a shard.
 
         Args:
             shard: the shard.
@@ -102,8 +102,7 @@ class ChordPublisher:
             for place, request in enumerate(requests):
                 if request.index not in wanted:
                     continue
-                # A worker refuses a URL longer than the limit. So only one character more than the limit needs to be
-                # sent.
+                # A worker refuses a URL that is longer than the limit. So the URL is cut one character after the limit.
                 url = request.url[: MAX_LENGTH + 1]
                 # This does the same as `send_task`, without looking up the route and the options again for each image.
                 headers, properties, content, _ = app.amqp.as_task_v2(
@@ -131,7 +130,7 @@ class ChordPublisher:
 
 
 def _facts(request: ImageRequest) -> dict[str, Any]:
-    """Return the arguments of a task for the facts of its request. Absent facts are left out of the message."""
+    """Return the arguments of a task, which are the facts of its request. Absent facts are left out of the message."""
     facts = {
         "previous": None if request.previous is None else request.previous.to_json(),
         "refused": None if request.refused is None else asdict(request.refused),

@@ -1,7 +1,7 @@
 """Find the lost tasks of shards in flight, and send them again under the same ids.
 
-A task with neither an Outcome nor a message is lost (``producer/dispatch/chord_state.py``). A shard that loses tasks
-again and again ends with the Outcomes it has.
+A task is lost if it has neither an Outcome nor a message (``producer/dispatch/chord_state.py``). A shard that loses
+tasks again and again ends with the Outcomes it has.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tasks.model import ImageRequest, shard_name
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: Inspect a shard after this many seconds without a completed task. Each fruitless inspection doubles the interval, up
-#: to the maximum.
+#: Inspect a shard after this many seconds without a completed task. Each inspection that finds no change doubles the
+#: interval, up to the maximum.
 _SUSPECT_AFTER_SECONDS = 8.0
 _MAX_SUSPECT_AFTER_SECONDS = 60.0
 #: How often a shard's tasks are resent before the shard ends with the Outcomes it has. If the shard's collect task is
@@ -75,17 +75,17 @@ class ShardRecovery:
         """Take a run and its folder, a client with `decode_responses`, and the run's publisher and requests."""
         self._run_id, self._store, self._server = run_id, store, server
         self._publisher, self._requests = publisher, requests
-        #: The ids of the tasks left in Redis by an earlier command; None until read.
+        #: The ids of the tasks that an earlier command left in Redis; None until they are read.
         self._pending_before: frozenset[str] | None = None
 
     def adopt(self, in_flight: ShardInFlight, requests: Sequence[ImageRequest]) -> None:
         """Send the missing tasks of a shard of a resumed run; do not resend its tasks in flight.
 
         Tasks sent here first check whether their image's file exists. Tasks check this even in the first command of a
-        later revision. Like a command that resumes the revision, the first command does not know which images are
-        saved. The check costs nothing if no file exists. A failed image usually has no file, because its collect task
-        removed every file without an Outcome. But a late duplicate of an earlier task may have saved the image since
-        then. That file is a regular result, and the purpose of the revision is to get such results.
+        later revision. The first command does not know which images are saved, and neither does a command that resumes
+        the revision. The check costs nothing if no file exists. A failed image usually has no file, because its collect
+        task removed every file without an Outcome. But a late duplicate of an earlier task may have saved the image
+        since then. The revision is meant to get that image, so the file is a valid result.
         """
         if self._pending_before is None:
             self._pending_before = chord_state.pending_task_ids(
@@ -96,8 +96,8 @@ class ShardRecovery:
             self._resend(in_flight, requests, chord, self._pending_before)
             in_flight.resends = 0
         elif chord.invalid:
-            # The chord counted its invalid parts when the last command ended. The images of these parts are in flight
-            # again.
+            # At the end of the last command, the chord counted invalid parts too. The images of these parts are in
+            # flight again.
             chord_state.reset_parts(self._server, self._publisher.group_id(in_flight.shard), chord)
 
     def resend_lost(self, shards: Collection[ShardInFlight], timing: Timing) -> None:
@@ -133,7 +133,7 @@ class ShardRecovery:
     def _missing_tasks(
         self, shard: int, requests: Sequence[ImageRequest], chord: chord_state.ChordState, pending: frozenset[str]
     ) -> frozenset[str]:
-        """Return the ids of a shard's tasks with neither a message nor a part.
+        """Return the ids of a shard's tasks that have neither a message nor a part.
 
         If all images have parts, the collect task may be missing. A part without an Outcome counts as missing.
         """
@@ -157,7 +157,7 @@ class ShardRecovery:
         """Resend the missing tasks of a shard; return the number of resent images.
 
         Raises:
-            CommandError: the shard was resent too often, and not even its collect task completes.
+            CommandError: the shard was resent too often, and its collect task does not complete either.
         """
         shard = in_flight.shard
         in_flight.resends += 1
@@ -171,8 +171,8 @@ class ShardRecovery:
             )
         outcomes = list(chord.outcomes.values())
         missing = [request for request in requests if self._publisher.task_id(request) not in chord.outcomes]
-        # A chord counts no more parts once its body was sent, or if it has no size. So the chord's tasks in flight are
-        # lost too.
+        # A chord counts no more parts after its body was sent. A chord without a size counts no parts either. So the
+        # chord's tasks in flight are lost too.
         dead_chord = chord.body_sent or not chord.has_size
         lost = [request for request in missing if dead_chord or self._publisher.task_id(request) not in pending]
         if lost and in_flight.resends > _MAX_RESENDS:

@@ -1,4 +1,4 @@
-"""Read the requests of a shard in the run's current revision: all requests, or in a retry only the repeated ones."""
+"""Read the requests of a shard in the current revision: all requests, or only the repeated requests in a retry."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RevisionRequests:
         """Return the requests of a shard in the current revision.
 
         Raises:
-            CommandError: its plan or its manifest is damaged.
+            CommandError: the shard's plan or manifest is damaged.
         """
         return self.select(shard, load_requests(shard, self._store, self._run_id))
 

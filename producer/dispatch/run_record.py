@@ -14,7 +14,7 @@ from tasks.model import RunOptions
 
 #: Seconds between two writes that check whether Redis still has the record.
 _CHECK_INTERVAL_SECONDS = 3.0
-#: Seconds after which a record is written again in any case, long before it expires.
+#: Seconds after which a record is always written again. The record expires much later.
 _RENEW_INTERVAL_SECONDS = 3600.0
 
 
@@ -49,7 +49,10 @@ class RunRecord:
         return known
 
     def check_soon(self) -> None:
-        """Make the next `renew` check Redis, which has failed and may come back empty."""
+        """Make the next `renew` check Redis.
+
+        Call this after a failure of Redis, because Redis may come back empty.
+        """
         self._seen_at = 0.0
 
     def mark_draining(self) -> None:

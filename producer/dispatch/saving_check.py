@@ -21,7 +21,7 @@ class SavingCheck:
         self._saved = self._unsaved = 0
 
     def update(self, saved: int, unsaved: int) -> None:
-        """Take the workers' counts of saved images, and of images that could not be saved.
+        """Take two counts of the workers: images that were saved, and images that could not be saved.
 
         Raises:
             CommandError: too many images in a row could not be saved.

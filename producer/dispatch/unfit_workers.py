@@ -28,7 +28,7 @@ class UnfitWorker:
 
 
 class UnfitWorkers:
-    """The unfit workers of one run, read from Redis now and then."""
+    """The unfit workers of one run, read from Redis at intervals."""
 
     def __init__(self, server: redis.Redis, run_id: str) -> None:
         self._server, self._run_id = server, run_id
@@ -39,7 +39,7 @@ class UnfitWorkers:
 
     @property
     def found(self) -> list[UnfitWorker]:
-        """The workers that left tasks to other workers, each listed once."""
+        """The workers that left tasks to other workers. Each worker is listed once."""
         return list(self._found.values())
 
     @property
@@ -52,9 +52,9 @@ class UnfitWorkers:
     def refresh(self, last: bool = False) -> None:
         """Read the workers' reports, and log a warning for each newly unfit worker.
 
-        A short network failure is not worth a warning. So a worker must be found unfit by two reads in a row, or by the
-        last read. If all workers are unfit, there is no warning, because no worker takes over tasks. The failed images
-        then show the reason.
+        A short network failure is not worth a warning. So a worker is reported only if two reads in a row, or the last
+        read, find it unfit. If all workers are unfit, no other worker takes over their tasks, so there is no warning.
+        The failed images then show the reason.
         """
         reports = {
             name: json.loads(text)

@@ -33,7 +33,7 @@ SHARE_HINT = "Give workers and producer the same shared folder under the same pa
 CROWDED_HINT = (
     "Start them with a smaller -c (--concurrency), or raise the limit: `ulimit -n`, or LimitNOFILE= in systemd."
 )
-#: Seconds to wait before a run for the workers' replies about themselves, and for their replies about its folder.
+#: Seconds to wait before a run for the workers' replies: first about themselves, then about the run's folder.
 _INFO_SECONDS, _PROBE_SECONDS = 1.0, 5.0
 
 
@@ -47,7 +47,7 @@ class WorkerInfo:
     slots: int
     queues: tuple[str, ...] | None = None
     store_roots: tuple[str, ...] | None = None
-    #: Seconds by which the worker's clock is certainly ahead of ours; negative if behind.
+    #: Seconds by which the worker's clock is certainly ahead of ours; negative if it is behind.
     skew: float | None = None
     #: Whether the worker may skip the verification of server certificates (``--insecure``).
     insecure_tls: bool = False
@@ -64,7 +64,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSurvey:
-    """The workers that replied before a run, grouped by their fitness for that run."""
+    """The workers that replied before a run started, grouped by whether they are fit for it."""
 
     #: Workers that can save the run's images.
     fit: Sequence[WorkerInfo] = ()
@@ -115,7 +115,7 @@ def survey_workers(out: Location, insecure: bool = False) -> WorkerSurvey:
         insecure: whether the run skips the verification of server certificates.
 
     Raises:
-        UsageError: workers reply, but none of them can save images, or none allows ``insecure``.
+        UsageError: workers reply, but no worker can save images, or no worker allows ``insecure``.
     """
     replying = ask_workers(_INFO_SECONDS)
     ours = [worker for worker in replying if worker.protocol == PROTOCOL]
@@ -152,7 +152,7 @@ def _find_troubles(out: Location, workers: Sequence[WorkerInfo]) -> dict[str, Pr
         folder_probe.write_probe(store, token)
         results = probe_folder_at_workers(store.location, token, [worker.name for worker in workers], _PROBE_SECONDS)
     except (OSError, StorageError):
-        # The folder is not writable here. The command that creates the folder reports this error.
+        # The folder is not writable here. The command that creates the folder later reports this error.
         return {}
     finally:
         folder_probe.remove_probe(store, token)
@@ -188,7 +188,9 @@ def ask_workers(seconds: float) -> list[WorkerInfo]:
 def probe_folder_at_workers(
     out: str, token: str, names: Sequence[str], seconds: float
 ) -> dict[str, ProbeResult | None]:
-    """Let each worker probe a folder that holds a probe file; return each result, or None without a valid reply.
+    """Let each worker probe a folder that holds a probe file.
+
+    Return a result for each worker, which is None if the worker gave no valid reply.
 
     Args:
         out: the location of the folder.
@@ -216,7 +218,10 @@ def probe_folder_at_workers(
 
 
 def describe_workers(local: bool, images: int, server: redis.Redis) -> str:
-    """Return a note on the workers of an idle run. It includes advice, unless a local fleet restarts the workers."""
+    """Return a note on the workers of an idle run.
+
+    The note includes advice, unless a local fleet restarts the workers.
+    """
     waiting = "waiting for 1 image" if images == 1 else f"waiting for {images:,} images"
     try:
         slots = online_workers()
@@ -247,14 +252,14 @@ def online_workers() -> list[int]:
 
 
 def clock_ahead(there: float, sent: float, received: float) -> float:
-    """Return the seconds by which another machine's clock is certainly ahead of ours; negative if behind.
+    """Return the seconds by which another machine's clock is certainly ahead of ours; negative if it is behind.
 
     Args:
         there: the other clock's time, read between ``sent`` and ``received``.
-        sent: our time before.
-        received: our time after.
+        sent: our time before the reading.
+        received: our time after the reading.
     """
-    # However long the reply took, a correct clock shows a time between ``sent`` and ``received``.
+    # A correct clock shows a time between ``sent`` and ``received``, however long the reply took.
     return max(0.0, there - received) + min(0.0, there - sent)
 
 

@@ -1,7 +1,7 @@
 """Diagnose a setup: check the settings, the broker, the workers, the clocks and the output folder.
 
 `diagnose` returns findings with their remedies, whatever is broken. It leaves everything unchanged. It writes a test
-file to the output folder for the workers to find, but removes the file afterwards.
+file to the output folder, which the workers try to find. Afterwards it removes the file.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def diagnose(url: str | None, out: Location | None) -> Diagnosis:
     """Run all checks.
 
     Args:
-        url: the broker's URL; None for the broker in the environment, or for a local fleet if there is none.
+        url: the broker's URL. None stands for the broker in the environment or, without one, for a local fleet.
         out: the output folder to check, here and at the workers; None to check no folder.
 
     Raises:
@@ -99,7 +99,7 @@ class _ProbedFolder:
 
 @contextmanager
 def _probe_location(out: Location | None) -> Iterator[_ProbedFolder]:
-    """Yield the folder with a test file in it. Afterwards, remove the file, and the folders created here."""
+    """Yield the folder with a test file in it. Afterwards, remove the file and the folders that were created for it."""
     if out is None:
         yield _ProbedFolder(None, None, [])
     elif isinstance(out, StoreUrl):
@@ -131,7 +131,7 @@ def _probe_objects(out: StoreUrl) -> Iterator[_ProbedFolder]:
 
 @contextmanager
 def _probe_folder(out: Path) -> Iterator[_ProbedFolder]:
-    """Yield a folder with a test file in it. Afterwards, remove the file, and the folders created here."""
+    """Yield a folder with a test file in it. Afterwards, remove the file and the folders that were created for it."""
     name = "folder here"
     made: list[Path] = []
     store, token = LocalStore(out.absolute()), folder_probe.new_token()
@@ -168,7 +168,7 @@ def _probe_folder(out: Path) -> Iterator[_ProbedFolder]:
 
 
 def _unknown_variable_findings() -> list[Finding]:
-    """Report environment variables that look like imagefleet's but are unknown."""
+    """Report unknown environment variables with names like those of imagefleet's settings."""
     unknown = unknown_variables(os.environ)
     if not unknown:
         return []
@@ -180,7 +180,7 @@ def _network_setting_findings(local: bool) -> list[Finding]:
     """Check the network settings in the environment. If none are set, return no finding.
 
     Args:
-        local: whether a local fleet would use them. Workers of an existing broker have their own environments.
+        local: whether a local fleet would use the settings. Workers of an existing broker have their own environments.
     """
     name, variables = "settings", network_settings.configured_variables()
     if not variables:

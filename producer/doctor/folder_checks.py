@@ -33,7 +33,7 @@ from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
 
-#: Free bytes below which no run should start: room for a few images and their shard's files.
+#: No run should start with fewer free bytes than these. A few images and the files of one shard need about as much.
 _MIN_BYTES = 8 * 1024**2
 #: Free bytes to ask for if a run's size is unknown.
 _ENOUGH_BYTES = 1024**3
@@ -61,7 +61,10 @@ def inspect_folder(store: Store) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class SpaceNeed:
-    """The bytes that a run needs for shards in flight and for all remaining shards, estimated from finished shards."""
+    """The bytes that a run needs for its shards in flight, and for all its remaining shards.
+
+    Both numbers are estimated from finished shards.
+    """
 
     in_flight: float
     remaining: float
@@ -128,7 +131,7 @@ class _RunFindings:
 
 @dataclass(frozen=True, slots=True)
 class _InspectedRun:
-    """The run in a folder, with its number of planned shards, and its live producer if there is one."""
+    """The run in a folder, the number of its planned shards, and its producer if it is alive."""
 
     record: RunFile
     store: Store
@@ -212,7 +215,7 @@ def _no_run_finding(store: Store) -> Finding:
 
 
 def _run_above(store: LocalStore) -> Path | None:
-    """Return the folder of the run that this folder is a part of; None if it is no such part."""
+    """Return the folder of the run that this folder is a part of; None if this folder is not a part of a run."""
     is_part = store.root.name in (plan.FOLDER, TEMPORARY_FOLDER) or store.root.name.isdecimal()
     return store.root.parent if is_part and LocalStore(store.root.parent).exists(NAME) else None
 
@@ -270,14 +273,14 @@ def _failure_findings(record: RunFile, store: Store) -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _ReadResult:
-    """The result of reading one file per shard: the numbers of read files and all files, and the errors."""
+    """The result of reading one file per shard: the number of files read, the number of all files, and the errors."""
 
     read: int
     total: int
     broken: dict[int, CommandError]
 
     def text(self, found: str, name: Callable[[int], str]) -> str:
-        """Return the finding with the number of checked files and the names of the unusable ones."""
+        """Return a finding that has the number of checked files and the names of the unusable files."""
         if not self.total:
             return found
         checked = "all checked" if self.read == self.total else f"{self.read:,} checked within {_READ_SECONDS:g} s"
@@ -304,7 +307,10 @@ def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadRe
 
 
 def _plan_finding(run: _InspectedRun, gone: list[int], reading: _ReadResult, needed: Level) -> Finding:
-    """Report missing and unusable plan files; ``needed`` is the level if they can't be rebuilt from the list."""
+    """Report missing and unusable plan files.
+
+    ``needed`` is the level of the finding if these files can't be rebuilt from the list.
+    """
     record = run.record
     found = reading.text(f"{pluralized(run.shards, 'shard')} planned", plan.name)
     listed = url_list.shown(record.source)
@@ -343,7 +349,7 @@ def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
 
 
 def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
-    """Report images that manifests list but that are missing on disk, with their number for each shard."""
+    """Report, for each shard, the number of images that its manifest lists but that are missing on disk."""
     lacking = list_names(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
     found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
     first = next(iter(missing))

@@ -14,7 +14,7 @@ from tasks.broker import client as broker_client
 from tasks.broker import keys
 from tasks.broker.redis_errors import redis_problem
 
-#: The oldest Redis with all commands the transport uses.
+#: The oldest Redis version that has all commands of the transport.
 _MIN_VERSION = (6, 2)
 #: The share of `maxmemory` above which the memory check warns.
 _FULL_MEMORY_RATIO = 0.8
@@ -29,7 +29,7 @@ def server_findings(info: Mapping[str, Any]) -> list[Finding]:
 
 
 def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
-    """Check whether the server can accept as many further connections as a producer and this many workers need."""
+    """Check whether the server can accept all further connections that a producer and this many workers need."""
     name, free = "connections", broker_client.free_connections(info)
     if free is None:
         return _unknown_finding(name, "Check `maxclients` on the server.")
@@ -43,7 +43,7 @@ def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
 def check_writes(server: redis.Redis) -> Finding:
     """Check whether the server accepts writes.
 
-    The SET changes nothing, because its option XX limits it to existing keys, and the key does not exist.
+    The SET changes nothing. Its option XX limits it to existing keys, and the given key does not exist.
     """
     try:
         server.set(keys.run(_NO_RUN), "", xx=True)

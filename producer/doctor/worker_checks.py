@@ -1,4 +1,4 @@
-"""The doctor's checks of the workers: versions, queues, limits, clocks, and the output folder as they see it."""
+"""The doctor's checks of the workers: their versions, queues, limits and clocks, and how they see the output folder."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def clocks_finding(ahead: Mapping[str, float]) -> Finding:
     """Check whether all clocks agree.
 
     Args:
-        ahead: the seconds by which each other clock is ahead of this machine's clock, by the other clock's owner.
-            The number is negative if the other clock is behind.
+        ahead: for each owner of another clock, the seconds by which that clock is ahead of this machine's clock. The
+            number is negative if that clock is behind.
     """
     clocks = {"this machine": 0.0, **ahead}
     first, last = max(clocks, key=clocks.__getitem__), min(clocks, key=clocks.__getitem__)
@@ -83,7 +83,7 @@ def clocks_finding(ahead: Mapping[str, float]) -> Finding:
 
 
 def worker_folder_findings(out: str, seen: Mapping[str, ProbeResult | None]) -> list[Finding]:
-    """Check the output folder as each worker sees it; None means a worker without a usable answer."""
+    """Check the output folder as each worker sees it; None stands for a worker that gave no usable answer."""
     name = "folder at workers"
     findings = []
     if fit := [worker for worker, result in seen.items() if result is not None and result.writable]:

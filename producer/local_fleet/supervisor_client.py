@@ -30,7 +30,10 @@ _SOCKET_PATH_LIMIT = 100
 
 
 class SupervisorClient:
-    """A private folder and supervised processes; a context manager that ends the processes and removes the folder."""
+    """A private folder and supervised processes.
+
+    This context manager ends the processes and removes the folder.
+    """
 
     def __init__(self) -> None:
         self.folder = _private_folder()
@@ -39,7 +42,8 @@ class SupervisorClient:
         #: The number of restarts by process name. Processes that were never restarted are left out.
         self.restarts: dict[str, int] = {}
         self._exits: dict[str, str] = {}
-        #: A description of the last exit of each process that exited with a status and was restarted, by name.
+        #: Descriptions of exits, by process name: the last exit of each process that exited with a status and was
+        #: restarted.
         self._failed_exits: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
@@ -87,7 +91,7 @@ class SupervisorClient:
             argv: its command.
             env: variables to add to the producer's environment.
             grace: seconds between SIGTERM and SIGKILL.
-            core: the CPU core to pin it to; None for all cores.
+            core: the CPU core to pin the process to; None for all cores.
             restart: whether to restart the process if it ends unexpectedly. A process that keeps ending is not
                 restarted any more.
         """
@@ -143,7 +147,7 @@ class SupervisorClient:
     def _send(self, command: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         try:
-            # The kernel may close a killed process's output before its input.
+            # When a process is killed, the kernel may close its output before its input.
             if "supervisor" in self._exits:
                 raise BrokenPipeError
             self._process.stdin.write(json.dumps(command) + "\n")

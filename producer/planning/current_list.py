@@ -21,7 +21,7 @@ def read(record: RunFile) -> RequestStream:
 
 
 def renumbered(requests: Iterable[ImageRequest], first: int) -> RequestStream:
-    """Return requests with indexes from 0 on as requests with indexes from ``first`` on."""
+    """Return the same requests with other indexes: ``first`` instead of 0, and so on."""
     return RequestStream(lambda: (schema_of(requests), _renumber(requests, first)))
 
 

@@ -1,7 +1,8 @@
 """Find the rows of a URL list that have the same URL as an earlier row (``--dedupe url``).
 
-Two URLs are the same if imagefleet would send the same request for both: they are compared in the form that the URL
-Standard normalises them to, without the fragment. A duplicate stays a row. It is refused, so it costs no request.
+Two URLs are the same if imagefleet would send the same request for both. So they are compared as the URL Standard
+normalises them, without their fragments. A duplicate row stays in the run, but it is refused, so it costs no HTTP
+request.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ _SEEN = "duplicates"
 
 
 def refuse_duplicates(requests: Iterable[ImageRequest], options: RunConfig, store: Store) -> RequestStream:
-    """Return the requests of a run, with the duplicates refused if the run asks for it.
+    """Return the requests of a run.
+
+    If the run's options ask for it, duplicates are refused.
 
     Args:
         requests: all requests of the list, from the first one on.
@@ -44,13 +47,16 @@ def _refuse(requests: Iterable[ImageRequest], options: RunConfig, store: Store) 
 
 
 def refuse_seen(requests: Iterable[ImageRequest], shard_size: int, folder: Path) -> Iterator[ImageRequest]:
-    """Yield requests. A request with the URL of an earlier one is refused, and names the key of the first one.
+    """Yield the requests, with the duplicates refused.
 
-    Rows that are refused anyway, and invalid URLs, are never duplicates.
+    A request is refused if an earlier request has its URL. The refusal names the key of the first request with that
+    URL.
+
+    Rows that are refused for another reason, and invalid URLs, are never duplicates.
 
     Args:
         requests: the requests.
-        shard_size: requests per shard, which the keys depend on.
+        shard_size: requests per shard; the keys depend on this number.
         folder: a folder for temporary files, which may not exist yet.
 
     Raises:

@@ -33,7 +33,7 @@ def name_files(requests: Iterable[ImageRequest], options: RunConfig, out: Store)
     The first request raises a `UsageError` if the template names a column that the list does not pass on.
     """
     if options.output.path_template is None and options.source.path_col is None:
-        # Default names cost nothing while a long list is planned.
+        # Default names add no work when a long list is planned.
         return RequestStream(lambda: (schema_of(requests), iter(requests)))
     return RequestStream(lambda: (schema_of(requests), _name(requests, options, out)))
 
@@ -70,11 +70,11 @@ class _Namer:
 
     def __init__(self, template: PathTemplate | None, shard_size: int, open_seen: Callable[[], SeenUrls]) -> None:
         self._template, self._shard_size, self._open_seen = template, shard_size, open_seen
-        #: The names so far, once one is needed that may not be unique.
+        #: The names so far; None until there is a name that may not be unique.
         self._seen: SeenUrls | None = None
 
     def name(self, request: ImageRequest) -> ImageRequest:
-        """Return a request with its file's name, or with its refusal.
+        """Return the request with the name of its file, or with the reason why it is refused.
 
         Raises:
             StorageError: the names so far can't be stored.
@@ -116,11 +116,11 @@ class _Namer:
 
 
 def check_names(out: Store, options: RunConfig) -> None:
-    """Check that the images of a new run can have names of their own, if they get any.
+    """Check that the images of a new run can have custom names, if the run gives them custom names.
 
     Raises:
-        UsageError: another option excludes such names, or the output folder holds other files.
-        StorageError: it can't be listed.
+        UsageError: another option excludes custom names, or the output folder holds other files.
+        StorageError: the output folder can't be listed.
     """
     template, column = options.output.path_template, options.source.path_col
     if template is None and column is None:

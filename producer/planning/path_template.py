@@ -19,7 +19,7 @@ from tasks.storage.file_names import check_name
 
 #: Names for usual templates. The value None stands for img2dataset's names, ``{shard}/{key}``.
 PRESETS: dict[str, str | None] = {"img2dataset": None, "scrapy": "full/{url_sha1}", "flat": "image-{index}"}
-#: Templates of img2dataset's names. Without a template, these need no index and no name in each message.
+#: Templates of img2dataset's names. Without a template, messages need neither an index nor a name for these names.
 DEFAULT_TEMPLATES = frozenset({"{shard}/{key}", "{shard}/{key}.{ext}"})
 #: The fields that don't come from a column, except the hash and the extension.
 _FIELDS: dict[str, Callable[[ImageRequest, int], str]] = {
@@ -31,7 +31,7 @@ _FIELDS: dict[str, Callable[[ImageRequest, int], str]] = {
     ).hexdigest(),
     "host": lambda request, shard_size: urls.parse(request.url).host,
 }
-#: A value of each field whose values could be the name of a shard's folder.
+#: Example values of the fields whose value could equal the name of a shard's folder.
 _SAMPLES = {"shard": "00000", "key": "00000000", "index": "10000000"}
 _HASH_FIELD = SHA256_FIELD.strip("{}")
 #: Fields with another value for each image.
@@ -40,18 +40,18 @@ _EXTENSION_FIELD, _EXTENSION_END = "ext", ".{ext}"
 _FIELD = re.compile(r"\{([^{}]*)\}")
 #: A hash of the length that the worker fills in.
 _SAMPLE_HASH = "f" * 64
-#: The ends of files that a run writes. A folder with such an end could have the name of a file.
+#: The ends of the names of files that a run writes. A folder whose name ends so could have the name of such a file.
 _FILE_ENDS = tuple(f".{extension}" for extension in {*identify.EXTENSIONS.values(), *Sidecar})
 
 
 class PathTemplate:
-    """A template of names. Each name is without the extension, which follows from the image's format."""
+    """A template of names. A rendered name has no extension, because the extension depends on the image's format."""
 
     def __init__(self, text: str) -> None:
         """Parse a template.
 
         Raises:
-            ValueError: it is not a template, or all its names would be equal or invalid.
+            ValueError: the text is not a template, or all its names would be equal or invalid.
         """
         self._body = text.removesuffix(_EXTENSION_END)
         self._fields: list[str] = _FIELD.findall(self._body)
@@ -67,15 +67,16 @@ class PathTemplate:
 
     @property
     def columns(self) -> set[str]:
-        """The names of the URL list's columns that are fields of the template."""
+        """The fields of the template that are columns of the URL list."""
         return set(self._fields) - _FIELDS.keys() - {_HASH_FIELD}
 
     @property
     def is_unique(self) -> bool:
-        """Whether no two images can have the same name, except images with the same content.
+        """Whether two images with different content always have different names.
 
-        This is so if the last part of the name has a single field, with another value for each image. Fields of earlier
-        parts can't change this. Two fields in one part could: 1 and 11 are written like 11 and 1.
+        They do if the last part of the name has a single field, and this field has another value for each image. Fields
+        of earlier parts don't matter. Two fields in one part could give equal names, because 1 and 11 are written like
+        11 and 1.
         """
         if _HASH_FIELD in self._fields:
             return True
@@ -83,7 +84,9 @@ class PathTemplate:
         return len(fields) == 1 and fields[0] in _UNIQUE_FIELDS
 
     def render(self, request: ImageRequest, shard_size: int) -> str | None:
-        """Return the name of an image's file, with the field for its SHA-256 left in; None if its URL is invalid.
+        """Return the name of an image's file; None if the image's URL is invalid.
+
+        The name still contains the field for the SHA-256 of the image.
 
         Raises:
             ValueError: a column has no usable value, or the name is not valid.
@@ -117,7 +120,7 @@ def checked_path(name: str) -> str:
     """Return a name in Unicode's composed form (NFC), if it is valid for an image's file.
 
     Raises:
-        ValueError: it is not valid.
+        ValueError: the name is not valid.
     """
     name = unicodedata.normalize("NFC", name)
     check_name(name.replace(SHA256_FIELD, _SAMPLE_HASH))
@@ -128,9 +131,11 @@ def checked_path(name: str) -> str:
 
 
 def collision_key(name: str) -> str:
-    """Return a text that is equal for all names that some file system takes for the same.
+    """Return a text for comparing names.
 
-    Such file systems ignore case, the form of composed characters, or invisible characters.
+    The text is equal for two names if some file system takes them for the same.
+
+    Some file systems ignore case, the form of composed characters, or invisible characters.
     """
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
     return "".join(character for character in folded if unicodedata.category(character) != "Cf")

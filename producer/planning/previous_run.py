@@ -52,11 +52,11 @@ class PreviousRun:
     """A previous run with reusable images."""
 
     def __init__(self, folder: Location, out: Store, fetch: FetchOptions) -> None:
-        """Open the previous run in ``folder``, for a new run with this output folder and these options.
+        """Open the previous run in ``folder``. The new run has the given output folder and options.
 
         Raises:
             UsageError: the folder holds no run, or its images can't be reused with these options.
-            CommandError: its run.json is damaged.
+            CommandError: the previous run's run.json is damaged.
         """
         try:
             self._store, self._out = existing_run(folder), out
@@ -101,7 +101,7 @@ class PreviousRun:
     def join(self, requests: Iterable[ImageRequest], shard_size: int) -> Iterator[ImageRequest]:
         """Yield the requests, each with the previous run's image of the same URL, if there is one.
 
-        The requests are read one shard at a time. So with a slow source, a shard is planned as early as without this
+        The requests are read one shard at a time. So a shard from a slow source is planned as early as without this
         join.
 
         Raises:
@@ -171,7 +171,7 @@ class PreviousRun:
 def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> RequestStream:
     """Return the requests of a run, with the images of the previous run if it refreshes one.
 
-    If the previous run no longer exists, a warning is logged, and the remaining images are downloaded without it.
+    If the previous run no longer exists, a warning is logged, and the remaining images are downloaded without reuse.
 
     The errors of `PreviousRun` and of its ``join`` are raised at the first request.
     """
@@ -195,7 +195,7 @@ def _join(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> I
 
 def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
     """Return the image of a manifest's row, or None if it can't be reused."""
-    # If a verified server reports "unchanged", this proves nothing about bytes from an unverified server.
+    # A verified server may report "unchanged", but that proves nothing about bytes that came from an unverified server.
     if row["status"] != "success" or row.get("tls_unverified") or any(row[name] is None for name in _REQUIRED_COLUMNS):
         return None
     previous = PreviousImage.from_json(row)
@@ -203,7 +203,7 @@ def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
 
 
 def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None:
-    """Return a requirement of this run that images of the previous run possibly violate; None if there is none."""
+    """Return a requirement of this run that images of the previous run may not meet, or None."""
     if before.resize != now.resize:
         return "images of another size or encoding (--resize, --image-size, --encode-format, …)"
     if now.filters not in (NO_FILTER, before.filters):

@@ -1,12 +1,14 @@
-"""Remember URLs on disk, each with the row that had it first. The memory use does not depend on the number of URLs.
+"""Remember URLs on disk, and for each URL the first row that had it.
 
-The file is a hash table with linear probing: an entry belongs into the slot that the leading bits of its hash name, or
-into the next free slot after it. A slot has 24 bytes: 16 bytes of the URL's hash, then 8 bytes of its row. At most half
-of the slots are used, so a URL takes 48 to 96 bytes. When half of the slots are used, the entries move to a file with
-twice as many. `UrlIndex` can't be used for this: it finds URLs only after all of them were added.
+The memory use does not depend on the number of URLs.
 
-The URL itself is not stored. With a hash of 128 bits, two different URLs among 10^9 have the same hash with a
-probability below 10^-20. The hash is salted. So nobody can slow the table down with URLs for the same slot.
+The file is a hash table with linear probing. The leading bits of an entry's hash are the number of its slot. If that
+slot is taken, the entry goes into the next free slot. A slot has 24 bytes: 16 bytes of the URL's hash, then 8 bytes of
+its row. At most half of the slots are used, so a URL takes 48 to 96 bytes. When half of the slots are used, the entries
+move to a file with twice as many. `UrlIndex` can't be used for this: it finds URLs only after all of them were added.
+
+The URL itself is not stored. The hash has 128 bits. The probability that any two of 10^9 different URLs have the same
+hash is below 10^-20. The hash is salted. So nobody can slow the table down with URLs for the same slot.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _HASH_BYTES, _ENTRY_BYTES = 16, 24
 _NO_HASH = bytes(_HASH_BYTES)
 #: Slots to read at once. Most searches end within them.
 _WINDOW_BYTES = 16 * _ENTRY_BYTES
-#: Slots to read at once while the entries move to a larger file.
+#: The number of slots to read at once when the entries move to a larger file.
 _CHUNK_BYTES = 32 * 1024 * _ENTRY_BYTES
 #: The first file has 2^18 slots. It is sparse, so a short list takes little space.
 _FIRST_BITS = 18
@@ -80,7 +82,7 @@ class SeenUrls:
 
 
 class _Table:
-    """A file of 2^bits slots. The last entries may be in slots after these."""
+    """A file of 2^bits slots. The last entries may be in slots after the last of these slots."""
 
     def __init__(self, folder: Path, bits: int) -> None:
         self.bits, self._count = bits, 0
@@ -88,7 +90,7 @@ class _Table:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
 
     def find_or_add(self, key: bytes, row: int) -> int:
-        """Return the row of a hash, after adding it with this row if it is new."""
+        """Return the row of a hash. A new hash is first added with this row."""
         place = self._slot(key) * _ENTRY_BYTES
         while True:
             # There are free slots after the end of the file.
@@ -107,7 +109,7 @@ class _Table:
         return self._count >= 1 << (self.bits - 1)
 
     def move_to(self, larger: _Table) -> None:
-        """Write all entries into a new, larger table, and remove this one's file. The caller closes this table."""
+        """Write all entries into a new, larger table, and remove this table's file. The caller closes this table."""
         next_slot = 0
         with larger._path.open("wb", _CHUNK_BYTES) as file:
             for entry in self._sorted_entries():

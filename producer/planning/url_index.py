@@ -2,8 +2,8 @@
 
 The index is a sorted file of 16-byte records: 8 bytes of the URL's hash, then 8 bytes of its place. A lookup is a
 binary search. To sort the records, the hashes are divided into about a thousand ranges. The records are first written
-to one file per range. Each of these files is small enough to sort in memory. For 10^8 URLs the index takes 1.6 GB on
-the disk; memory holds only the write buffer. SQLite can't be used: the folder may be on a shared file system without
+to one file per range. Each of these files is small enough to sort in memory. For 10^8 URLs, the index takes 1.6 GB on
+the disk. Memory holds only the write buffer. SQLite can't be used: the folder may be on a shared file system without
 the locks that SQLite needs. SQLite's temporary files would also be in another folder.
 
 Several URLs can have the same hash, so the caller must check that a result is for the right URL.
@@ -66,7 +66,7 @@ class UrlIndex:
             self._write_buffered()
 
     def find(self, url: str) -> list[int]:
-        """Return the places of a URL, and of other URLs with the same hash, in ascending order: at most four.
+        """Return up to four places, in ascending order: those of a URL and of other URLs with the same hash.
 
         Raises:
             OSError: the index can't be written or read.
