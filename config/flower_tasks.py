@@ -16,9 +16,9 @@ _FIELD = re.compile(r"'(?P<name>\w+)': (?:'(?P<text>.*?)'|(?P<plain>[^',]+?))(?=
 
 
 def adjust_event(event: dict[str, Any]) -> dict[str, Any]:
-    """Return the event, with the type ``task-failed`` if the image failed, so that Flower counts the failure.
+    """Return the event. If the image failed, the type is ``task-failed``, so that Flower counts the failure.
 
-    For Celery, even the task of a failed image succeeds, because it returns an Outcome, which the chord needs.
+    For Celery, even the task of a failed image succeeds, because the chord needs the Outcome that the task returns.
     """
     if event["type"] == "task-received" and str(event.get("name")).endswith(_COLLECT):
         # The arguments of a collect task contain the shard's Outcomes, truncated. If Flower kept these arguments, a

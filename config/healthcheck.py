@@ -1,7 +1,7 @@
-"""Health check for images without curl: ``python -m config.healthcheck URL`` succeeds if the service responds with 200.
+"""Health check without curl: ``python -m config.healthcheck URL`` succeeds if the service responds with 200.
 
-Repeated slashes in the URL count as one. They occur if the path prefix in the URL is empty, or starts or ends with a
-slash.
+The check is for containers that have no curl. Repeated slashes in the URL count as one. Slashes are repeated if the
+URL's path prefix is empty, starts with a slash, or ends with a slash.
 """
 
 from __future__ import annotations

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 #: Seconds until an unacknowledged message is redelivered to another worker. The timeout must exceed the longest time
-#: that a task spends in a worker: the wait behind the prefetched tasks, plus the task's deadline.
+#: that a task spends in a worker. This time is the sum of the wait behind prefetched tasks and the task's own deadline.
 VISIBILITY_TIMEOUT = 600
 
-#: Longest deadline of one delivery of a task, in seconds. It is only a quarter of the visibility timeout, because the
-#: task may first wait behind tasks that its worker has prefetched earlier.
+#: Longest deadline of one delivery of a task, in seconds. The deadline is only a quarter of the visibility timeout,
+#: because the task may first wait behind tasks that the worker prefetched earlier.
 MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
 #: Longest wait, in seconds, that an image server may request. If a server requests a longer wait, the image is not
-#: retried. A wait that is too long to hold a slot for becomes the task's countdown. During the countdown, a worker
-#: holds the task unacknowledged. The limit is only a fifth of the visibility timeout, because after its countdown the
-#: task also waits behind other tasks.
+#: retried. If a slot can't be held for the whole wait, the task is requeued with the wait as its countdown. During the
+#: countdown, a worker holds the task unacknowledged. The limit is only a fifth of the visibility timeout, because after
+#: its countdown the task also waits behind other tasks.
 MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
 
 #: Tasks reserved by a worker per slot, including the running one. A finished task counts as reserved until it is
@@ -35,5 +35,5 @@ HEARTBEAT_INTERVAL = 3
 HEARTBEAT_TIMEOUT = 15
 
 #: Seconds after which a dead worker's tasks are back in the queue if another worker is running. The number is the sum
-#: of the heartbeat timeout, one interval between two checks of the other worker, and the time to requeue the tasks.
+#: of three times: the heartbeat timeout, the check interval of the other worker, and the time to requeue the tasks.
 REDELIVERY_SECONDS = 20

@@ -1,7 +1,8 @@
 """The location of an output folder: a path on this machine, or the URL of a folder in an object store.
 
-A URL is ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``az://CONTAINER/PREFIX``. It has no credentials, host or
-options: these come from the environment of each process, under the names that the store's own tools use.
+A URL is ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``az://CONTAINER/PREFIX``. The URL has no credentials, host
+or options. Each process reads them from its environment, where the variables have the same names as for the store's own
+tools.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class StoreUrl:
 
     @classmethod
     def parse(cls, text: str) -> StoreUrl:
-        """Return the URL in a text. A slash at the end of the URL is ignored.
+        """Parse the URL of a folder in an object store. A slash at the end of the URL is ignored.
 
         Raises:
             ValueError: the text is not the URL of a folder in an object store; the message says why.
@@ -70,7 +71,7 @@ Location: TypeAlias = Path | StoreUrl
 
 
 def resolved(location: Location) -> Location:
-    """Return the location, with a path made absolute and without links, so that the working folder has no effect."""
+    """Return the location. A path is made absolute and free of links, so that the working folder has no effect."""
     return location.resolve() if isinstance(location, Path) else location
 
 
@@ -81,7 +82,7 @@ def url_scheme(text: str) -> str | None:
 
 
 def parse_location(text: str) -> Location:
-    """Return the location in a text: a URL if it has the scheme of an object store, or else a path.
+    """Parse a location. A text with the scheme of an object store is a URL, and any other text is a path.
 
     Raises:
         ValueError: the text is a URL of an object store, but is not valid.

@@ -4,7 +4,7 @@ With these variables, a worker's operator limits the addresses and folders that 
 queue can extend a worker's limits. The variable of the field ``name`` is ``IMAGEFLEET_NAME``. A variable with several
 entries separates them with commas.
 
-To add a setting: add a field with its description here, pass the value as an argument to the module that uses it, and
+To add a setting, add a field and its description here. Pass the value as an argument to the module that uses it. Then
 run ``make docs``, which writes ``docs/settings.md`` from the descriptions.
 """
 
@@ -26,7 +26,7 @@ from config.locations import StoreUrl, parse_location
 REDIS_CONF = Path(__file__).with_name("redis.conf")
 FLOWER_CONF = Path(__file__).with_name("flower.py")
 _PREFIX = "IMAGEFLEET_"
-#: Names, without the prefix, of the variables that only `config/entrypoint.sh` reads.
+#: The variables that only `config/entrypoint.sh` reads, named without the prefix.
 _ENTRYPOINT_NAMES = ("OWNED_BY",)
 
 

@@ -27,7 +27,7 @@ class _Output(io.FileIO):
 
 
 def escape_unencodable() -> None:
-    """Make the standard streams print a character as an escape sequence if their encoding lacks it."""
+    """Make the standard streams print an escape sequence for each character that their encoding lacks."""
     for stream in (sys.__stdout__, sys.__stderr__):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -45,7 +45,7 @@ def set_up() -> None:
 
 
 def _fill_closed() -> None:
-    """Open os.devnull for each closed standard stream, so that no other file gets their descriptors."""
+    """Open os.devnull for each closed standard stream, so that no other file gets its descriptor."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

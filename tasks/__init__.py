@@ -1,1 +1,1 @@
-"""The code of a worker. Start one with ``celery -A tasks worker``. Nothing here imports the producer."""
+"""The code of a worker. Start a worker with ``celery -A tasks worker``. No module here imports the producer."""

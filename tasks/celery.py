@@ -19,8 +19,8 @@ from tasks.broker import ack_batcher, backend, transport
 from tasks.broker import client as broker_client
 
 #: The version of everything sent through Redis: the tasks and their arguments, a run's options, the Outcomes, the
-#: signals. Increase the version with every change to one of these. Each version has its own queues, so a worker of
-#: another version never misreads a message, or drops it as an unknown task. The message waits for a suitable worker.
+#: signals. Increase the version whenever the form of one of these changes. Each version has its own queues. So a worker
+#: of another version never misreads a message or drops it as an unknown task. The message waits for a suitable worker.
 PROTOCOL = 7
 #: The queue of the images of all runs.
 IMAGE_QUEUE = f"imagefleet.images.{PROTOCOL}"
@@ -95,8 +95,8 @@ app.conf.update(
     # Soft and cold shutdowns do not work with threads. The warm shutdown finishes the running tasks.
     worker_soft_shutdown_timeout=0,
     worker_deduplicate_successful_tasks=False,
-    # If this were on, a worker would reserve fewer tasks after each reconnect until Celery itself acknowledges a task.
-    # Celery never does, because the batcher acknowledges our tasks.
+    # If this setting were on, a worker would reserve fewer tasks after each reconnect until Celery itself acknowledges
+    # a task. Celery itself never acknowledges our tasks, because the batcher does so.
     worker_enable_prefetch_count_reduction=False,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_hijack_root_logger=True,
@@ -118,7 +118,7 @@ app.conf.update(
 
 
 def use_broker(url: str) -> None:
-    """Let the app use this Redis, for tasks and for chords. Its connections to another Redis are closed.
+    """Let the app use this Redis, for tasks and for chords. The app's connections to another Redis are closed.
 
     Raises:
         UsageError: the URL can't be used safely.
@@ -127,7 +127,7 @@ def use_broker(url: str) -> None:
     # Our own clients use the URL as given. In Celery's URL, the parts unknown to Celery are removed.
     app.conf.imagefleet_broker_url = url
     app.conf.broker_url = app.conf.result_backend = broker_client.celery_url(url)
-    # Flower's view of the queues does not read the TLS options from the URL; all other clients do.
+    # Flower's view of the queues does not read the TLS options from the URL, but all other clients do.
     app.conf.broker_use_ssl = broker_client.tls(url) or False
     tcp = not url.startswith("redis+socket:")
     sentinels = {}
@@ -149,7 +149,7 @@ def _close_connections() -> None:
     for pool in (getattr(vars(app).get("amqp"), "_producer_pool", None), app._pool):
         if pool is not None:
             pool.resize(pool.limit, reset=True)
-    # Celery's own reset after a fork; it has no public one.
+    # Celery calls this reset itself after a fork. Celery has no public function for this reset.
     app._after_fork()
     app._backend_cache = None
     vars(app._local).pop("backend", None)

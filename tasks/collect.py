@@ -1,9 +1,9 @@
 """Collect a shard's Outcomes: check that they are complete, sync the shard to disk, and then write its manifest.
 
-The order of the steps guarantees that the images of a manifest are on disk: sync the files and their folder, or pack
-them into one synced file; write the stats file; then write the manifest. If the manifest can't be written, for example
-on a full disk, the stats file is removed again. Collecting is idempotent: a repeated collect task changes nothing. A
-late collect task of an earlier revision changes nothing either.
+The order of the steps guarantees that the images of a manifest are on disk. First, the files and their folder are
+synced, or the files are packed into one synced file. Then the stats file is written, and the manifest is written last.
+If the manifest can't be written, for example on a full disk, the stats file is removed again. Collecting is idempotent:
+a repeated collect task changes nothing. A late collect task of an earlier revision changes nothing either.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome
     """Return the Outcomes in the order of the plan's indexes.
 
     Raises:
-        IncompleteShardError: they do not match the plan one to one.
+        IncompleteShardError: the Outcomes do not match the plan one to one.
     """
     by_key = {outcome.key: outcome for outcome in outcomes}
     expected = [image_key(index, shard_size) for index in indexes]
@@ -126,8 +126,8 @@ def remove_unlisted(shard: int, store: Store, output: OutputOptions) -> None:
 def _remove_named_files(shard: int, store: Store, output: OutputOptions) -> None:
     """Remove the files that earlier deliveries of failed images have saved under names from the list or a template.
 
-    They are not in the shard's folder, so they can't be found by listing it. Files named by their content stay, because
-    another image may have the same content.
+    These files are not in the shard's folder, so a listing of the folder does not show them. Files named by their
+    content stay, because another image may have the same content.
     """
     table = plan.decode(store.read(plan.name(shard)))
     if PATH_COLUMN not in table.column_names:

@@ -1,10 +1,11 @@
-"""Count finished tasks' chord parts and acknowledge their messages, in batches.
+"""Count the chord parts of finished tasks, and acknowledge the tasks' messages, in batches.
 
 Celery counts each chord part in a round trip of its own, in the slot's thread. For each acknowledgement, Celery wakes
 the thread that receives messages. Here, a slot passes the part and the message to the batcher's thread, and continues
 with the next image. The batcher's thread collects parts and messages for a moment, and then needs a few round trips for
-all of them. It acknowledges a message only after the part is counted. If a worker dies between the two steps, the task
-runs again, so it is not lost. Its part still counts only once, because the task's id identifies the part.
+all of them. The thread acknowledges a message only after the task's part is counted. If a worker dies between the two
+steps, the task runs again, so it is not lost. Its part still counts only once, because the task's id identifies the
+part.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class AckBatcher:
     def __init__(self, count: Callable[[list[Any]], None]) -> None:
         """Take a function that counts a batch of parts.
 
-        The batcher calls it from its own thread, and may repeat it with the same parts.
+        The batcher calls the function from its own thread, and may repeat the call for the same parts.
         """
         self._count = count
         self._parts: deque[Any] = deque()
@@ -55,7 +56,7 @@ class AckBatcher:
         self._parts.append(part)
 
     def acknowledge(self, message: Any) -> None:
-        """Acknowledge a message with the next batch, after the parts added before it."""
+        """Acknowledge a message with the next batch, after all earlier parts are counted."""
         self._messages.append(message)
         if not self._has_work.is_set():
             self._has_work.set()
@@ -63,7 +64,7 @@ class AckBatcher:
             self._start()
 
     def finish(self) -> None:
-        """Wait until all batches are finished, at most ten seconds. Other workers get the remaining tasks."""
+        """Wait at most ten seconds until all batches are finished. Other workers get the remaining tasks."""
         deadline = time.monotonic() + _FINISH_SECONDS
         while self.pending() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -115,7 +116,7 @@ class AckBatcher:
 
 
 class BatchedRequest(Request):  # type: ignore[misc]  # Celery has no annotations
-    """A task's request; the batcher acknowledges its message."""
+    """A task's request whose message is acknowledged by the batcher."""
 
     ack_batcher: AckBatcher
     acknowledged: bool
@@ -138,7 +139,7 @@ def finish_pending() -> None:
 
 
 def running_task_ids() -> set[str]:
-    """Return the ids of the tasks to continue when this worker's connection breaks.
+    """Return the ids of the tasks that continue when this worker's connection breaks.
 
     These are the tasks running in slots and the finished tasks waiting for their acknowledgement. Unless the worker is
     stopping, the tasks waiting for a slot are included too.

@@ -1,6 +1,6 @@
-"""Connect to the Redis server of a broker URL, and check that it can hold a run.
+"""Connect to the Redis server of a broker URL, and check that the server can hold a run.
 
-Celery and kombu parse the same URL themselves. Celery, kombu and this module support these forms:
+Celery and kombu parse the same URL with their own code. Celery, kombu and this module support these forms:
 ``redis://[user:password@]host:port/db``, ``rediss://…?ssl_cert_reqs=required&ssl_ca_certs=FILE``,
 ``redis+socket:///path``, and, for a set of Sentinels, ``sentinel://host:26379/db;sentinel://…?master_name=NAME``.
 Celery takes the master's name from its transport options: see `celery_url` and `master_name`.
@@ -34,12 +34,12 @@ _TLS_HINT = (
     "Start Redis there, or check the address. The server must use TLS, with a certificate for this host name, signed "
     "by the CA in IMAGEFLEET_BROKER_CA_FILE or ssl_ca_certs."
 )
-#: Three numbers: the maximum connections of a producer, the maximum connections of a worker, and the connections that a
-#: worker adds when it starts to work.
+#: Three numbers of connections: the maximum for a producer, the maximum for a worker, and the number that a worker adds
+#: when it starts to work.
 PRODUCER_CONNECTIONS, WORKER_CONNECTIONS, MORE_CONNECTIONS = 12, 24, 8
 #: The hint for a server with too few free connections.
 MORE_CLIENTS_HINT = "Raise that Redis's `maxclients` and its limit of open files, or stop some of its clients."
-#: Timeout for one command, in seconds. For a blocking command, the time it may block is added.
+#: Timeout for one command, in seconds. A blocking command gets its own blocking time in addition.
 _TIMEOUT_SECONDS = 10.0
 #: Timeout for one Sentinel, in seconds.
 _SENTINEL_TIMEOUT_SECONDS = 2.0
@@ -90,7 +90,7 @@ def is_sentinel(url: str) -> bool:
 
 
 def master_name(url: str) -> str | None:
-    """Return the name by which a URL's Sentinels know the master; None for a URL without Sentinels."""
+    """Return the master's name in a Sentinel URL; None for a URL without Sentinels."""
     return _parameter(url, "master_name") if is_sentinel(url) else None
 
 
@@ -102,7 +102,7 @@ def celery_url(url: str) -> str:
 
 
 def sentinel_options(url: str) -> dict[str, Any]:
-    """Return the client options for a URL's Sentinels. They do not retry, so that a dead Sentinel is skipped."""
+    """Return the client options for a URL's Sentinels. The clients do not retry, so that a dead Sentinel is skipped."""
     password = _parameter(url, "sentinel_password")
     return {
         "socket_timeout": _SENTINEL_TIMEOUT_SECONDS,
@@ -118,7 +118,7 @@ def tls(url: str) -> dict[str, str] | None:
 
 
 def client(url: str, retry: bool = True) -> redis.Redis:
-    """Return a client for a broker URL's server; it connects at the first command.
+    """Return a client for a broker URL's server; the client connects at the first command.
 
     Args:
         url: the broker's URL.
@@ -230,7 +230,7 @@ def _check_sentinels(url: str) -> str:
     """Return a URL of Sentinels if it is valid.
 
     Raises:
-        UsageError: one of its parts is not a Sentinel's URL, or it does not name exactly one master.
+        UsageError: a part of the URL is not a Sentinel's URL, or the URL does not name exactly one master.
     """
     example = "sentinel://one.example:26379/0;sentinel://two.example:26379/0?master_name=mymaster"
     try:
@@ -267,7 +267,7 @@ def _parameter(url: str, name: str) -> str | None:
 
 
 def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
-    """Return a client that connects to the Sentinels' current master, and after a failover to the new master."""
+    """Return a client that connects to the Sentinels' current master; after a failover, to the new master."""
     parts = [urlsplit(part) for part in url.split(";")]
     hosts = [(part.hostname, part.port or _SENTINEL_PORT) for part in parts]
     first = parts[0]
@@ -291,7 +291,7 @@ def _database(url: str) -> int:
     """Return the database number; the URL of a Unix socket has the number in its query.
 
     Raises:
-        ValueError: it is not a number.
+        ValueError: the database is not a number.
     """
     parts = urlsplit(url)
     if parts.scheme == "redis+socket":

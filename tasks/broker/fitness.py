@@ -1,8 +1,8 @@
 """Decide whether this worker runs a run's tasks or requeues them for other workers.
 
 A failure takes less time than a download, so a broken worker would take most of a run's tasks and fail them. Therefore
-a failure that may be the worker's fault does not become an Outcome while another worker may succeed. Instead, the task
-is requeued under the same id, as the same part of its chord, and the failure is not counted.
+a failure that may be the worker's fault does not become an Outcome while another worker may succeed. Instead, the
+failure is not counted, and the task is requeued. It keeps its id, so it is still the same part of its chord.
 
 - A failure to save, or an unusable proxy, is certainly the worker's fault.
 - A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. To find out which,
@@ -41,16 +41,16 @@ from tasks.redaction import redacted
 
 _log = logging.getLogger(__name__)
 _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf-8")
-#: Reasons that may be the image's fault or the worker's, unless a server has responded.
+#: Reasons for which the image or the worker may be at fault, unless a server has responded.
 _NETWORK = frozenset({Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS})
 #: Seconds of an unfit worker's first pause, and of its longest pause. Each failed trial task doubles the pause.
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
 #: Seconds for which a trouble is shown after its last failure. During a run, each failed trial task restarts this time.
 _TROUBLE_SHOWN_SECONDS = 120.0
-#: Seconds of the pause after a worker receives a task it has already tried.
+#: Seconds of the pause after a worker receives a task that it has already tried.
 _YIELD_SECONDS = 0.1
-#: A worker becomes unfit after failures at the first number of hosts, or after the second number of failures, if no
-#: server responded in between.
+#: A number of hosts, and a number of failures. If no server responds in between, a worker becomes unfit when downloads
+#: from so many hosts have failed, or when so many downloads have failed.
 _MAX_SILENT_HOSTS, _MAX_SILENT_FAILURES = 3, 8
 #: Seconds for which a probe's result is reused.
 _PROBE_LIFETIME_SECONDS = 0.5
@@ -58,7 +58,7 @@ _PROBE_LIFETIME_SECONDS = 0.5
 PROBE_TIMEOUT_SECONDS = 3.0
 #: Maximum number of hosts in one probe.
 _PROBED_HOSTS = 3
-#: Maximum number of URLs to remember because their server responded.
+#: Maximum number of remembered URLs whose servers have responded.
 _REMEMBERED_URLS = 64
 #: Seconds for which the set of fit workers is cached.
 _OTHERS_LIFETIME_SECONDS = 1.0
@@ -85,7 +85,7 @@ class RetryElsewhere(Exception):  # noqa: N818  # it steers a task, as Celery's 
     """Raised to requeue a task for another worker. The exception's text gives the reason, without secrets."""
 
     def __init__(self, why: str, tried_by: Collection[str]) -> None:
-        """Take the reason, and the ids of the workers with earlier attempts."""
+        """Take the reason, and the ids of the workers that have already tried the task."""
         super().__init__(why)
         self.tried_by = list(tried_by)
 
@@ -121,11 +121,11 @@ class Fitness:
 
         Args:
             server: a client with decoded responses.
-            worker: the id of this process; empty outside of a worker, and then no task is requeued.
+            worker: the id of this process. Outside of a worker, the id is empty, and no task is requeued.
             queues: the queues that another worker must consume to take over tasks.
             pause: stops this process from taking tasks for a number of seconds.
-            probe: connects to a host and port, and raises a FetchError if that fails; None if all connections go
-                through a proxy, because a proxy's failures are always the worker's fault.
+            probe: connects to a host and port, or raises a FetchError. The probe is None if all connections go through
+                a proxy, because a proxy's failures are always the worker's fault.
         """
         self._server, self._worker, self._queues = server, worker, queues
         self._pause, self._probe = pause, probe
@@ -141,7 +141,7 @@ class Fitness:
 
     @property
     def troubles(self) -> list[str]:
-        """The reasons why this worker is unfit; empty if it is fit. Old reasons, of ended runs, are left out."""
+        """The reasons why this worker is unfit; empty if it is fit. Old reasons from ended runs are left out."""
         since = monotonic() - _TROUBLE_SHOWN_SECONDS
         return sorted({trouble.why for trouble in list(self._troubles.values()) if trouble.found_at >= since})
 
@@ -150,8 +150,8 @@ class Fitness:
 
         Args:
             run_id: the run.
-            collects: whether it is a collect task, which saves but needs no network.
-            tried_by: the ids of the workers with earlier attempts.
+            collects: whether the task is a collect task, which saves files but needs no network.
+            tried_by: the ids of the workers that have already tried the task.
 
         Raises:
             RetryElsewhere: this worker is unfit for the run or has tried the task, and another worker may succeed.
@@ -191,8 +191,8 @@ class Fitness:
             run_id: the run.
             url: the image's URL; empty for a collect task.
             began: the task's start time, as returned by `check`.
-            tried_by: the ids of the workers with earlier attempts.
-            collects: whether it is a collect task.
+            tried_by: the ids of the workers that have already tried the task.
+            collects: whether the task is a collect task.
 
         Raises:
             RetryElsewhere: the failure may be this worker's fault, and another worker may succeed.
@@ -255,7 +255,7 @@ class Fitness:
         return True
 
     def _is_silence(self, url: str) -> bool:
-        """Count a failure without a response; return whether there have been enough to make this worker unfit."""
+        """Count a failure without a response; return whether these failures now make this worker unfit."""
         address = _host_and_port(url)
         self._silent_hosts = self._silent_hosts | {address[0] if address else url}
         self._silent_failures += 1

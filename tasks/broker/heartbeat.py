@@ -1,13 +1,13 @@
 """Renew a worker's heartbeat in Redis, and requeue the messages of dead workers.
 
-Each worker process has an id in a set of all workers, and renews a key that expires soon. With each heartbeat it looks
-for workers without a heartbeat, and requeues all their messages at once (`tasks.broker.requeue`). A worker requeues
-another's messages only if its own contact with Redis has lasted long enough (`tasks.broker.liveness`), or if the dead
-process ran on the same host.
+The set of all workers contains the id of each worker process. Each process also renews a key that expires soon. With
+each heartbeat, the process looks for workers without a heartbeat. It requeues all messages of these workers at once
+(`tasks.broker.requeue`). A worker first waits until its own contact with Redis has lasted long enough
+(`tasks.broker.liveness`). It does not wait if the dead process ran on the same host.
 
 If a reply from Redis is lost, the worker's hash contains messages that never reached the worker. Therefore each worker
-checks its own hash of messages. If the worker does not know a message in two checks in a row, it requeues the message.
-An unnecessary requeue is harmless: the task runs twice, and all our tasks are idempotent.
+checks its own hash of messages. If two checks in a row find a message that the worker does not know, the worker
+requeues the message. An unnecessary requeue is harmless: the task runs twice, and all our tasks are idempotent.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Heartbeat:
     """The heartbeat of this process, renewed by a thread."""
 
     worker: WorkerId
-    #: Returns a client with decoded responses and without retries.
+    #: Returns a client that decodes responses and does not retry.
     connect: Callable[[], redis.Redis]
     #: Returns the delivery tags known to this process.
     known_tags: Callable[[], Collection[str]]

@@ -59,12 +59,12 @@ def progress(run_id: str) -> str:
 
 
 def crashes(run_id: str) -> str:
-    """Return the key of the crash counts: how many workers died while they ran a task."""
+    """Return the key of the crash counts. A task's count is the number of workers that died while they ran the task."""
     return f"imagefleet:crashes:{run_id}"
 
 
 def unfit(run_id: str) -> str:
-    """Return the key of the workers unfit for a run."""
+    """Return the key of the workers that are unfit for a run."""
     return f"imagefleet:unfit:{run_id}"
 
 
@@ -79,10 +79,10 @@ def heartbeat(worker: str) -> str:
 
 
 def running(worker: str) -> str:
-    """Return the key of the redelivered tasks running in a worker."""
+    """Return the key of the redelivered tasks that a worker is running."""
     return f"imagefleet:running:{worker}"
 
 
 def worker_key(key: str, worker: str) -> str:
-    """Return a worker's own key in place of kombu's key for all workers."""
+    """Return the key that a worker uses instead of kombu's key for all workers."""
     return f"{key}:{worker}"

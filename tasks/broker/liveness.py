@@ -1,8 +1,9 @@
 """Identify worker processes, and find out which of them are alive.
 
 A worker counts as alive while its heartbeat key exists. But after an outage of Redis, all heartbeats have expired even
-if all workers are alive. So a process may treat a worker as dead only after continuous contact with Redis for the
-lifetime of a heartbeat (`ContinuousContact`). A dead process on the same host is detected without waiting.
+if all workers are alive. So a process must first be in contact with Redis, without a gap, for the lifetime of a
+heartbeat (`ContinuousContact`). Only then can it treat a worker as dead. A dead process on the same host is detected
+without waiting.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _SEPARATOR = "|"
 
 @dataclass(frozen=True, slots=True)
 class WorkerId:
-    """A worker process: its Celery name, its host, and random digits, because process ids are reused."""
+    """A worker process: its Celery name, its host, and random digits (because process ids are reused)."""
 
     node: str
     host: str
@@ -102,7 +103,7 @@ class ContinuousContact:
 
     @property
     def is_long_enough(self) -> bool:
-        """Whether contact has lasted long enough to treat a missing heartbeat as a death."""
+        """Whether contact has lasted so long that a worker without a heartbeat must be dead."""
         return self._since is not None and self._last - self._since >= limits.HEARTBEAT_TIMEOUT
 
 

@@ -1,11 +1,12 @@
 """Count worker crashes for each task, to find poison messages.
 
-An image can kill its worker's whole process, with the tasks in the other slots. A task's first delivery is not
-recorded, because that would cost a round trip for each image. While a worker runs a redelivered task, the task's id is
-in a Redis set under the worker's id. When a process removes a dead worker, it counts a crash for each task in that
-worker's set. A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most of these tasks did not cause
-the crash. Such a task only ran at the same time as the poison message, and succeeds in the separate process. A shard's
-collect task can't be isolated. After `ABANDON_AFTER_CRASHES` crashes, workers no longer start the collect task.
+An image can kill its worker's whole process, and then the tasks in the other slots end too. A task's first delivery is
+not recorded, because that would cost a round trip for each image. While a worker runs a redelivered task, the task's id
+is in a Redis set under the worker's id. When a process removes a dead worker, it counts a crash for each task in that
+worker's set. A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most tasks with a counted crash
+did not cause the crash. Such a task only ran at the same time as the poison message. It succeeds in the separate
+process. A shard's collect task can't be isolated. After `ABANDON_AFTER_CRASHES` crashes, workers no longer start the
+collect task.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tasks.broker.redis_retry import retry_until_redis_is_back
 
 #: Number of crashes after which a task runs in a separate process.
 ISOLATE_AFTER_CRASHES = 2
-#: Number of crashes after which a shard is no longer collected, which ends its run. It is higher than
+#: Number of crashes after which a shard is not collected again. The shard's run then ends. The number is higher than
 #: `ISOLATE_AFTER_CRASHES`, because crashes caused by tasks in the worker's other slots must not end a run.
 ABANDON_AFTER_CRASHES = 4
 _COUNT_CRASH = Path(__file__).with_name("count_crash.lua").read_text(encoding="utf-8")
@@ -54,7 +55,7 @@ def track_running(server: redis.Redis, worker: str, run_id: str, task_id: str) -
 
 
 def count_crashes(server: redis.Redis, worker: str) -> None:
-    """Count a crash for each task a dead worker was running; even if two processes do this, each crash counts once."""
+    """Count a crash for each task that a dead worker was running. If two processes do this, each crash counts once."""
     task_ids = cast("set[str]", server.smembers(keys.running(worker)))
     with server.pipeline(transaction=False) as pipe:
         for task_id in task_ids:

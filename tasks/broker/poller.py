@@ -13,7 +13,7 @@ from tasks.broker.redis_errors import REDIS_ERRORS
 
 
 class ConsumingChannel(Protocol):
-    """The part of a channel's interface that its listeners use."""
+    """The part of a channel that its listeners use."""
 
     may_have_more: bool
     is_reserving: bool
@@ -26,7 +26,7 @@ class ConsumingChannel(Protocol):
         """Whether this channel's connection is closed."""
 
     def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
-        """Return each list's queue, the maximum number of messages, and the command that reserves messages."""
+        """Return the queue of each list, the maximum number of messages, and the command that reserves them."""
 
     def deliver(self, queues: list[str], reply: list[Any]) -> None:
         """Deliver the messages of a reply."""
@@ -54,7 +54,7 @@ class QueueListener:
         return self._sent_at is None
 
     def close_if_dead(self) -> None:
-        """Close the connection if a reply is overdue, because the server must have disappeared without closing it."""
+        """Close the connection if a reply is overdue: the server has disappeared without closing the connection."""
         wait, interval = self._channel.brpop_timeout, self._channel.health_check_interval
         # A wait without a time limit may last for ever. Without a health check interval, overdue replies are not
         # detected.
@@ -133,7 +133,7 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
     """A poller like kombu's, with one listener per list; kombu sends one BRPOP per channel for all lists."""
 
     def on_poll_start(self) -> None:
-        """Let idle listeners reserve or wait; an event loop calls this at each tick."""
+        """Let idle listeners reserve messages or wait for them; an event loop calls this method at each tick."""
         for channel in self._channels:
             idle = [listener for listener in channel.listeners() if listener.idle]
             if idle and channel.qos.can_consume():

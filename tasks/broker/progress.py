@@ -21,7 +21,7 @@ from tasks.broker.redis_errors import redis_problem
 from tasks.model import Outcome, Reason
 
 _log = logging.getLogger(__name__)
-#: Prefix of the sums of failed images by reason.
+#: Redis has one sum of failed images for each reason. The name of such a sum is this prefix and the reason.
 REASON = "reason:"
 #: Seconds between two flushes.
 _FLUSH_INTERVAL_SECONDS = 0.25
@@ -32,7 +32,7 @@ class ProgressCounters:
     """The sums of one process, by run; thread-safe."""
 
     def __init__(self, connect: Callable[[], redis.Redis]) -> None:
-        """Take a function that returns a client; the flushing thread calls it at the first flush."""
+        """Take a function that returns a client; the flushing thread calls the function at the first flush."""
         self._connect = connect
         self._lock = threading.Lock()
         self._sums: dict[str, Counter[str]] = {}

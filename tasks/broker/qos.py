@@ -22,8 +22,8 @@ class PendingAcks:
 
     acks: list[str] = field(default_factory=list)
     requeues: list[str] = field(default_factory=list)
-    #: Delivery tags of running tasks from a broken connection. These messages are acknowledged later, over another
-    #: connection.
+    #: Delivery tags of tasks that are still running, although their connection has broken. These messages are
+    #: acknowledged later, over another connection.
     running: set[str] = field(default_factory=set)
     #: The lock that a thread holds while it sends acknowledgements and requeues to Redis.
     flush_lock: threading.Lock = field(default_factory=threading.Lock)
@@ -41,17 +41,17 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         self._room_without_countdowns = 0
 
     def can_consume(self) -> bool:
-        """Return whether this channel may hold enough more messages: at least a quarter of its maximum.
+        """Return whether this channel has room for at least a quarter of its maximum number of messages.
 
         With less room, a reservation would return too few messages to be worth its round trip. Tasks with a countdown
-        do not use this room; they have their own.
+        do not use this room, because they have room of their own.
         """
         if not self.prefetch_count:
             return True
         if time.monotonic() < self.channel.paused_until:
             return False
-        # Don't count the room for tasks with a countdown. If this room counted, a thousand tasks with a countdown would
-        # keep a quarter of the total room from ever being free.
+        # Don't count the room for tasks with a countdown. If this room counted and a thousand tasks had a countdown, a
+        # quarter of the total room would never be free.
         self._room_without_countdowns = min(self._room_without_countdowns or self.prefetch_count, self.prefetch_count)
         room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
         return bool(room >= max(1, self._room_without_countdowns // 4))

@@ -4,7 +4,7 @@ A temporary error is retried like an outage: the server is unreachable, full, lo
 permanent error lasts until a person fixes it: the server refuses this user, or another program uses the same keys. The
 producer, the workers, the transport, the backend and the doctor all call `redis_problem`.
 
-To add an error, add a line to `_TEMPORARY` or `_PERMANENT`, with the code at the start of Redis's reply as its key.
+To add an error, add a line to `_TEMPORARY` or `_PERMANENT`. The line's key is the code at the start of Redis's reply.
 Add a case to ``tests/unit/broker/test_redis_errors.py``.
 """
 
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import redis
 
-#: Exceptions after which it is certain or possible that Redis did not execute the operation.
+#: After one of these exceptions, Redis has not executed the operation, or may not have executed it.
 REDIS_ERRORS = (redis.RedisError, OSError)
 #: Temporary errors, which end without a change to our settings. Each error code has a hint that says what the user can
 #: do in the meantime.
@@ -54,7 +54,7 @@ _PERMANENT = {
 }
 _RECONNECT = "Start Redis there, or check the address and the network."
 _UNKNOWN = "See that Redis's log."
-#: redis-py strips some codes from the text, but has an exception class for each of them.
+#: redis-py strips some codes from the text, but has an exception class for each of these codes.
 _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.OutOfMemoryError, "OOM"),
     (redis.exceptions.ReadOnlyError, "READONLY"),

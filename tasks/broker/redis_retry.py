@@ -22,7 +22,7 @@ _RETRY_SECONDS = 1.0
 def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
     """Repeat a step until Redis executes it; the step must be idempotent.
 
-    If a task raised the Redis error instead of a retry, the task's chord would never complete. Waiting costs nothing,
+    If a task raised the Redis error instead of retrying, the task's chord would never complete. Waiting costs nothing,
     because a worker has nothing to do without Redis. Permanent errors are retried as well, because a person can fix
     them at the server while the worker waits. The log says how.
 

@@ -1,4 +1,4 @@
-"""Requeue unacknowledged messages: those of dead workers, overdue ones and lost ones.
+"""Requeue unacknowledged messages: messages of dead workers, overdue messages and lost messages.
 
 Each worker's transport records its unacknowledged messages in a hash of its own (``Channel.worker_id``). If a worker
 has no heartbeat, another process requeues all messages in the hash at once. Messages are also requeued at the end of
@@ -45,8 +45,8 @@ def requeue_from_dead_workers(server: redis.Redis, known_dead: Collection[str] =
 
     Args:
         server: a client with decoded responses.
-        known_dead: ids of workers known to be dead, even if their heartbeats have not expired yet; if given, no other
-            workers are checked.
+        known_dead: ids of workers known to be dead, even if their heartbeats have not expired yet. If this argument is
+            given, no other workers are checked.
 
     Raises:
         redis.RedisError: some messages could not be requeued; the next call requeues them.

@@ -1,24 +1,24 @@
 """Extend kombu's Redis transport: take and acknowledge messages in batches, without losing any.
 
-kombu needs three round trips for each message, and a client object for each round trip: it waits for the message
-(BRPOP), records it as unacknowledged, and later removes the record. If a worker is killed after it receives the message
-and before it records the message, the message is lost. This transport takes as many messages as the worker has room
-for, and records them as unacknowledged, in one atomic step (``reserve.lua``). It takes more messages when a quarter of
-the room is free. If the queues are empty, the transport waits with the command ``BLMOVE list list RIGHT RIGHT``, which
-takes the last message of a list and puts it back in its place. So the command returns as soon as there is a message,
-and removes nothing. Each list has its own waiting connection. Only one of these connections reserves messages at a
-time.
+kombu needs three round trips for each message: it waits for the message (BRPOP), records it as unacknowledged, and
+later removes the record. For each round trip, kombu creates a client object. If a worker is killed after it receives
+the message and before it records the message, the message is lost. In one atomic step (``reserve.lua``), this transport
+takes as many messages as the worker has room for, and records them as unacknowledged. It takes more messages when a
+quarter of the room is free. If the queues are empty, the transport waits with the command ``BLMOVE list list RIGHT
+RIGHT``. This command takes the last message of a list and puts the message back in its place. So the command returns as
+soon as there is a message, and removes nothing. Each list has its own waiting connection. Only one of these connections
+reserves messages at a time.
 
 Acknowledgements are sent in batches, after at most a fifth of a second. If a worker dies before it sends them, their
 tasks run twice, which is harmless because all our tasks are idempotent.
 
 If the connection breaks, kombu tries to requeue all unacknowledged messages at once. If Redis still refuses connections
 at that time, a worker with kombu's transport exits. This transport instead keeps its pending acknowledgements and
-requeues for the next connection. Over the next connection, it acknowledges the tasks finished meanwhile, and requeues
-the messages of tasks not yet started.
+requeues for the next connection. Over the next connection, it acknowledges the tasks that have finished meanwhile, and
+requeues the messages of tasks that have not started.
 
-A worker process records its messages under its own id (``Channel.worker_id``), so that other workers can see them and
-requeue them after its death (``tasks/broker/requeue.py``). A process without an id uses kombu's records.
+A worker process records its messages under its own id (``Channel.worker_id``), so that other workers can find and
+requeue them after the process has died (``tasks/broker/requeue.py``). A process without an id uses kombu's records.
 
 The data in Redis has kombu's format, so processes with this transport and processes with kombu's transport can share a
 queue. Redis must be 6.2 or newer. This module uses internals of the pinned version of kombu.
@@ -49,7 +49,7 @@ _RESERVE = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
 #: Maximum number of messages in one reservation. The number is low, because Redis serves no other client during a
 #: reservation.
 _MAX_BATCH = 32
-#: Maximum time that an acknowledgement waits until its batch is sent, in seconds.
+#: Maximum number of seconds that an acknowledgement waits until its batch is sent.
 _ACK_WAIT_SECONDS = 0.2
 #: Suffix of the list for messages not written by kombu.
 _DEAD_LETTER_SUFFIX = "_dead_letter"
@@ -85,7 +85,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     paused_until: ClassVar[float] = 0.0
     #: Returns the ids of this process's running tasks.
     running_ids: Callable[[], Collection[str]] = staticmethod(frozenset)
-    #: Called before a channel is closed, to acknowledge finished tasks over it.
+    #: Called before a channel is closed, to acknowledge finished tasks over this channel.
     before_close: Callable[[], object] = staticmethod(frozenset)
     #: The client for commands, and the pool of its connections.
     _command_client: Any = None
@@ -128,7 +128,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         return self._active_listeners
 
     def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
-        """Return each list's queue, the maximum number of messages, and the command that reserves messages.
+        """Return the queue of each list, the maximum number of messages, and the command that reserves them.
 
         Returns None if there is no room.
         """
@@ -296,7 +296,7 @@ class SentinelTransport(Transport):
 def install(
     running_ids: Callable[[], Collection[str]] = frozenset, before_close: Callable[[], object] = frozenset
 ) -> None:
-    """Make all new connections to Redis use `Transport`, and all new connections to Sentinels `SentinelTransport`.
+    """Make new connections to Redis use `Transport`, and new connections to Sentinels use `SentinelTransport`.
 
     Celery's setting ``broker_transport`` can't do this: it has no effect on the URL of a Unix socket, and with
     ``rediss://`` it would send data in plain text.

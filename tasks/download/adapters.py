@@ -1,7 +1,7 @@
 """Adapters for the requests library, one for each thread. Their connections are guarded.
 
-Creating an `ssl.SSLContext` takes 20 ms, so all threads share one. By default, requests loads the CA certificates again
-for every connection; here, it does not.
+Creating an `ssl.SSLContext` takes 20 ms, so all threads share one. By default, the requests library loads the CA
+certificates again for every connection. Here, the library loads them only once.
 """
 
 from __future__ import annotations
@@ -39,13 +39,16 @@ _POOLED_HOSTS = 10
 
 
 class _Request(PreparedRequest):
-    """A request that keeps its parsed URL, because requests would parse the text of the URL five times."""
+    """A request that keeps its parsed URL, because the requests library would parse the URL's text five times."""
 
     parsed_url: Url
 
 
 class _Pool:
-    """One host's connection, without urllib3's retries, redirects, proxies and timeouts; imagefleet has its own."""
+    """One host's connection, without urllib3's own retries, redirects, proxies and timeouts.
+
+    imagefleet has its own code for these.
+    """
 
     def urlopen(self: Any, method: str, url: str, *, headers: Mapping[str, str], **_: Any) -> HTTPResponse:
         """Send a request and return the response, with its body unread.
@@ -91,7 +94,7 @@ def _exchange(connection: GuardedConnection, method: str, url: str, headers: Map
 
 
 class GuardedAdapter(HTTPAdapter):
-    """The adapter of one thread. The guard opens its keep-alive connections."""
+    """The adapter of one thread. The guard opens the adapter's keep-alive connections."""
 
     def __init__(self, guard: Guard, tls: Tls, lenient: bool) -> None:
         self._guard, self._tls, self._lenient, self._current_deadline = guard, tls, lenient, CurrentDeadline()
@@ -101,7 +104,7 @@ class GuardedAdapter(HTTPAdapter):
         super().__init__(pool_connections=_POOLED_HOSTS, pool_maxsize=1)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
-        """Create the pools of guarded connections; requests calls this when the adapter is created."""
+        """Create the pools of guarded connections; the requests library does this for each new adapter."""
         plain, tls = self._connection_classes()
         super().init_poolmanager(connections, maxsize, block, ssl_context=self._tls.context, **options)
         manager: PoolManager = self.poolmanager
@@ -146,10 +149,10 @@ class GuardedAdapter(HTTPAdapter):
         return request.parsed_url.target
 
     def build_response(self, req: PreparedRequest, resp: Any) -> Response:
-        """Return the response. Its cookies and text encoding are not parsed, because images do not need them."""
+        """Return the response. Its cookies and text encoding are not parsed, because images need neither."""
         response = Response()
         response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
-        # Like the mapping used by requests, urllib3's mapping of the headers ignores case.
+        # urllib3's mapping of the headers ignores case, like the mapping of the requests library.
         response.headers = resp.headers
         return response
 
@@ -165,13 +168,13 @@ class GuardedAdapter(HTTPAdapter):
             headers: the header fields, except Host and the Authorization for the URL's userinfo.
 
         Raises:
-            requests.RequestException, tasks.errors.FetchError: raised by requests and by the guard.
+            requests.RequestException, tasks.errors.FetchError: raised by the requests library and by the guard.
         """
         self._current_deadline.deadline = deadline
         self._current_deadline.tls_unverified = False
         request = _Request()
         request.method, request.url, request.parsed_url = "GET", url.text, url
-        # The connection sends the request's headers unchanged, and requests reads none of them.
+        # The connection sends the request's headers unchanged, and the requests library reads none of them.
         request.headers = headers  # type: ignore[assignment]
         if url.userinfo is not None:
             name, _, password = url.userinfo.partition(":")
@@ -217,7 +220,7 @@ class ProxiedAdapter(GuardedAdapter):
         """Send one GET request through the proxy if the guard permits the URL's host.
 
         Raises:
-            requests.RequestException, tasks.errors.FetchError: raised by requests and by the guard.
+            requests.RequestException, tasks.errors.FetchError: raised by the requests library and by the guard.
         """
         self._guard.check_host(url.host, url.port)
         return super().get(url, deadline, headers)

@@ -1,4 +1,4 @@
-"""Read a response's body within the run's limits. Keep an interrupted body, to request only the rest of it."""
+"""Read a response's body within the run's limits. Keep an interrupted body for a request of the rest."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from tasks.image_signatures import begins_as_image
 from tasks.model import FetchOptions
 
 _BLOCK_BYTES = 64 * 1024
-#: Maximum size at which the body of a refused request is read to its end, so that the next image can use the
-#: connection.
+#: Up to this size, the body of a refused request is read to its end, so that the next image can use the connection.
 _MAX_DRAIN_BYTES = 64 * 1024
 #: A response with one of these statuses and a Location is a redirect: all of 3xx except 304, as in curl.
 REDIRECT_STATUSES = frozenset(range(300, 400)) - {http.HTTPStatus.NOT_MODIFIED}
@@ -39,8 +38,7 @@ _SUCCESS_STATUSES = range(200, 300)
 class BodyReader:
     """Read the bodies of one download's responses.
 
-    If a body is interrupted, the next attempt requests the rest of the body with a byte range, provided the server
-    supports this.
+    If a body is interrupted and the server supports byte ranges, the next attempt requests only the rest of the body.
     """
 
     __slots__ = ("_partial", "deadline", "options")
@@ -55,7 +53,7 @@ class BodyReader:
         return kept if kept is not None and kept.url == url.text else None
 
     def read(self, response: Response, url: urls.Url, conditional: bool) -> bytes:
-        """Return the body of a final response and close the response; b"" if the image is unchanged.
+        """Close a final response and return its body; b"" if the image is unchanged.
 
         Args:
             response: the response, with its body unread.
@@ -163,7 +161,7 @@ class BodyReader:
         size = sum(map(len, blocks))
         pieces = iter(partial(response.raw.read1, _BLOCK_BYTES, decode_content=False), b"")
         try:
-            # Most responses have no coding, and getting a header costs more than checking whether it exists.
+            # Most responses have no coding. It is faster to check whether the header exists than to get the header.
             if "Content-Encoding" in response.headers:
                 names = content_codings.parse(response.headers["Content-Encoding"])
                 pieces = content_codings.decode(_limit_compressed(pieces, max_bytes, status), names, status)
@@ -183,7 +181,7 @@ class BodyReader:
 
 
 def _limit_compressed(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[bytes]:
-    """Yield the pieces of a compressed body. Their size is limited too.
+    """Yield the pieces of a compressed body. The compressed size is limited too.
 
     Raises:
         TooLargeError: the compressed body has more than ``max_bytes``.

@@ -7,7 +7,7 @@ import hmac
 
 from tasks.errors import HashMismatchError
 
-#: The accepted algorithms, with the number of hexadecimal digits of a hash.
+#: The accepted algorithms. For each algorithm, the number of hexadecimal digits in a hash.
 DIGITS = {"sha256": 64, "sha512": 128, "md5": 32}
 
 

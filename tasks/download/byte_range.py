@@ -15,7 +15,7 @@ _PLAIN = re.compile(r"[\x20-\x7e]+")
 
 @dataclass(frozen=True, slots=True)
 class PartialBody:
-    """The received beginning of an interrupted body whose server supports requests for the rest."""
+    """The received beginning of an interrupted body. The server supports requests for the rest of the body."""
 
     url: str
     body: bytes
@@ -31,11 +31,11 @@ class PartialBody:
         return replace(self, body=body)
 
     def range_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the headers of a request for the rest, or for the whole body if the image has changed."""
+        """Return headers that request the rest of the body, or the whole body if the image has changed."""
         return {**headers, "Range": f"bytes={len(self.body)}-", "If-Range": self.validator}
 
     def is_continued_by(self, status: int, headers: Mapping[str, str]) -> bool:
-        """Tell whether a response can be used, because it continues the partial body or has the whole body."""
+        """Tell whether a response is usable: it continues the partial body, or it has the whole body."""
         if status not in (http.HTTPStatus.PARTIAL_CONTENT, http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
             return True
         found = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
@@ -58,7 +58,7 @@ def complete_range_size(headers: Mapping[str, str]) -> int | None:
 
 
 def resumable_body(url: str, headers: Mapping[str, str], body: bytes) -> PartialBody | None:
-    """Return the beginning of a body; None if the server does not support requests for the rest of this version.
+    """Return the received beginning of a body; None if the server can't send the rest of the same version.
 
     Args:
         url: the URL that sent the body.

@@ -11,7 +11,7 @@ from tasks.model import URL_LIMIT, PreviousImage
 _ETAG = re.compile(r'(?:W/)?"[\x21\x23-\x7e]*"')
 _DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
 #: A long final URL is cut before it is stored. The limit is in bytes of JSON, where a backslash takes two bytes. So a
-#: stored URL was not cut if it has fewer characters than this, and no backslash.
+#: stored URL is complete if it has no backslash and fewer characters than this limit.
 _MAX_KEPT_URL = URL_LIMIT - 40
 
 
@@ -27,7 +27,7 @@ class Validators:
     def came_from(self, url: str | None) -> bool:
         """Tell whether the validators came from this URL; validators mean nothing to other URLs.
 
-        ``url`` has the same form as the field ``url`` of the validators: redacted, or None for the URL in the list.
+        Like the validators' field ``url``, the argument ``url`` is redacted, or None for the URL in the list.
         """
         return url == self.url
 
@@ -40,8 +40,8 @@ class Validators:
 def usable_validators(previous: PreviousImage) -> Validators | None:
     """Return the validators of a previous run's image; None if none is usable.
 
-    A validator is usable if its form is valid. A validator that was cut for storage is not valid. The final URL must
-    not have been cut for storage either.
+    A validator is usable if its form is valid. A validator that was cut for storage is not valid. The stored final URL
+    must be complete, too.
     """
     url = previous.final_url
     if url is not None and (len(url) >= _MAX_KEPT_URL or "\\" in url):

@@ -1,8 +1,8 @@
 """Guarded HTTP connections: open a permitted socket, send a GET request, and parse the header of the response.
 
 For an image of 15 KB, urllib3 and the standard library spend a third of the CPU time on headers. They parse a
-response's header as an email, and write a request's header line by line. Here, a request's header is written at once,
-and a response's header is split into lines and fields, nothing more.
+response's header as an email, and write a request's header line by line. Here, a request's header is written at once. A
+response's header is only split into lines and fields.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tasks.download.sockets import CurrentDeadline, DeadlineSocket, PlainSocket
 from tasks.download.tls import WRONG_HOST, Tls, certificate_names, is_avoidable
 from tasks.errors import FetchError
 
-#: The maximum size of a response header in bytes, and its maximum number of fields. Both are higher than in curl and
-#: browsers.
+#: The maximum size of a response header in bytes, and its maximum number of fields. Both limits are higher than in curl
+#: and browsers.
 MAX_HEADER_BYTES = 512 * 1024
 MAX_FIELDS = 5000
 #: Validators. If a response has two different values for the same validator, both values are ignored.
 _VALIDATORS = ("etag", "last-modified")
-#: The status line of HTTP/1.x, as servers write it. The reason may be missing, and so may the space before the reason.
-#: HTTP/2 is accepted, because some proxies copy the status line of another connection.
+#: The status line of HTTP/1.x, as servers write it. The reason and the space before it may be missing. HTTP/2 is
+#: accepted, because some proxies copy the status line of another connection.
 _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]|2(?:\.0)?)[ \t]+([1-9][0-9]{2})(?![0-9])(.*)", re.IGNORECASE | re.DOTALL)
 _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 #: The maximum length in bytes of a line that gives a chunk's size. Chunk extensions in the line are skipped.
@@ -44,7 +44,7 @@ TARGET = re.compile(r"[\x21-\x7e]+")
 
 
 class BadHeaderError(http.client.HTTPException):
-    """A response header is valid HTTP, but is too large, or leaves the end of the body unclear."""
+    """A response header is valid HTTP, but it is too large or does not show where the body ends."""
 
 
 class Response(http.client.HTTPResponse):
@@ -197,7 +197,7 @@ class Response(http.client.HTTPResponse):
     def _get_chunk_left(self) -> int | None:
         """Return the number of unread bytes of the current chunk; None at the end of the body.
 
-        If the current chunk is finished, the size of the next one is read first.
+        If the current chunk is finished, the size of the next chunk is read first.
 
         Raises:
             http.client.IncompleteRead: a chunk does not end at its size, or its size is invalid.
@@ -243,7 +243,7 @@ class GuardedConnection(HTTPConnection):
         return opened
 
     def connect_socket(self, connect: Callable[..., Any], host: str, port: int) -> Any:
-        """Return a connected socket; while all file descriptors are in use, wait for one until the deadline.
+        """Return a connected socket; if all file descriptors are in use, wait for a free one until the deadline.
 
         Args:
             connect: the guard's method that connects to a host or to the proxy.

@@ -35,7 +35,7 @@ class _IncompleteError(Exception):
 
 
 def parse(value: str) -> list[str]:
-    """Return the codings named in a header, in the order they were applied, without parameters."""
+    """Return a header's codings without parameters, in the order in which they were applied."""
     names = (item.partition(";")[0].strip() for item in value.lower().split(","))
     return [name for name in names if name not in ("", "identity")]
 

@@ -191,7 +191,7 @@ def _add_context(error: FetchError, final_url: str | None, options: FetchOptions
 def _keeps_credentials(before: urls.Url, after: urls.Url) -> bool:
     """Tell whether a redirect's target may get the credentials.
 
-    The target may get them if it has the same origin, or if it uses https on the same host.
+    A target may get the credentials if it has the same origin, or if it uses https on the same host.
     """
     if before.host != after.host:
         return False

@@ -77,7 +77,7 @@ class Rule:
             return cls(None, host.lower().rstrip("."), number)
 
     def covers(self, host: str, address: Address | None, port: int) -> bool:
-        """Tell whether this entry applies to a connection; without an address, only the name and port are compared."""
+        """Tell whether this entry applies to a connection. If no address is given, compare only the name and port."""
         return self._covers_address(address, port) or (self.name == host.rstrip(".") and self.port in (None, port))
 
     def covers_subdomain(self, host: str, address: Address | None, port: int) -> bool:
@@ -114,7 +114,7 @@ class Guard:
 
         Args:
             allow: the entries of ``IMAGEFLEET_ALLOW_NETWORKS``: networks and host names, each with an optional port.
-            deny: the entries of ``IMAGEFLEET_DENY_NETWORKS``, in the same form. A host name to deny includes its
+            deny: the entries of ``IMAGEFLEET_DENY_NETWORKS``, in the same form. A denied host name also denies its
                 subdomains. Denials override allowances.
 
         Raises:
@@ -157,12 +157,13 @@ class Guard:
             return None
         if not allowing and not is_public(address):
             return "is not a public address (a worker's operator can allow it with IMAGEFLEET_ALLOW_NETWORKS)"
-        # An allowed IPv6 address of a translator (such as NAT64) does not allow the IPv4 addresses behind it.
+        # If the IPv6 address of a translator (such as NAT64) is allowed, the IPv4 addresses behind the translator are
+        # still not allowed.
         reasons = (self._denial_reason(host, inner, port) for inner in embedded_ipv4(address))
         return next((why for why in reasons if why is not None), None)
 
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
-        """Return the socket addresses of a host in the form of `socket.getaddrinfo`, if all of them are permitted.
+        """Return a host's socket addresses if all of them are permitted; the form is that of `socket.getaddrinfo`.
 
         Raises:
             BlockedAddressError: one of the addresses is not permitted on this port.
@@ -191,7 +192,7 @@ class Guard:
         timeout: float,
         opener: Opener = socket.socket,
     ) -> socket.socket:
-        """Return a socket connected to the first of the host's addresses to answer within ``timeout`` seconds.
+        """Return a socket connected to the host's first address that answers within ``timeout`` seconds.
 
         Raises:
             BlockedAddressError, DnsError, ConnectError, FetchTimeoutError: no other exception is raised.
@@ -241,7 +242,7 @@ class Guard:
 
 
 def _blocked_address_error(host: str, address: Address | None, port: int, reason: str) -> BlockedAddressError:
-    """Return the error for a connection that is not permitted. A host that is an address is named once."""
+    """Return the error for a connection that is not permitted. If the host is an address, it is named once."""
     found = "" if address is None or str(address) == host else f" is at {address}, which"
     return BlockedAddressError(f"{host} (port {port}){found} {reason}")
 

@@ -1,10 +1,10 @@
-"""Connect to the first address of a host that answers (Happy Eyeballs version 2, RFC 8305).
+"""Connect to a host's first address that answers (Happy Eyeballs version 2, RFC 8305).
 
 The addresses are tried in the resolver's order, alternating between IPv6 and IPv4. Each attempt gets a head start of
 250 ms before the next attempt starts in parallel. If an attempt fails, the next attempt starts at once. The first
-connection is used, and the others are closed. So a dead address costs 250 ms instead of the whole timeout. asyncio and
-aiohappyeyeballs do the same for coroutines. Here one thread polls non-blocking sockets, because a download already has
-its own thread. A host with a single address gets a plain connection attempt.
+connection is used, and the other connections are closed. So a dead address costs 250 ms instead of the whole timeout.
+asyncio and aiohappyeyeballs do the same for coroutines. Here one thread polls non-blocking sockets, because a download
+already has its own thread. A host with a single address gets a plain connection attempt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _NO_ROUTE = frozenset({errno.EAFNOSUPPORT, errno.ENETUNREACH})
 
 
 class Connector:
-    """Connect for all threads of a process, and remember which address answered when another one was dead."""
+    """Connect for all threads of a process. If a host has a dead address, remember the address that answered."""
 
     def __init__(self) -> None:
         #: The socket address that answered, by host and port.
@@ -96,7 +96,7 @@ def interleave(found: Sequence[AddressInfo]) -> list[AddressInfo]:
 
 
 def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tuple[socket.socket, AddressInfo]:
-    """Return the first connected socket and its address; close the others.
+    """Return the first connected socket and its address; close the other sockets.
 
     Raises:
         TimeoutError: no address answered in time.
@@ -149,7 +149,7 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
 
 
 def _connect(info: AddressInfo, opener: Opener, timeout: float) -> socket.socket:
-    """Return a socket connected to an address; with a timeout of 0, it may still be connecting."""
+    """Return a socket connected to an address; if the timeout is 0, the socket may still be connecting."""
     connection = opener(*info[:3])
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -164,7 +164,7 @@ def _connect(info: AddressInfo, opener: Opener, timeout: float) -> socket.socket
 
 
 def _combined_error(failures: Sequence[OSError]) -> OSError:
-    """Return a single error for the errors of all addresses."""
+    """Combine the errors of all addresses into one error."""
     # An error from the host is more useful than the error for an address family that this machine can't use.
     numbers = sorted((failure.errno for failure in failures), key=_NO_ROUTE.__contains__)
     causes = ", ".join(dict.fromkeys(str(failure.strerror or failure) for failure in failures))

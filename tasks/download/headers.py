@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 #: Headers that a run can't set. Only imagefleet sets the headers for the connection, byte ranges, conditional requests,
-#: the length of a message, and its host. User-Agent and Referer have options of their own.
+#: message length and host. User-Agent and Referer have options of their own.
 RESERVED_HEADERS = frozenset(
     {
         *("host", "content-length", "transfer-encoding", "te", "trailer", "range", "if-range", "accept-encoding"),

@@ -41,7 +41,8 @@ def proxy() -> Proxy | None:
     """Return the operator's proxy, or None.
 
     Raises:
-        SettingsError: its URL is invalid, or its password file can't be read. The message quotes no part of the URL.
+        SettingsError: the proxy's URL is invalid, or the proxy's password file can't be read. The message quotes no
+            part of the URL.
     """
     url = settings().proxy_url
     if url is None:
@@ -84,7 +85,7 @@ def configured_variables() -> list[str]:
 
 
 def validate() -> list[SettingsError]:
-    """Return the errors that would keep a worker with this environment from starting; an empty list if it is valid.
+    """Return the errors for which a worker would not start in this environment; an empty list if there are none.
 
     Raises:
         SettingsError: a variable has an invalid form, so no setting can be read. The invalid variable may be any

@@ -1,8 +1,8 @@
 """The proxy set by a worker's operator, and guarded connections through it.
 
 An ``http`` URL is requested from the proxy itself, in absolute form, so all hosts share one connection. For ``https``,
-the proxy opens a tunnel (CONNECT) to the host, with TLS inside it. The proxy's password (``Proxy-Authorization``) is
-sent only to the proxy, so requests inside a tunnel do not contain it.
+the proxy opens a tunnel (CONNECT) to the host, and TLS runs inside the tunnel. The proxy's password
+(``Proxy-Authorization``) is sent only to the proxy, so requests inside a tunnel do not contain it.
 
 urllib3 supports proxies, too. But in the response to CONNECT, urllib3 reads any number of lines, each with its own
 timeout.
@@ -78,7 +78,7 @@ class Proxy:
         return {} if self.credentials is None else {"Proxy-Authorization": self.credentials}
 
     def auth_error(self) -> ConnectError:
-        """Return the error for a proxy that requires credentials. They are either not configured or wrong."""
+        """Return the error for a proxy that requires credentials. The credentials are either missing or wrong."""
         failure = ConnectError(
             f"{self} refuses this worker: HTTP 407 "
             "(the worker's operator can set the user and password with IMAGEFLEET_PROXY and "
@@ -108,7 +108,7 @@ class ForwardedConnection(GuardedConnection):
             headers: the header fields except Host.
 
         Raises:
-            http.client.InvalidURL: the URL would end its line.
+            http.client.InvalidURL: the URL has characters that would end the request line.
         """
         self._host_field = url.partition("://")[2].partition("/")[0]
         super().request(method, url, headers={**(headers or {}), **self.http_proxy.headers})

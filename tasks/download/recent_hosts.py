@@ -27,7 +27,7 @@ class RecentMap(Generic[_K, _V]):
         return item[0] if item is not None and monotonic() < item[1] else None
 
     def put(self, key: _K, value: _V) -> None:
-        """Store a value; the time it is kept starts now."""
+        """Store a value; its lifetime starts now."""
         with self._lock:
             self._items.pop(key, None)
             self._items[key] = value, monotonic() + self._seconds

@@ -21,7 +21,8 @@ _TTL_SECONDS = 30.0
 _LOOKUPS = 3
 #: The maximum number of cached names.
 _MAX_NAMES = 10_000
-#: The maximum number of tries of a look-up when file descriptors are short, and the seconds between two tries.
+#: Two limits for a look-up while file descriptors are short: the maximum number of tries, and the seconds between two
+#: tries.
 _MAX_TRIES, _PAUSE_SECONDS = 50, 0.1
 
 
@@ -49,7 +50,7 @@ class Resolver:
         return answer
 
     def forget(self, host: str, port: int) -> None:
-        """Remove a cached answer, because none of its addresses could be connected to."""
+        """Remove a cached answer, because no connection to its addresses was possible."""
         self._answers.drop((host, port))
 
 
@@ -95,7 +96,7 @@ def _start_look_up(host: str, port: int, family: int, answers: SimpleQueue[list[
 
 
 def _next_answer(answers: SimpleQueue[list[Any] | Exception], seconds: float) -> list[Any] | Exception | None:
-    """Return the next answer, or None if none comes in time."""
+    """Return the next answer; None if no answer comes in time."""
     try:
         return answers.get(timeout=max(seconds, 0))
     except Empty:

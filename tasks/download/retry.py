@@ -52,7 +52,7 @@ def countdown(wait: float) -> float:
 
 
 def long_wait_error(error: FetchError, options: FetchOptions, retry: int) -> RateLimitedError:
-    """Convert an error with a Retry-After above --max-retry-after into LongWaitError or RateLimitedError.
+    """Convert an error whose Retry-After is above --max-retry-after into LongWaitError or RateLimitedError.
 
     LongWaitError: the task can be requeued with a countdown, because an attempt is left and the wait is at most
     `limits.MAX_COUNTDOWN` seconds. RateLimitedError: the image fails. ``retry`` counts the retries so far, from 0.

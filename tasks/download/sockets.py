@@ -1,8 +1,8 @@
 """Sockets with a deadline.
 
-The timeout of requests limits only each single wait on a socket, so a server that sends one byte per second can hold a
-download forever. These sockets check the deadline before each read, even within a header or a TLS record, and
-shorten their timeout to the remaining time.
+The timeout of the requests library limits only each single wait on a socket. So a server that sends one byte per second
+could hold a download forever. These sockets check the deadline before each read, even within a header or a TLS record.
+They also shorten their timeout to the remaining time.
 
 At each system call, Python lets another thread run. This switch costs more time than most system calls. So a plain
 socket makes few calls. The kernel applies the socket's timeout, which saves a ``poll`` before each call. One call

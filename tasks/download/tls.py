@@ -1,8 +1,8 @@
 """TLS with image servers: the SSL contexts, and clear messages for failures. Uses no sockets.
 
 Servers are verified. If the worker's operator allows it (``IMAGEFLEET_ALLOW_INSECURE_TLS``), there is a second context
-for runs with ``--insecure``. This second context verifies nothing and accepts old versions of TLS. A connection uses it
-only after verification has failed.
+for runs with ``--insecure``. This second context verifies nothing and accepts old versions of TLS. A connection uses
+the second context only after verification has failed.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NO_COMMON_CIPHER = "it has no cipher in common with imagefleet (handshake failu
 _WEAK_KEY = "its key is too short"
 _WEAK_SIGNATURE = "it signs with a weak algorithm"
 _CLIENT_CERTIFICATE = "it requires a client certificate"
-#: Messages by OpenSSL's name of the reason.
+#: The messages, by OpenSSL's name for the reason.
 _HANDSHAKE_MESSAGES = {
     "HTTP_REQUEST": _NO_TLS,
     "PACKET_LENGTH_TOO_LONG": _NO_TLS,
@@ -115,7 +115,7 @@ class Tls:
 
     @cached_property
     def any_name(self) -> ssl.SSLContext:
-        """A context that verifies certificates, but not whether they are for the requested host."""
+        """A context that verifies certificates. It does not check whether a certificate is for the requested host."""
         context = self._verifying_context()
         context.check_hostname = False
         return context

@@ -5,9 +5,9 @@ non-ASCII characters, reads backslashes as slashes, removes tabs and line ends, 
 to ASCII (UTS 46). A host that ends in a number is an IPv4 address in any notation (``127.1``, ``0x7f.1``,
 ``0177.0.0.1``, ``2130706433``). The guard checks the host of a `Url`, and the connection uses the same host.
 
-The Standard allows some URLs that we refuse: those with a scheme other than http and https, with port 0, with a host
-name that is too long for the DNS or has empty labels, with replacement characters for undecodable bytes, or with more
-than `MAX_LENGTH` characters.
+We refuse some URLs that the Standard allows. Such a URL has a scheme other than http and https, port 0, a host name
+that is too long for the DNS, a host name with empty labels, replacement characters for undecodable bytes, or more than
+`MAX_LENGTH` characters.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import ada_url
 
 from tasks.errors import InvalidUrlError
 
-#: The maximum length of a URL, in characters; servers refuse longer ones, too.
+#: The maximum length of a URL, in characters; servers refuse longer URLs, too.
 MAX_LENGTH = 8192
 #: The maximum length of a label and of a name in the DNS (https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4).
 _MAX_LABEL, _MAX_NAME = 63, 253
 _PORTS = {"http": 80, "https": 443}
-#: A normalised URL: scheme, userinfo, host, port, path and query. All parts are ASCII. In the pattern, no part may
-#: contain the separator that follows the part.
+#: A normalised URL: scheme, userinfo, host, port, path and query. All parts are ASCII. In the pattern, a part never
+#: contains the separator that follows it.
 _NORMAL = re.compile(r"(https?)://(?:([^/@]*)@)?(\[[^\]]*\]|[^/:]*)(?::([0-9]+))?(/[^#]*)")
 _UNDECODABLE = re.compile("[\ufffd\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
@@ -66,7 +66,7 @@ def parse(url: str) -> Url:
 
 
 def join(base: Url, location: str) -> Url:
-    """Return the target of a redirect from ``base``; it never inherits the userinfo of ``base``.
+    """Return the target of a redirect from ``base``; the target never inherits the userinfo of ``base``.
 
     Raises:
         InvalidUrlError: the target can't be downloaded.
@@ -103,8 +103,8 @@ def _parse(url: str, base: Url | None) -> Url:
     port = _PORTS[scheme] if digits is None else int(digits)
     if port == 0:
         raise InvalidUrlError("the port is 0")
-    # For most hosts, this quick check is enough: a short name without a leading dot or two dots in a row has only valid
-    # labels.
+    # For most hosts, this quick check is enough. A short name has only valid labels if it does not begin with a dot and
+    # has no two dots in a row.
     if len(host) > _MAX_LABEL or ".." in host or host.startswith("."):
         labels = host.removesuffix(".").split(".")
         if len(host) > _MAX_NAME or not all(0 < len(label) <= _MAX_LABEL for label in labels):
