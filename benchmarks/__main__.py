@@ -1,6 +1,8 @@
-"""Run benchmarks: ``python -m benchmarks`` runs all that have a goal. ``--workload`` selects one by name.
+"""Run benchmarks: ``python -m benchmarks`` runs all benchmarks that have a goal.
 
-Each result is saved as soon as it is complete. If one benchmark fails, the others still run.
+``--workload`` selects one benchmark by name.
+
+Each result is saved as soon as it is complete. If one benchmark fails, the other benchmarks still run.
 """
 
 from __future__ import annotations

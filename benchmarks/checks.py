@@ -19,7 +19,7 @@ from benchmarks.pictures import Gallery, digests
 
 #: Size of the compared thumbnails, in pixels.
 _THUMBNAIL = (16, 12)
-#: Largest average difference between two thumbnails of the same image, in levels of 256.
+#: The largest average difference between two thumbnails of the same image, in levels from 0 to 255.
 _MAX_DIFFERENCE = 3.0
 
 
@@ -60,10 +60,10 @@ def _compare(found: Counter[bytes], gallery: Gallery, count: int) -> None:
 
 @dataclass(frozen=True)
 class Resized:
-    """Checks that each image was saved in the given size and shows the same content as the image at its URL.
+    """Checks that each image was saved in the given size, and shows the same content as the image at its URL.
 
-    The check finds an image's file by the columns ``url`` and ``key`` of the tables that imagefleet and img2dataset
-    both write.
+    imagefleet and img2dataset both write tables that have the columns ``url`` and ``key``. The check finds an image's
+    file by these columns.
     """
 
     width: int

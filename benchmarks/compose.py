@@ -1,8 +1,8 @@
 """Measure the size of the Docker image and the time from ``docker compose up`` to the first saved image.
 
-``python -m benchmarks.compose`` builds the Docker image. Then it starts the whole stack from nothing five times, saves
-one image each time and takes the stack down. It writes ``benchmarks/results/compose.json``. It needs a Docker Engine
-with Compose, and the Docker image of Redis must be present already.
+``python -m benchmarks.compose`` builds the Docker image. Then, five times, it starts the whole stack from nothing,
+saves one image and takes the stack down. It writes ``benchmarks/results/compose.json``. It needs a Docker Engine with
+Compose, and the Docker image of Redis must be present already.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Measure the images per second of the demo server, so that nobody takes its limit for the limit of a downloader.
 
-``python -m benchmarks.demo_server`` requests cached and new images over a persistent connection with pipelining. It
+``python -m benchmarks.demo_server`` requests cached and new images. It uses pipelining on a persistent connection. It
 writes ``benchmarks/results/demo-server.json``.
 """
 
@@ -46,7 +46,7 @@ def _rate(server: DemoProcess, first: int, cached: int) -> float:
     with socket.create_connection((host, int(port))) as connection:
         started = time.monotonic()
         while time.monotonic() - started < _SECONDS:
-            # Every fourth image is a JPEG of 15 KB; request only those.
+            # Every fourth image is a JPEG of 15 KB. Request only these JPEGs.
             numbers = [first + 4 * (requested + step) for step in range(_AHEAD)]
             paths = [f"/images/{number % cached if cached else number}.jpg" for number in numbers]
             connection.sendall("".join(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n" for path in paths).encode())

@@ -1,7 +1,7 @@
 """A job that downloads nothing, for workers that only put load on Redis.
 
-A worker started by ``celery -A tasks worker --include benchmarks.empty`` takes messages, counts chord parts and
-collects shards as every worker does. Instead of fetching an image, the worker returns an Outcome of the usual size.
+``celery -A tasks worker --include benchmarks.empty`` starts such a worker. Like every worker, it takes messages, counts
+chord parts and collects shards. Instead of fetching an image, the worker returns an Outcome of the usual size.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ def fetch(
     defer_long_waits: bool = False,
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
-    """Return the Outcome of an image without fetching it; the arguments are those of `tasks.fetch.fetch`."""
+    """Return the Outcome of an image without fetching the image.
+
+    The arguments are the same as those of `tasks.fetch.fetch`.
+    """
     return Outcome(
         image_key(request.index, run.shard_size),
         Status.SUCCESS,

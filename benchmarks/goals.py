@@ -1,4 +1,4 @@
-"""The goals of the benchmarks, and the check whether the results reach them.
+"""The goals of the benchmarks, and the check whether the results reach these goals.
 
 To add a goal for a result of ``python -m benchmarks``, add a `Goal` here. A result of another command can contain its
 own goals: a list ``"goals"`` in its JSON, of objects with the fields of a `Finding`, such as ::
@@ -24,7 +24,7 @@ Spread = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Finding:
-    """A goal with its measured values (median, lowest and highest), and the unit to append to the numbers.
+    """A goal, its measured values (median, lowest and highest), and the unit to append to the numbers.
 
     ``found`` has the measured values, or is None if nothing was measured.
     """
@@ -60,7 +60,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal for one result, with a function that reads the measured numbers from the result."""
+    """A goal for one result, and a function that reads the measured numbers from the result."""
 
     about: str
     result: str
@@ -82,7 +82,10 @@ def rates(result: Result, way: str) -> list[float]:
 
 
 def ratio(result: Result, way: str, base: str) -> Spread | None:
-    """Return the ratio of two ways' speeds, computed per turn, because a disturbance of a turn affects both ways."""
+    """Return the ratio of two ways' speeds.
+
+    The ratio is computed for each turn, because a disturbance of a turn affects both ways.
+    """
     if not {way, base} <= result["ways"].keys():
         return None
     pairs = zip(rates(result, way), rates(result, base), strict=True)

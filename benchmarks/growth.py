@@ -8,9 +8,9 @@ Before ext4 allocates an inode, it searches the inodes deleted in the last minut
 the disk in the five minutes before a measurement. Otherwise, the first sizes are slower. To use another disk, set
 TMPDIR to a folder there.
 
-The cost per image comes from the CPU time of a run minus the CPU time of a run with one image. The run with one image
-is mostly the startup of Python. Without the subtraction, this startup would be most of the cost of 10³ images. The same
-fleet does both runs after a warm-up.
+For the cost per image, the CPU time of a run with one image is subtracted from the CPU time of the run. The run with
+one image is mostly the startup of Python. Without the subtraction, the measured cost of 10³ images would be mostly this
+startup. The same fleet does both runs after a warm-up.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from producer.demo.drawing import draw_image
 from producer.local_fleet.fleet import cores
 
 _NAME = "growth"
-#: Number of images on the nginx server. The lists repeat these images, each time with another query in the URL.
+#: Number of images on the nginx server. The lists repeat these images. Each repetition has another query in the URL.
 _DIFFERENT_IMAGES = 300
 _TINY = ImageKind("64 x 32, 1 KB", partial(draw_image, width=64, height=32), 1_000)
 _WARM_UP = 1000
@@ -98,7 +98,7 @@ def _merge(images: int, row: dict[str, Any], size: Size) -> Path:
 
 
 def _goals(sizes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the goals for growing lists with their measured values; see `benchmarks.goals`."""
+    """Yield each goal for growing lists with the measured values of this goal; see `benchmarks.goals`."""
     few, more, most = (sizes.get(str(images)) for images in (1_000, 100_000, 1_000_000))
     if more and most:
         for role in ("producer", "redis"):

@@ -1,7 +1,7 @@
 """Measure how close a fleet of 64 slots comes to the ideal rate if each download only waits 200 ms.
 
-The ideal rate is slots / latency, 320 images per second, without any startup. So the fleet's rate is measured from the
-run's first task to its last manifest.
+The ideal rate is slots / latency. This is 320 images per second, and includes no startup. So the fleet's rate is
+measured from the run's first task to its last manifest.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Count a run's sent and delivered messages in the append-only file of the run's own Redis.
 
 The file contains every change in Redis, so the measurement sends no commands to Redis. The measurement opens the file
-when it first sees the server. So it can still read the file after the run, when the server has deleted it. Needs Redis
-7 or newer, because older versions use another format.
+when it first sees the server. So it can still read the file after the run, even though the file is deleted by then.
+Needs Redis 7 or newer, because older versions use another format.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _BLOCK = 1 << 20
 
 
 class MessageCounter:
-    """Counts messages in the append-only files of a run's Redis; a context manager that keeps the files open."""
+    """Counts messages in the append-only files of a run's Redis.
+
+    This context manager keeps the files open.
+    """
 
     def __init__(self) -> None:
         self._files: dict[Path, IO[bytes]] = {}
@@ -43,8 +46,8 @@ class MessageCounter:
         """Open the files created by Redis since the last call; `processes.measure` calls this."""
         if role != processes.REDIS:
             return
-        # Redis works in its data folder. Its arguments don't show the folder, because Redis overwrites them with a
-        # process title.
+        # The working directory of Redis is its data folder. The arguments of Redis don't show the folder, because Redis
+        # overwrites them with a process title.
         folder = Path(process.cwd()) / "appendonlydir"
         # After a rewrite, Redis starts a new file and deletes the old ones.
         for path in folder.glob("*.incr.aof"):
@@ -65,7 +68,7 @@ class MessageCounter:
             match command:
                 case [b"LPUSH" | b"RPUSH", queue, *values] if queue == IMAGE_QUEUE.encode():
                     sent.update(_task(json.loads(value)) for value in values)
-                # The hash of unacknowledged messages has either kombu's name or the name for one worker.
+                # The hash of unacknowledged messages has either the name that kombu uses, or the name for one worker.
                 case [b"HSET", key, *pairs] if key.partition(b":")[0] == b"unacked":
                     records = [json.loads(record) for record in pairs[1::2]]
                     delivered.update(_task(message) for message, _, route in records if route == IMAGE_QUEUE)

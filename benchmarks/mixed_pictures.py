@@ -1,4 +1,7 @@
-"""Draw mixed pictures as lists of images contain them: formats, pixel formats, orientations, profiles, broken ones."""
+"""Draw mixed pictures as real lists contain them.
+
+They differ in format, pixel format, orientation and profile, and some pictures are broken.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ _SIZES = ((320, 200), (200, 320), (640, 480), (120, 90), (257, 255), (300, 300),
 
 
 def pictures(count: int) -> Iterator[tuple[str, str, bytes]]:
-    """Yield ``count`` pictures: a name, a kind and the bytes. The kinds take turns, and so do the sizes."""
+    """Yield ``count`` pictures, each with a name, a kind and its bytes.
+
+    The kinds take turns, and so do the sizes.
+    """
     kinds = list(KINDS.items())
     for number in range(count):
         kind, draw = kinds[number % len(kinds)]

@@ -1,8 +1,8 @@
-"""Measure runs to an S3 endpoint, beside img2dataset with s3fs, and the clients obstore and s3fs alone.
+"""Measure runs that save to an S3 endpoint, img2dataset with s3fs, and the clients obstore and s3fs alone.
 
-``python -m benchmarks.object_store`` needs nginx, moto (extra ``dev``) and s3fs, and s3fs in the environment of
-img2dataset. The endpoint is moto's server on this machine. It takes most of the CPU, as a Python program. So the rates
-say how much of a slow endpoint each program uses, not how fast a program is with a fast store.
+``python -m benchmarks.object_store`` needs nginx, moto (extra ``dev``) and s3fs. The environment of img2dataset needs
+s3fs too. The endpoint is moto's server on this machine. It is a Python program, and takes most of the CPU. So the rates
+show how well each program uses a slow endpoint. They don't show how fast a program is with a fast store.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tasks.storage.object_store import ObjectStore
 _BUCKET = "benchmark"
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 _STARTUP_SECONDS = 20.0
-#: The client of img2dataset, and the sizes in which it is tried.
+#: The client of img2dataset, and the sizes in which the client is tried.
 PEER_THREADS = (16, 32)
 _OBJECTS, _OBJECT_BYTES = 3_000, 15_000
 
@@ -78,7 +78,7 @@ def measure_runs(repeat: int, images: int, folder: Path) -> dict[str, Any]:
             for name, argv in _ways(source).items():
                 place = folder / f"moto-{turn}-{name.replace(' ', '-')}"
                 place.mkdir()
-                # A new endpoint each time, because moto keeps all objects in memory.
+                # Each measurement has a new endpoint, because moto keeps all objects in memory.
                 with endpoint(place) as env:
                     out = f"s3://{_BUCKET}/out"
                     access = {"IMAGEFLEET_ALLOW_NETWORKS": site.address, "NO_ALBUMENTATIONS_UPDATE": "1"}
@@ -120,7 +120,7 @@ def _check_saved(env: dict[str, str], out: str, gallery: Gallery) -> None:
 
 
 def measure_clients(repeat: int, folder: Path) -> dict[str, Any]:
-    """Measure the writes of small objects by threads of one process, with each client."""
+    """Measure, for each client, how fast threads of one process write small objects."""
     rates: dict[str, list[float]] = {}
     for turn in range(repeat):
         for name, create in {"obstore": _obstore, "s3fs": _s3fs}.items():

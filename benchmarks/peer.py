@@ -24,7 +24,7 @@ class Peer:
         self._tasks, self._answers = tasks, answers
 
     def resize_all(self, pictures: Path, out: Path | None, mode: str) -> dict[str, Any]:
-        """Resize each picture, as `peer_resizer.resize_all`."""
+        """Resize each picture, as `peer_resizer.resize_all` does."""
         task = {"pictures": str(pictures), "out": None if out is None else str(out), "mode": mode}
         self._tasks.write(json.dumps(task) + "\n")
         self._tasks.flush()

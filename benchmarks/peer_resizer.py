@@ -1,7 +1,10 @@
-"""Resize a folder's pictures with img2dataset's own Resizer; its Python runs this file, so it imports nothing of ours.
+"""Resize a folder's pictures with img2dataset's own Resizer.
 
-It is a filter of JSON lines, so that two programs can work in turns. A line in has ``pictures`` (a folder), ``out``
-(a folder, or null to discard the images) and ``mode``. A line out has the CPU seconds and a result for each picture.
+The Python of img2dataset's environment runs this file. So the file imports no code of imagefleet.
+
+It is a filter of JSON lines, so that two programs can work in turns. An input line has ``pictures`` (a folder), ``out``
+(a folder, or null to discard the images) and ``mode``. An output line has the CPU seconds, and a result for each
+picture.
 """
 
 from __future__ import annotations
@@ -18,7 +21,10 @@ SIZE = 256
 
 
 def resize_all(pictures: Path, out: Path | None, mode: str) -> dict[str, Any]:
-    """Resize each picture; return the CPU seconds, and for each name the sizes or the error."""
+    """Resize each picture.
+
+    Return the CPU seconds, and for each picture's name the sizes or the error.
+    """
     resizer = importlib.import_module("img2dataset.resizer").Resizer(SIZE, mode, False)
     bodies = {path.name: path.read_bytes() for path in sorted(pictures.iterdir())}
     results: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Draw the images to download, write thousands of them, and identify the saved ones."""
+"""Draw the images to download, write thousands of image files, and identify the saved images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from producer.demo.drawing import draw_image
 #: Number of different images. Drawing thousands of images would take minutes. So files share a drawn image, and each
 #: file gets a unique comment.
 DRAWN = 200
-#: Strength of the noise, from 0 to 1: about as strong as in a camera's sensor in poor light.
+#: The strength of the noise, from 0 to 1. It is about as strong as the noise of a camera's sensor in poor light.
 _GRAIN = 0.2
 
 
@@ -81,7 +81,7 @@ def create_gallery(kind: ImageKind, count: int, folder: Path) -> Gallery:
 
 @cache
 def _draw(kind: ImageKind, count: int) -> tuple[bytes, ...]:
-    """Draw the first ``count`` images; cached because several workloads use the same ones."""
+    """Draw the first ``count`` images. The result is cached, because several workloads use the same images."""
     with ThreadPoolExecutor() as pool:
         return tuple(pool.map(kind.draw, range(count)))
 

@@ -26,13 +26,16 @@ _GRACE = 4.0
 
 
 def main() -> None:
-    """Download a list; print the number of saved images, and the seconds from the first task to the last chord body."""
+    """Download a list.
+
+    Print the number of saved images, and the seconds from the first task to the last chord body.
+    """
     source, out, pool, concurrency, size = sys.argv[1:]
     addresses = Path(source).read_text(encoding="utf-8").split()
     folder = Path(out).resolve()
     folder.mkdir(parents=True)
     with _redis() as url:
-        # Imported here because the module reads its Redis URL at import.
+        # This module is imported here, because it reads its Redis URL when it is imported.
         os.environ["TUTORIAL_REDIS"] = url
         from benchmarks import tutorial
 

@@ -1,8 +1,9 @@
 """Measure how fast a list is planned on one core, and with how much memory: ``python -m benchmarks.planning``.
 
-Each list has the same rows, with a URL and a caption, in another format. The planner reads the list and writes the plan
-with shards of 1,000 rows. Each format is measured in a process of its own. If img2dataset is installed (``make bench``
-installs it, or set IMG2DATASET), its reader cuts the same lists into shards of 1,000 rows too.
+The lists have the same rows in different formats. Each row has a URL and a caption. The planner reads the list and
+writes the plan with shards of 1,000 rows. Each format is measured in a process of its own. If img2dataset is installed,
+its reader cuts the same lists into shards of 1,000 rows too. ``make bench`` installs img2dataset; or set IMG2DATASET to
+use another installation.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from benchmarks.programs import IMG2DATASET
 FORMATS = ("txt", "csv", "csv.gz", "jsonl", "json", "parquet")
 #: Rows to write at once.
 _BLOCK = 50_000
-#: Prints the rows per second of CPU and of time, and the peak of memory in MiB. img2dataset's environment runs it too.
+#: Prints the rows per second of CPU time, the rows per second of elapsed time, and the peak of memory in MiB.
+#: img2dataset's environment runs it too.
 _REPORT = """
 import json, time
 def report(rows, cpu, wall):
@@ -98,7 +100,7 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def write(path: Path, count: int) -> None:
-    """Write a list of this many rows in the format that its name says, in constant memory."""
+    """Write a list of this many rows in constant memory. The file's name says the format."""
     kind = path.name.partition(".")[2]
     if kind == "parquet":
         schema = pa.schema([("url", pa.string()), ("caption", pa.string())])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOLDER = Path(__file__).with_name("plots")
-#: Length of an axis relative to its longest bar. The space after the bar is for a label.
+#: Length of an axis relative to its longest bar. The remaining space is for a label.
 _AXIS_TO_BAR = 1.45
 #: A bar is cut off if it is more than this many times as long as the second longest bar.
 _CUT_OFF_RATIO = 3
@@ -80,7 +80,10 @@ def write(results: Mapping[str, Result]) -> None:
 
 
 def html(name: str, folder: Path) -> str:
-    """Return the HTML of a plot in the colours of the reader's page; ``folder`` is the parent of ``plots``."""
+    """Return the HTML of a plot, which shows it in the colours of the reader's page.
+
+    ``folder`` is the parent of ``plots``.
+    """
     about = {
         "speed": "Images per second of imagefleet and its peers, for each workload",
         "cpu": "CPU time per image of imagefleet and its peers, by role",

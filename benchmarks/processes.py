@@ -1,4 +1,4 @@
-"""Measure the CPU time by role and the peak memory of a command with all its descendants."""
+"""Measure a command and all its descendants: the CPU time for each role, and the peak memory."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SAMPLE = 0.1
 #: Samples between two searches for new processes; a search is expensive.
 _SEARCH_EVERY = 10
 #: Reading the unique memory of all processes takes milliseconds. So it is read only when resident memory has grown by
-#: the factor `_GROWTH`, and at every `_FULL`th sample. Without these regular readings, we would miss pages that are
-#: shared at first and later become private to a process.
+#: the factor `_GROWTH`, and at every `_FULL`th sample. Some pages are shared at first and later become private to a
+#: process. Without these regular readings, such pages would be missed.
 _GROWTH, _FULL = 1.02, 50
 #: The roles of processes. Every process other than Redis, workers and Flower counts as the command itself.
 COMMAND, REDIS, WORKERS, FLOWER = "producer", "redis", "workers", "flower"
-#: The role for CPU time that the samples missed: short-lived processes, and the last tenth of a second of every other
-#: process.
+#: The role for CPU time that the samples missed. This is the time of short-lived processes, and the last tenth of a
+#: second of every other process.
 UNSEEN = "unseen"
 
 
@@ -130,8 +130,8 @@ class _Sampler:
             return
         for member in present:
             with suppress(psutil.Error):
-                # Read the role again for each sample, because a process may execute another program later. An ended
-                # process has no arguments any more, and keeps its role.
+                # Read the role again for each sample, because a process may execute another program later. A process
+                # that has ended keeps its role. It has no arguments any more.
                 role = COMMAND if member == root else _role(member.cmdline()) or self._members.get(member, COMMAND)
                 self._members[member] = role
                 if self._inspect is not None:

@@ -1,12 +1,12 @@
 """Profile one worker of a fleet with py-spy while it downloads small images.
 
-``python -m benchmarks.profiling`` profiles two separate runs. In the first, py-spy samples all running threads, whether
-they run on a core or in the kernel. In the second, py-spy samples the thread that holds Python's lock (the GIL). A
-sample counts for the first of `_ACTIVITIES` that contains its innermost known frame. The shares are saved in
-``benchmarks/results/profile.json``, and `make docs` turns them into a table.
+``python -m benchmarks.profiling`` profiles two separate runs. In the first run, py-spy samples all running threads,
+whether they run on a core or in the kernel. In the second run, py-spy samples the thread that holds Python's lock (the
+GIL). Each sample has an innermost known frame. The sample counts for the first of `_ACTIVITIES` that contains this
+frame. The shares are saved in ``benchmarks/results/profile.json``, and `make docs` turns them into a table.
 
-py-spy does not pause the worker for a sample. If it did, the same thread would still hold Python's lock at the next
-sample. Most samples would then show the thread that takes messages.
+py-spy does not pause the worker for a sample. If py-spy paused the worker, the same thread would still hold Python's
+lock at the next sample. Most samples would then show the thread that takes messages.
 """
 
 from __future__ import annotations
@@ -116,7 +116,10 @@ def _activity(stack: Sequence[str]) -> str:
 
 
 def _is_in(frame: str, end: str) -> bool:
-    """Return whether a frame, ``function (file:line)``, belongs to a file or folder, or is the given function."""
+    """Return whether a frame is the given function, or belongs to the given file or folder.
+
+    A frame is a text ``function (file:line)``.
+    """
     return _LINE.sub("", frame) == end if " (" in end else f"({end}" in frame or f"/{end}" in frame
 
 

@@ -32,7 +32,7 @@ class Program:
         """Return its path.
 
         Raises:
-            RuntimeError: it is not installed.
+            RuntimeError: the program is not installed.
         """
         if self.path is None:
             raise RuntimeError(f"{self.name} is not installed: {self.install}")

@@ -16,8 +16,8 @@ USE = 0.7
 HOST_CORES = 16
 #: Largest number of slots per worker process.
 MOST_SLOTS = 64
-#: The number of images in the window for each image held by a worker. It is more than one because a shard stays in
-#: flight until its slowest image is done.
+#: The number of images in the window for each image held by a worker. The number is more than one, because a shard
+#: stays in flight until its slowest image is done.
 AHEAD = 2
 #: Files and folders per shard besides its images: its folder, manifest, stats file and plan.
 _ENTRIES = 4
@@ -43,7 +43,7 @@ class Cost:
     def from_result(cls, result: Mapping[str, Any]) -> Self:
         """Return the cost from a result of ``benchmarks/scale.py``.
 
-        For Redis, this is the cost per image under the highest load of Redis, where the cost per image is lowest.
+        For Redis, this is the cost per image under the highest load, because the cost per image is lowest then.
         """
         image, loads = result["image"], result["loads"].values()
         return cls(
@@ -66,7 +66,7 @@ class Resources:
 
     #: Images downloaded concurrently.
     slots: int
-    #: The number of cores for workers, and the number of hosts with `HOST_CORES` cores each.
+    #: The number of cores for workers, and the number of hosts if each host has `HOST_CORES` cores.
     cores: int
     hosts: int
     #: Worker processes: each can use a whole core, and has at most `MOST_SLOTS` slots.
@@ -110,7 +110,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class ListTotals:
-    """Totals of a list of images: disk space, traffic of Redis, and the time of the summary; in bytes and seconds."""
+    """Totals of a list of images: disk space and traffic of Redis in bytes, and the time of the summary in seconds."""
 
     shards: int
     #: The number of files and folders, which is also the number of inodes.
@@ -124,7 +124,7 @@ class ListTotals:
 
     @classmethod
     def for_images(cls, images: int, cost: Cost, shard_size: int) -> Self:
-        """Return the totals for a number of images, all of them saved."""
+        """Return the totals for a number of images, if all images are saved."""
         shards = math.ceil(images / shard_size)
         return cls(
             shards=shards,

@@ -1,4 +1,4 @@
-"""Save and load results as JSON, together with the machine they were measured on."""
+"""Save and load results as JSON, with a description of the machine that was measured."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ import redis
 class RedisWork:
     """The work of a Redis server: calls, bytes and CPU seconds."""
 
-    #: Calls, and microseconds spent in them, by command name. A command called by a script counts twice: under its own
-    #: name, and in the script's time.
+    #: Calls, and microseconds spent in them, by command name. A command that a script calls counts twice: under its own
+    #: name, and as part of the script's time.
     calls: dict[str, int]
     microseconds: dict[str, int]
-    #: The number of reads from clients; each is a round trip.
+    #: The number of reads from clients. Each read is a round trip.
     reads: int
     bytes_in: int
     bytes_out: int

@@ -27,7 +27,7 @@ def page(results: Mapping[str, Result]) -> str:
 
 
 def readme(results: Mapping[str, Result]) -> str:
-    """Return the README's part: the chart of speed, and the rates of imagefleet beside those of img2dataset."""
+    """Return the README's part: the chart of speed, and the rates of imagefleet and img2dataset side by side."""
     measured = [(one.about, results[one.name]) for one in WORKLOADS if one.name in results and not one.short]
     if not measured:
         return MISSING

@@ -26,8 +26,9 @@ from tasks.images.resize import resize_image
 
 _COUNT = 2000
 _MAX_PIXELS = 100_000_000
-#: Largest mean difference of two images' levels, out of 255, to count as the same. Encoding at quality 95 alone costs
-#: about one level. A shift by one pixel costs more than this.
+#: Two images count as the same if the mean difference of their levels (0 to 255) is at most this number. Encoding at
+#: quality 95 alone causes a difference of about one level. A shift by one pixel causes a larger difference than this
+#: number.
 _TOLERANCE = 4.0
 _TURNED = "imagefleet turns the image upright; img2dataset ignores the EXIF orientation"
 #: Why a kind of picture differs.

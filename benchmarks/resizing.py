@@ -1,7 +1,8 @@
 """Compare the CPU time of imagefleet and of img2dataset's Resizer for each resize mode, on the same bytes.
 
-``python -m benchmarks.resizing`` measures both in turns, in one thread each, and writes the table into
-``docs/from-img2dataset.md``. CPU time does not depend on other programs on the machine as much as elapsed time does.
+``python -m benchmarks.resizing`` measures both programs in turns, with one thread in each program. It writes the table
+into ``docs/from-img2dataset.md``. CPU time does not depend on other programs on the machine as much as elapsed time
+does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tasks.images.resize import resize_image
 _KINDS = (SMALL, LARGE)
 _PICTURES, _TURNS = 40, 7
 _MAX_PIXELS = 100_000_000
-#: The speed that each mode must reach, as a multiple of img2dataset's.
+#: The speed that each mode must reach, as a multiple of img2dataset's speed.
 _GOAL = 1.5
 
 

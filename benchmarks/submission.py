@@ -60,7 +60,7 @@ def measure(repeat: int, images: int | None, folder: Path) -> dict[str, Any]:
 
 
 def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
-    """Plan a list and send all its tasks; return the seconds and the CPU seconds of the sending."""
+    """Plan a list and send all its tasks. Return how long the sending took, in seconds and in CPU seconds."""
     out.mkdir()
     store = LocalStore(out)
     requests = (ImageRequest(index, f"http://images.example/pictures/{index:08d}.jpg") for index in range(images))

@@ -1,8 +1,8 @@
 """Record a fleet's commands to Redis with a proxy, and replay them as fast as Redis responds.
 
-A fleet in Python can't saturate a Redis on the same two cores, because sending and taking messages needs several times
-the CPU of Redis. Sending recorded commands costs almost nothing. Each client uses a separate database and as many
-connections as the fleet, and sends one batch after the other. So Redis does the same work per image as in the run.
+A fleet in Python can't saturate a Redis on the same two cores. The fleet needs several times the CPU of Redis to send
+and take messages. Sending recorded commands costs almost nothing. Each client uses a separate database, and as many
+connections as the fleet. It sends one batch after the other. So Redis does the same work per image as in the run.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ class Batch:
 
 
 class Recorder:
-    """A proxy in front of Redis that records every batch, in the order of their arrival; a context manager."""
+    """A proxy in front of Redis. It records every batch, in the order of arrival.
+
+    The proxy is a context manager.
+    """
 
     def __init__(self, port: int, batches: list[Batch]) -> None:
         """Take the port of Redis on this machine, and a list to add batches to. `Recorder.port` is the proxy's port."""
@@ -91,7 +94,7 @@ class Recorder:
 class _Server(socketserver.ThreadingTCPServer):
     """Passes each connection to a function, in a separate thread."""
 
-    # Daemon threads, because clients may stay connected longer than the recorder lives.
+    # The threads are daemon threads, because clients may stay connected longer than the recorder lives.
     daemon_threads = True
 
     def __init__(self, serve: Callable[[socket.socket], None]) -> None:
@@ -151,7 +154,7 @@ def replay(batches: Sequence[Batch], port: int, clients: int, times: int) -> Rep
 
 
 def _replay(batches: Sequence[Batch], port: int, database: int, times: int, barrier: Barrier) -> None:
-    """Run one client: a warm-up to open the connections and load the scripts, then ``times`` measured rounds."""
+    """Run one client: a warm-up that opens the connections and loads the scripts, then ``times`` measured rounds."""
     try:
         with redis.Redis(_HOST, port, db=database) as server, ExitStack() as stack:
             client = _Client(port, database, stack)
@@ -159,7 +162,7 @@ def _replay(batches: Sequence[Batch], port: int, database: int, times: int, barr
             barrier.wait(_TIMEOUT)
             barrier.wait(_TIMEOUT)
             for _ in range(times):
-                # Otherwise, Celery would drop the chord parts, because they were already counted in the previous round.
+                # Otherwise, Celery would drop the chord parts, because the previous round has already counted them.
                 server.flushdb()
                 client.send(batches)
                 _expect_nothing_queued(server)
@@ -177,7 +180,7 @@ class _Client:
         self._connections: dict[int, tuple[socket.socket, hiredis.Reader]] = {}
 
     def send(self, batches: Sequence[Batch]) -> None:
-        """Send all batches. Send each batch after receiving the replies to the one before.
+        """Send all batches. Send each batch after receiving the replies to the batch before it.
 
         Raises:
             RuntimeError: Redis refused a command.
@@ -206,7 +209,7 @@ class _Client:
 
 
 def _expect_nothing_queued(server: redis.Redis) -> None:
-    """Check that nearly all messages were acknowledged; the recording may lack the last acknowledgements.
+    """Check that nearly all messages were acknowledged. The recording may lack the last acknowledgements.
 
     Raises:
         RuntimeError: too many messages remain.

@@ -1,4 +1,4 @@
-"""Run a workload's ways in turns, A B A B …, so that a busy moment of the machine affects all of them."""
+"""Run a workload's ways in turns (A B A B …), so that a busy moment of the machine affects all ways."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FILES = 3
 
 @dataclass(frozen=True)
 class Count:
-    """The count of an event expected once per image: the total number, and the highest number for one image."""
+    """The count of an event that is expected once per image: the total number, and the highest number for one image."""
 
     number: int
     most: int
@@ -46,7 +46,7 @@ class Turn:
     """One run of one way.
 
     ``seconds`` is the time from the start of the way's process to its exit. ``own_seconds`` is the time that the way
-    itself reports. If it reports none, ``own_seconds`` equals ``seconds``.
+    itself reports. If the way reports no time, ``own_seconds`` equals ``seconds``.
     """
 
     images: int
@@ -122,7 +122,10 @@ class _TurnRunner:
         self._turns = 0
 
     def sweep(self, name: str, way: Sweep) -> dict[str, float]:
-        """Return the images per second of a way in each of its sizes, measured with a part of its list."""
+        """Return the images per second for each size of a way.
+
+        Only a part of the way's list is downloaded for this.
+        """
         images = max(1, self._workload.length(name) // _SWEEP)
         return {size: images / self.run(f"{name}, {size}", one, images).seconds for size, one in way.sizes.items()}
 
@@ -186,7 +189,7 @@ def _check_space(workload: Workload, ways: Mapping[str, Way | Sweep], repeat: in
     runs = {name: repeat + (len(way.sizes) / _SWEEP if isinstance(way, Sweep) else 0) for name, way in ways.items()}
     files = sum(workload.length(name) * _FILES * times for name, times in runs.items())
     longest = max(workload.length(name) for name in ways)
-    # The additional bytes per image are for the 4 KB on disk of even the smallest file, and for the folders that remain
+    # The additional bytes per image are for two things: even the smallest file takes 4 KB on disk, and folders remain
     # after a turn.
     needed = 2 * longest * (workload.kind.bytes + 8192) + 50 * 2**20
     free, state = shutil.disk_usage(place).free, os.statvfs(place)
@@ -204,7 +207,7 @@ def _check_space(workload: Workload, ways: Mapping[str, Way | Sweep], repeat: in
 
 
 def _empty(folder: Path) -> None:
-    """Truncate a folder's files to free their disk space; `scratch` says why they are not deleted."""
+    """Truncate a folder's files to free their disk space; `scratch` says why the files are not deleted."""
     for path in folder.rglob("*"):
         if path.is_file():
             os.truncate(path, 0)

@@ -1,9 +1,9 @@
 """Plain Celery as in a good tutorial: one task per image, chords, the default transport and settings.
 
-It imports no code of imagefleet. It is better than most tutorials in two points: all tasks of a process share a
-``requests.Session``, and the size of chords is limited. The limit is needed because ``AsyncResult.get`` of a chord's
-body takes the message of one finished part at a time, and checks all parts after each. So for a single chord of all
-images, the time would grow with the square of their number.
+It imports no code of imagefleet. It improves on most tutorials in two points. All tasks of a process share a
+``requests.Session``, and the size of chords is limited. The limit is needed because of ``AsyncResult.get`` of a chord's
+body. This call takes the message of one finished part at a time, and checks all parts after each message. So with a
+single chord for all images, the time would grow with the square of the number of images.
 """
 
 from __future__ import annotations

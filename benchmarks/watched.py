@@ -1,4 +1,4 @@
-"""Measure each part of a fleet on this machine: a Redis with a TCP port, workers, and one producer after another.
+"""Measure each part of a fleet on this machine: a Redis that has a TCP port, workers, and one producer after another.
 
 The fleet is set up as the docs describe for several machines, although it runs on one. It uses the settings of
 ``config/redis.conf``, plain Celery workers, and ``producer run --broker``. The cost of a run is measured for each part,
@@ -41,7 +41,7 @@ PRODUCER, WORKERS, REDIS = "producer", "workers", "redis"
 
 @dataclass(frozen=True)
 class RunUsage:
-    """The resources used by a run, by part: the producer, all workers together, and Redis."""
+    """The resources that a run used, for each part: the producer, all workers together, and Redis."""
 
     #: The producer's JSON, and the output folder.
     report: dict[str, Any]
@@ -53,7 +53,7 @@ class RunUsage:
     peak_memory: dict[str, int]
     #: The largest number of bytes that Redis had allocated since its start.
     peak_allocated: int
-    #: The numbers of keys in Redis after the run, and of the workers' connections.
+    #: The number of keys in Redis after the run, and the number of the workers' connections.
     remaining_keys: int
     connections: int
     work: RedisWork
@@ -61,7 +61,7 @@ class RunUsage:
 
 @dataclass(frozen=True)
 class Size:
-    """The number of worker processes, and of slots in each."""
+    """The number of worker processes, and the number of slots in each process."""
 
     workers: int
     concurrency: int
@@ -80,7 +80,7 @@ class MeasuredFleet:
         redis_options: Sequence[str] = (),
         record: bool = False,
     ) -> None:
-        """Prepare a fleet; entering it starts the processes.
+        """Prepare a fleet; entering the context manager starts the processes.
 
         Args:
             size: number of workers and slots.
@@ -130,7 +130,9 @@ class MeasuredFleet:
         self._stack.close()
 
     def run(self, images: int) -> RunUsage:
-        """Download a list of ``images`` images and return the resources used, without those of the fleet's startup.
+        """Download a list of ``images`` images and return the used resources.
+
+        The resources for the fleet's startup are not included.
 
         The saved files are not deleted. Before ext4 allocates an inode, it searches the inodes deleted in the last
         minutes, so a deletion would slow down the next run.
@@ -186,7 +188,7 @@ class MeasuredFleet:
         return {REDIS: [pids[REDIS]], WORKERS: [pid for name, pid in pids.items() if name != REDIS]}
 
     def _cpu(self) -> dict[str, float]:
-        """Return the CPU seconds of each part so far, including its ended children."""
+        """Return the CPU seconds of each part so far. Child processes that have ended are included."""
         return {
             role: sum(sum(psutil.Process(pid).cpu_times()[:4]) for pid in pids) for role, pids in self._pids().items()
         }
@@ -210,7 +212,7 @@ class MeasuredFleet:
 
 
 class _PeakMemory:
-    """The peak memory of some processes by part, sampled once a second by a thread."""
+    """The peak memory of some processes, by part. A thread samples the memory once a second."""
 
     def __init__(self, pids: dict[str, list[int]]) -> None:
         self.peak = dict.fromkeys(pids, 0)

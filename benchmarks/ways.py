@@ -9,8 +9,8 @@ from pathlib import Path
 
 from benchmarks.programs import ARIA2, CURL, IMG2DATASET, PEER, REDIS, Program
 
-#: The number of threads of the baseline, and of concurrent downloads of aria2 and curl. A local fleet has the same
-#: number of slots.
+#: The number of the baseline's threads. aria2 and curl have the same number of concurrent downloads. A local fleet has
+#: the same number of slots.
 THREADS = 32
 
 
@@ -30,10 +30,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Way:
-    """A way to download: a function from a job to its command, and variables to add to this process's environment.
+    """A way to download: a function that returns a job's command, and variables to add to this process's environment.
 
-    Programs of imagefleet and these benchmarks print a JSON object with ``wall_seconds``. Other programs don't report a
-    time, so their time is measured from start to exit.
+    Programs of imagefleet and of these benchmarks print a JSON object that has ``wall_seconds``. Other programs don't
+    report a time, so their time is measured from start to exit.
     """
 
     command: Callable[[Job], Sequence[str]]
@@ -49,7 +49,7 @@ class Sweep:
 
 
 def fleet(*options: str, env: Mapping[str, str] | None = None) -> Way:
-    """Return a run with a local fleet. The run has the default options, plus the given ones."""
+    """Return a run with a local fleet. The run has the default options and the given options."""
 
     def command(job: Job) -> list[str]:
         resize = ["--resize", "keep_ratio", "--image-size", str(job.smaller_side)] if job.smaller_side else []
@@ -65,7 +65,10 @@ def threads() -> Way:
 
 
 def img2dataset(processes: int, threads: int) -> Way:
-    """Return img2dataset with this many processes, and threads in each. As in imagefleet, shards have 1,000 images."""
+    """Return img2dataset with this many processes, and this many threads in each process.
+
+    As in imagefleet, shards have 1,000 images.
+    """
 
     def command(job: Job) -> list[str]:
         resize = (
@@ -123,7 +126,7 @@ def curl() -> Way:
     return Way(command, program=CURL)
 
 
-#: img2dataset, by number of processes and of threads in each.
+#: img2dataset, by the number of processes and the number of threads in each process.
 IMG2DATASET_SIZES = Sweep(
     {
         f"{processes} processes of {threads} threads": img2dataset(processes, threads)
@@ -131,7 +134,7 @@ IMG2DATASET_SIZES = Sweep(
         for threads in (16, 32, 64)
     }
 )
-#: Plain Celery, by pool and size of the chords.
+#: Plain Celery, by the pool and the size of the chords.
 PLAIN_CELERY_SIZES = Sweep(
     {
         "2 processes, one chord": plain_celery("prefork", 2, 1_000_000),

@@ -27,9 +27,9 @@ _CURVE = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
 class Site:
     """A served folder.
 
-    ``certificates`` is a PEM file of trusted certificates: the usual ones and the benchmark's own CA. Some programs
-    read the file for each image. It contains the usual certificates so that these programs read as many as in normal
-    use. The file exists even if the folder is served without TLS.
+    ``certificates`` is a PEM file of trusted certificates: the usual certificates and the benchmark's own CA. Some
+    programs read the file for each image. It contains the usual certificates, so that these programs read as many
+    certificates as in normal use. The file exists even if the folder is served without TLS.
     """
 
     url: str
@@ -43,7 +43,7 @@ class Site:
         return urlsplit(self.url).netloc
 
     def new_requests(self) -> Counter[str]:
-        """Return for each path how many requests got a full response (200) since the last call."""
+        """Return, for each path, the number of requests that got a full response (200) since the last call."""
         time.sleep(_FLUSH * 1.2)
         with self._log.open(encoding="utf-8") as log:
             log.seek(self._read)
@@ -92,7 +92,7 @@ http {{
 
 
 def _tls(folder: Path) -> str:
-    """Create a CA and a certificate signed by it; return the nginx directives for them."""
+    """Create a CA, and a certificate that the CA signs. Return the nginx directives for the certificate."""
     names = folder / "names"
     names.write_text(f"subjectAltName=IP:{_HOST}\nauthorityKeyIdentifier=keyid\n", encoding="utf-8")
     for command in (

@@ -16,7 +16,7 @@ from benchmarks.ways import Sweep, Way
 class Workload:
     """A list of images, and the ways to download it in turns.
 
-    ``lists`` has the length of the list for some ways; all other ways get ``images`` images.
+    ``lists`` has the length of the list for some ways. All other ways get ``images`` images.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Workload:
         return self.lists.get(way, self.images)
 
     def scaled(self, images: int) -> Self:
-        """Return the workload with another number of images, and all lists scaled by the same factor."""
+        """Return the workload with another number of images. All lists are scaled by the same factor."""
         lists = {way: max(1, length * images // self.images) for way, length in self.lists.items()}
         return replace(self, images=images, lists=lists)
 

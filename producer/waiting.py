@@ -10,7 +10,7 @@ _T = TypeVar("_T")
 
 
 def wait_until(condition: Callable[[], _T], seconds: float, interval: float) -> _T:
-    """Call a function until its result is true or the time is up, and return the last result.
+    """Call a function until it returns a true result or the time is up. Return the last result.
 
     Args:
         condition: the function; it is called at least once.

@@ -140,8 +140,8 @@ def demo(images: int, latency: float, out: Path | None, threads: int, fleet: Fle
             for index in range(images)
         ]
         address = url.removeprefix("http://")
-        # Don't use a proxy: the demo server runs on this machine or near the workers, and a proxy may be unable to
-        # reach it.
+        # Don't use a proxy, because a proxy may be unable to reach the demo server. The demo server runs on this
+        # machine or near the workers.
         request = FleetRequest(fleet, quiet=as_json, allow_networks=[address], proxied=False)
         comparison = _compare(requests, url, place, RunConfig(), threads, request)
     _show_comparison(comparison, place, as_json)
@@ -189,7 +189,11 @@ def serve(host: str, port: int, latency: float, width: int, height: int) -> None
 
 @contextmanager
 def _demo_server(latency: float, images: int) -> Iterator[str]:
-    """Yield the URL of a demo server: the configured one if there is a broker, or else a new one for the block."""
+    """Yield the URL of a demo server.
+
+    If there is a broker, this is the configured demo server. Otherwise, a new demo server runs for the duration of the
+    block.
+    """
     from config.settings import settings
     from producer.local_fleet.demo_process import DemoProcess
 
@@ -267,7 +271,7 @@ def _show_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
 
 
 def _new_folder(name: str) -> Path:
-    """Return the first name not taken by a file or folder: ``name``, ``name-2`` and so on."""
+    """Return the first of the names ``name``, ``name-2`` and so on that no file or folder has."""
     numbers = iter(range(2, 1_000_000))
     folder = Path(name)
     while folder.exists():

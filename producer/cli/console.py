@@ -11,7 +11,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-#: Maximum width of printed text if there is no terminal, in columns.
+#: The maximum width of printed text without a terminal, in columns.
 _PLAIN_WIDTH = 160
 
 
@@ -29,7 +29,7 @@ def show(shown: RenderableType, stream: Any = None) -> None:
         return
     with console.capture() as captured:
         console.print(shown)
-    # Leave out the padding of tables, which is of no use in a file.
+    # Leave out the padding of tables, because padding is of no use in a file.
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()), file=stream)
 
 

@@ -1,4 +1,4 @@
-"""Get the workers of a command: those at a broker, or a local fleet."""
+"""Get the workers of a command: a broker's workers, or a local fleet."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FLEET_OPTIONS = ("workers", "concurrency", "flower")
 
 @dataclass(frozen=True, slots=True)
 class FleetRequest:
-    """The workers needed by a command: those at a broker, or else a local fleet."""
+    """The workers that a command needs: a broker's workers, or else a local fleet."""
 
     fleet: FleetParameters
     #: The URL of the broker as given on the command line.
@@ -37,10 +37,10 @@ class FleetRequest:
     roots: Sequence[Location] = ()
     #: Whether to show no progress.
     quiet: bool = False
-    #: Addresses that a local fleet may fetch from, besides public ones. If None, the setting in its environment is
-    #: used.
+    #: Addresses that a local fleet may fetch from, besides public addresses. None stands for the setting in the
+    #: environment.
     allow_networks: Sequence[str] | None = None
-    #: Whether a local fleet uses the proxy in its environment.
+    #: Whether a local fleet uses the proxy that its environment names.
     proxied: bool = True
     #: The folder of a previous run from which a local fleet reuses images.
     previous_run: str | None = None
@@ -50,7 +50,7 @@ class FleetRequest:
 
 @contextmanager
 def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
-    """Yield the workers of a run: those at the broker, or else a local fleet for the duration of the block."""
+    """Yield the workers of a run: the broker's workers, or else a local fleet for the duration of the block."""
     url = find_broker_url(request.broker)
     if url is None:
         with local_fleet(request) as fleet:
@@ -113,5 +113,5 @@ def local_fleet(request: FleetRequest) -> Iterator[Fleet]:
 
 
 def describe_size(fleet: Fleet) -> str:
-    """Return the numbers of a fleet's workers and slots as text."""
+    """Return as text how many workers and slots a fleet has."""
     return f"{pluralized(fleet.size.workers, 'worker')} with {fleet.size.concurrency} slots each"

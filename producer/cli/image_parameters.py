@@ -38,7 +38,7 @@ class Colour(click.ParamType[tuple[int, int, int]]):
 
 
 class Formats(click.ParamType[tuple[ImageFormat, ...]]):
-    """Names of image formats, separated by commas; ``default`` stands for the usual ones."""
+    """Names of image formats, separated by commas; ``default`` stands for the usual formats."""
 
     name = "formats"
 
@@ -77,7 +77,7 @@ class ImageParameters:
         """Return how to resize and encode images.
 
         Raises:
-            click.BadParameter: a value is outside of its range, or has no effect on the run.
+            click.BadParameter: a value is out of range, or has no effect on the run.
         """
         self._check_effects()
         options = ResizeOptions(
@@ -99,7 +99,7 @@ class ImageParameters:
         return options
 
     def filter_options(self) -> FilterOptions:
-        """Return which images to keep."""
+        """Return the filters that decide which images to keep."""
         return FilterOptions(self.min_size, self.max_aspect_ratio, self.max_area)
 
     def _check_effects(self) -> None:

@@ -46,7 +46,8 @@ class JsonResult:
     def emit(self, facts: dict[str, Any]) -> None:
         """Print an object, if `--json` was given and no object has been printed yet."""
         if self.as_json and not self._emitted:
-            # Set this first. Otherwise, an interruption right after printing would print a second object.
+            # Set this first. Otherwise, an interruption right after the printing would cause a second object to be
+            # printed.
             self._emitted = True
             click.echo(json.dumps(facts))
 

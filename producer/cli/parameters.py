@@ -28,7 +28,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class Folder(click.Path):
     """A folder on this machine.
 
-    An empty name, for example from an unset shell variable, is refused. It does not mean the current folder.
+    An empty name does not mean the current folder. It is refused, because it may come from an unset shell variable.
     """
 
     def __init__(self) -> None:
@@ -39,8 +39,8 @@ class Folder(click.Path):
         if value == "":
             self.fail("the folder's name is empty", param, ctx)
         if scheme := url_scheme(str(value)):
-            # A URL is not a path. If it were used as one, a local folder named after the scheme would be created, and
-            # the run would report success.
+            # A URL is not a path. If it were used as a path, the run would create a local folder named after the
+            # scheme, and would report success.
             other = "mount the storage and give the path of the mount"
             hint = "give the path without file://" if scheme == "file" else other
             self.fail(f"{scheme}:// is not supported, only folders on this machine; {hint}", param, ctx)
@@ -82,7 +82,7 @@ class UrlList(click.ParamType[str]):
 
 
 class BrokerUrl(click.ParamType[str]):
-    """The URL of a broker. An empty URL, for example from an unset shell variable, is refused."""
+    """The URL of a broker. An empty URL is refused, because it may come from an unset shell variable."""
 
     name = "url"
 
@@ -230,9 +230,10 @@ def grouped(
 
     Args:
         name: the name of the argument.
-        kind: the argument's class, a dataclass with a field for each option. Fields without an option have defaults.
+        kind: the argument's class, a dataclass with a field for each option. Fields that have no option have defaults.
         options: the options, in the order of the help text.
-        parts: the fields of the argument that are dataclasses themselves, with a field for each of their options.
+        parts: the fields of the argument that are dataclasses themselves. Each of these dataclasses has a field for
+            each of its options.
     """
 
     def decorate(command: _Function) -> Any:
@@ -377,7 +378,7 @@ json_option = click.option(
     "--json",
     "as_json",
     is_flag=True,
-    # Click handles eager options first, so errors in other options are reported as a JSON object too.
+    # Click handles eager options first. So errors in other options are reported as a JSON object too.
     is_eager=True,
     callback=enable_json,
     help="Print only one JSON object to standard output, however the command ends.",

@@ -1,4 +1,4 @@
-"""Show the progress of a command: as a bar on a terminal, elsewhere as a line every few seconds, or not at all."""
+"""Show the progress of a command: as a bar on a terminal, or elsewhere as a line every few seconds."""
 
 from __future__ import annotations
 
@@ -23,14 +23,20 @@ _RATE_SECONDS = 10.0
 
 @dataclass(slots=True)
 class _Clock:
-    """The start of a bar's display, and samples of its number of ended images. Times are in monotonic seconds."""
+    """The time at which a bar was first shown, and samples of its number of ended images.
+
+    Times are in seconds of the monotonic clock.
+    """
 
     started: float
     samples: deque[tuple[float, int]] = field(default_factory=deque)
 
     def rate(self, ended: int, now: float) -> float:
-        """Record the number of ended images at this time, and return the images per second over the last seconds."""
-        # If the number went down, for example because Redis was emptied, start measuring again.
+        """Record the number of ended images at this time.
+
+        Return the images per second, averaged over the last seconds.
+        """
+        # If the number decreased, start measuring again. For example, it decreases when Redis is emptied.
         if self.samples and ended < self.samples[-1][1]:
             self.samples.clear()
         self.samples.append((now, ended))
@@ -46,7 +52,7 @@ class _Bar(Progress):
     lines: tuple[str, ...] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Yield the bars, then the lines. If the lines were columns, they would take space from the bar."""
+        """Yield the bars, then the lines. The lines are not columns, because columns would take space from the bar."""
         yield self.make_tasks_table(self.tasks)
         for line in filter(None, self.lines):
             yield Text(line, "dim")
@@ -70,7 +76,7 @@ class DisplayedProgress:
     ends_early: bool = False
 
     def seconds_left(self, rate: float) -> float | None:
-        """Return the remaining time at this number of images per second; None if it is unknown."""
+        """Return the remaining time at this number of images per second; None if the remaining time is unknown."""
         if self.total is None or not rate or self.ends_early:
             return None
         return (self.total - self.ended) / rate
@@ -113,7 +119,10 @@ class Display:
             self._bar.stop()
 
     def show(self, name: str, progress: DisplayedProgress) -> None:
-        """Show the progress of the bar or line with this name. Its clock starts when it is first shown."""
+        """Show the progress of the bar or line with this name.
+
+        The clock of a bar or line starts when it is first shown.
+        """
         if self._quiet:
             return
         now = time.monotonic()
@@ -166,7 +175,10 @@ class Display:
 
 @contextmanager
 def show_waiting(console: Console, text: str, quiet: bool = False) -> Iterator[None]:
-    """Show a text while the block runs: on a terminal it disappears at the end, elsewhere it is a printed line."""
+    """Show a text while the block runs.
+
+    On a terminal, the text disappears at the end. Elsewhere, it is a printed line.
+    """
     if quiet:
         yield
     elif console.is_terminal:

@@ -35,7 +35,7 @@ def describe_failures(progress: Progress) -> str:
     text = f"{progress.failed:,} failed"
     if not progress.main_reason:
         return text
-    # The workers' counts by reason may be ahead of the number of failures for a moment.
+    # For a moment, the workers' counts by reason may add up to more than the number of failures.
     if progress.main_reason_count >= progress.failed:
         return f"{text} ({progress.main_reason})"
     return f"{text} ({progress.main_reason_count:,} of them {progress.main_reason})"
@@ -174,5 +174,5 @@ def render_error(error: CommandError) -> RenderableType:
 
 
 def sanitized(text: str) -> str:
-    """Return a text without secrets and terminal commands. Text quoted from files and servers may contain them."""
+    """Return a text without secrets and terminal commands. Text quoted from files and servers may contain both."""
     return "\n".join(map(redacted, text.splitlines()))

@@ -234,7 +234,7 @@ def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest) 
 
 
 def _note_broker_change(before: str | None, broker: str | None) -> None:
-    """Print a note if a run continues at a different broker, or if it had a broker and continues with a local fleet."""
+    """Print a note if a run had a broker, and now continues at a different broker or with a local fleet."""
     from tasks.redaction import redacted
 
     url = find_broker_url(broker)
@@ -250,7 +250,7 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
 def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool) -> RunResult:
     """Execute a run and show its progress.
 
-    The first Ctrl-C or SIGTERM lets the run finish its current downloads. The second one drops them.
+    The first Ctrl-C or SIGTERM lets the run finish its current downloads. The second signal drops them.
     """
     from producer.cli.progress_display import Display
 
@@ -302,7 +302,7 @@ def _show_result(result: RunResult, as_json: bool) -> None:
 
 @contextmanager
 def _hold_lock(store: Store, broker: str | None, command: str) -> Iterator[None]:
-    """Hold the lock of an output folder for a command with this name."""
+    """Hold the lock of an output folder for the command of this name."""
     from producer.output import lock
 
     with lock.hold(store, checked_broker_url(broker), command):

@@ -21,8 +21,8 @@ _PAUSE_SECONDS = 0.5
 class CommandInterrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM.
 
-    A subclass avoids a trap in Python. If a plain KeyboardInterrupt has passed through code run by `exec` (for example,
-    the creation of a dataclass), Python ends itself with SIGINT, whatever exit status the program sets.
+    A subclass avoids a trap in Python. A plain KeyboardInterrupt may pass through code run by `exec`, for example the
+    creation of a dataclass. Python then ends itself with SIGINT, whatever exit status the program sets.
     """
 
     #: The time of the last interruption, in seconds of the monotonic clock.
@@ -42,7 +42,7 @@ def set_handler(signals: Iterable[signal.Signals], handler: Callable[..., Any] |
 
 @contextmanager
 def first_signal_calls(action: Callable[[], object]) -> Iterator[None]:
-    """Call ``action`` at the first end signal in the block; later ones interrupt the command.
+    """Call ``action`` at the first end signal in the block; later end signals interrupt the command.
 
     Signals that were ignored at the start of the process stay ignored.
     """
@@ -74,7 +74,7 @@ def raise_cancelled(*_: object) -> None:
 
 
 def _interrupt(error: type[CommandInterrupted]) -> None:
-    """Raise an interruption, unless one was raised just now."""
+    """Raise an interruption, unless an interruption was raised just now."""
     if time.monotonic() - CommandInterrupted.raised_at >= _PAUSE_SECONDS:
         CommandInterrupted.raised_at = time.monotonic()
         raise error
@@ -84,7 +84,7 @@ def raise_dropped_interrupt(report: Callable[[Any], object], dropped: Any) -> No
     """Interrupt again, because Python drops an exception raised while an object is being destroyed."""
     if dropped.exc_type in (CommandInterrupted, CommandCancelled):
         CommandInterrupted.raised_at = -math.inf
-        # Raise the exception a moment later from a timer, because Python would drop an exception raised here as well.
+        # Python would drop an exception raised here too. So a timer raises the exception a moment later.
         signal.signal(signal.SIGALRM, raise_cancelled if dropped.exc_type is CommandCancelled else raise_interrupted)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:

@@ -67,7 +67,7 @@ class SourceParameters:
         if self.encoding is None:
             return
         try:
-            # The text is read by Python's own decoders, which need an encoding from bytes to text.
+            # Python's own decoders read the text. They need an encoding that decodes bytes to text.
             is_text = codecs.lookup(self.encoding)._is_text_encoding
         except LookupError:
             is_text = False

@@ -24,7 +24,7 @@ class Answerer(Protocol):
     stopping: bool
 
     def cached_reply(self, request: Request) -> DrawnImage | None:
-        """Return the reply if it is cached; otherwise None."""
+        """Return the reply to a request if the reply is cached; otherwise None."""
 
     async def reply(self, request: Request) -> Reply:
         """Return the reply, after waiting as long as needed."""
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._answer_received()
 
     def _answer_received(self) -> None:
-        """Answer the received requests until one must wait, or the client must read first."""
+        """Answer the received requests, until an answer must wait or the client must read first."""
         try:
             while self.answering is None and self._writable.is_set() and not self._transport.is_closing():
                 head = self._cut_head()
@@ -92,10 +92,10 @@ class Connection(asyncio.Protocol):
             self._refuse(refused.reply())
 
     def _cut_head(self) -> bytes | None:
-        """Remove the first request's head from the received bytes and return it; None if it is incomplete."""
+        """Remove the first request's head from the received bytes and return it; None if the head is incomplete."""
         received = self._received.lstrip(b"\r\n")
         if received and not received[:1].isalpha():
-            # The client may have sent a TLS handshake, for example, which never contains the end of a head.
+            # These bytes may be a TLS handshake, for example. A handshake never contains the end of a head.
             raise RequestRefusedError(400, "This is not an HTTP/1.1 request.")
         head, end, rest = received.partition(b"\r\n\r\n")
         if len(head) > _HEAD_LIMIT:
@@ -147,6 +147,6 @@ class Connection(asyncio.Protocol):
         self._refused, self._received = True, b""
         self._transport.write(reply.head + reply.body)
         # Closing a socket with unread bytes resets the connection, and the client may lose the answer. So close only
-        # our side, and drop further bytes until the client closes its side.
+        # our side of the connection, and drop further bytes until the client closes its side.
         self._transport.write_eof()
         asyncio.get_running_loop().call_later(1.0, self.abort)

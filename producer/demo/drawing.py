@@ -1,6 +1,6 @@
 """Draw an image from its number: hills under a sky. The same number always gives the same bytes.
 
-Positions are in units of the image's height, so that a number shows the same scene at any size.
+Positions are in units of the image's height. So a number shows the same scene at any size.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _mix(first: Colour, second: Colour, share: float) -> Colour:
 
 
 def _tinted(mood: _Mood, dice: random.Random) -> _Mood:
-    """Return `mood` mixed with a little of a random colour, so that each image differs."""
+    """Return `mood` with a little of a random colour mixed in, so that each image differs."""
     tint = (dice.randrange(256), dice.randrange(256), dice.randrange(256))
     share = dice.uniform(0.0, 0.12)
     return mood._replace(
@@ -148,9 +148,12 @@ def _tinted(mood: _Mood, dice: random.Random) -> _Mood:
 
 
 def _gradient(size: tuple[int, int], top: Colour, bottom: Colour, depth: float = 1.0) -> Image.Image:
-    """Return an RGB gradient from `top` to `bottom`. It ends at `depth`, a share of the height."""
+    """Return an RGB gradient from `top` to `bottom`.
+
+    The gradient ends at `depth`, which is a share of the image's height.
+    """
     width, height = size
-    # Mix only 33 colours here; Pillow interpolates between them, many times faster.
+    # Mix only 33 colours here. Pillow interpolates between these colours, which is many times faster than mixing more.
     column = Image.new("RGB", (1, 33))
     column.putdata([_mix(top, bottom, min(1.0, row / 32 / depth)) for row in range(33)])
     column = column.resize((1, height), Image.Resampling.BILINEAR)
@@ -185,7 +188,7 @@ def _draw_glow(canvas: Image.Image, colour: Colour, centre: Point, radius: float
     bottom = min(canvas.height, math.floor(y + 2 * radius))
     if right <= left or bottom <= top:
         return
-    # Enlarge only the visible part: the glow of a tall, narrow image would have 160 megapixels.
+    # Enlarge only the visible part, because the whole glow of a tall, narrow image would have 160 megapixels.
     shrink = glow.width / (2 * radius)
     shown = ((left - x) * shrink, (top - y) * shrink, (right - x) * shrink, (bottom - y) * shrink)
     mask = glow.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=shown)
@@ -212,10 +215,12 @@ def _draw_layer(canvas: Image.Image, mood: _Mood, nearness: float, dice: random.
 
 
 def _ridge(level: float, rise: float, rough: bool, dice: random.Random) -> Ridge:
-    """Return a skyline: a function that maps a distance from the left edge to one from the top, in image heights.
+    """Return a skyline: a function that maps the distance from the left edge to the distance from the top.
 
-    It is a sum of waves, each with about twice the frequency and half the height of the one before. The waves of a
-    rough skyline have sharp crests.
+    Both distances are in image heights.
+
+    The function is a sum of waves. Each wave has about twice the frequency and half the height of the wave before it.
+    The waves of a rough skyline have sharp crests.
     """
     speed = dice.uniform(1.6, 2.6)
     waves = []

@@ -222,13 +222,16 @@ async def _gzip_bomb(site: Site, request: Request) -> Reply:
 
 
 _BOMB_START = b"\x1f\x8b\x08\0\0\0\0\0\0\xff"
-# The last, empty block; then the CRC-32 of 1 GiB of zeros, and their number.
+# The last block, which is empty; then the CRC-32 and the number of the zeros in 1 GiB.
 _BOMB_END = b"\x03\0" + struct.pack("<II", 0x5B64C2B0, _GIBIBYTE)
 
 
 @functools.cache
 def _deflated_mebibyte() -> bytes:
-    """Return 1 MiB of zeros as deflate blocks that can be repeated: they don't refer to earlier blocks."""
+    """Return 1 MiB of zeros as deflate blocks.
+
+    The blocks can be repeated, because they don't refer to earlier blocks.
+    """
     deflate = zlib.compressobj(9, wbits=-15)
     return deflate.compress(bytes(1024**2)) + deflate.flush(zlib.Z_FULL_FLUSH)
 
@@ -246,7 +249,7 @@ async def _br_bomb(site: Site, request: Request) -> Reply:
     return answer(_BR_START + 63 * _BR_MORE + _BR_END, "image/jpeg", ("Content-Encoding", "br"))
 
 
-# Three pieces of a Brotli stream: its first 16 MiB of zeros, 16 more MiB of zeros, and its end.
+# Three pieces of a Brotli stream: the first 16 MiB of zeros, 16 more MiB of zeros, and the end of the stream.
 _BR_START = bytes.fromhex("cfffff7f002400e2b14072efff0d")
 _BR_MORE = bytes.fromhex("fcffff074002200e0b40f7fedf00")
 _BR_END = b"\x03"
@@ -255,8 +258,8 @@ _BR_END = b"\x03"
 @FAULTS.route("/fault/zstd-bomb")
 async def _zstd_bomb(site: Site, request: Request) -> Reply:
     """32 KiB with Content-Encoding: zstd that inflate to 1 GiB of zeros, with the largest accepted window."""
-    # A frame (RFC 8878, 3.1.1): the magic number, a header with only a window of 128 MiB, and RLE blocks. Each block is
-    # a byte and its number of repetitions.
+    # A frame (RFC 8878, 3.1.1): the magic number, a header that declares only a window of 128 MiB, and RLE blocks. Each
+    # RLE block has a byte and the number of its repetitions.
     size, last = 128 * 1024, 1
     blocks = 8191 * struct.pack("<I", size << 3 | 1 << 1) + struct.pack("<I", size << 3 | 1 << 1 | last)
     return answer(b"\x28\xb5\x2f\xfd\x00\x88" + blocks, "image/jpeg", ("Content-Encoding", "zstd"))

@@ -38,7 +38,7 @@ def _extension(index: int) -> str:
 
 
 class ImageSpec(NamedTuple):
-    """The properties of an image; width and height in pixels."""
+    """The properties of an image; width and height are in pixels."""
 
     number: int
     width: int
@@ -77,7 +77,9 @@ class Gallery:
         self._artists = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="demo")
 
     def requested_image(self, request: Request) -> ImageSpec:
-        """Return the image named by a request, in the size given in its query; image 0 if the path names no image.
+        """Return the image that the request's path names, or image 0 if the path names no image.
+
+        The image has the size given in the request's query.
 
         Raises:
             RequestRefusedError: the size is out of range.
@@ -109,7 +111,7 @@ class Gallery:
         if latency:
             await asyncio.sleep(latency)
         kept = self._kept.get(wanted)
-        # Shielded, because other requests may wait for the same drawing when this client disconnects.
+        # The drawing is shielded, because other requests may still wait for it when this client disconnects.
         return await asyncio.shield(self._draw(wanted)) if kept is None else kept
 
     async def prepare(self, count: int) -> None:
@@ -125,7 +127,7 @@ class Gallery:
             drawing.cancel()
 
     def _draw(self, wanted: ImageSpec) -> asyncio.Future[DrawnImage]:
-        """Draw an image in a thread; concurrent requests for it share one drawing."""
+        """Draw an image in a thread; concurrent requests for the same image share one drawing."""
         drawing = self._drawing.get(wanted)
         if drawing is None:
             drawing = asyncio.get_running_loop().run_in_executor(self._artists, _draw, wanted)

@@ -35,7 +35,7 @@ class Reply(NamedTuple):
 
 
 class RequestRefusedError(Exception):
-    """A refused request, with the status and the one-line reason to answer."""
+    """A request is refused; the answer has this status and this one-line reason."""
 
     def __init__(self, status: int, message: str, *fields: tuple[str, object]) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ def response_head(status: int, *fields: tuple[str, object]) -> bytes:
 
 
 def answer(body: bytes, content_type: str, *fields: tuple[str, object], status: int = 200) -> Reply:
-    """Return a reply with a body, its Content-Type and Content-Length; `fields` are further headers."""
+    """Return a reply that has a body, a Content-Type and a Content-Length; `fields` are further headers."""
     return Reply(response_head(status, ("Content-Type", content_type), ("Content-Length", len(body)), *fields), body)
 
 

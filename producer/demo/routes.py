@@ -1,4 +1,4 @@
-"""The routes of the demo server: each has a name, a handler, and a sentence about its effect.
+"""The routes of the demo server. A route has a name, a handler, and a sentence about the route's effect.
 
 To add a route, add a handler with `@….route(name)` to `faults.py` or `pages.py`, or a line of `….fixed`. The handler's
 docstring is the sentence in `ROUTES` and on `/`.

@@ -41,7 +41,7 @@ ROUTES: Mapping[str, str] = MappingProxyType({name: handler.__doc__ or "" for na
 
 
 class DemoError(OSError):
-    """The demo server cannot listen; the message has the address, the reason and the remedy."""
+    """The demo server cannot listen. The message contains the address, the reason and the remedy."""
 
     def __init__(self, where: str, why: str) -> None:
         super().__init__(
@@ -62,8 +62,8 @@ class DemoOptions:
         width: default width of an image in pixels, 1 to 4096.
         height: default height of an image in pixels, 1 to 4096.
         ready: the server draws and caches this many images before it listens, starting with the first of `/list`. So no
-            request waits for their drawing. At most 10,000 images are drawn, each in about 7 ms. At most 256 MiB are
-            cached.
+            request for these images waits for a drawing. At most 10,000 images are drawn, each in about 7 ms. At most
+            256 MiB are cached.
 
     Raises:
         ValueError: a value is out of its range.
@@ -92,7 +92,7 @@ class DemoOptions:
 
 
 class DemoServer:
-    """The server. It can be started once, and belongs to the event loop that started it."""
+    """The server. A server can be started only once, and belongs to the event loop that started it."""
 
     def __init__(self, options: DemoOptions | None = None) -> None:
         self.options = options or DemoOptions()
@@ -157,7 +157,10 @@ class DemoServer:
         await server.wait_closed()
 
     def cached_reply(self, request: Request) -> DrawnImage | None:
-        """Return the reply to a plain request for a cached image, and count it; None if the reply must wait."""
+        """Return the reply to a plain request for a cached image, or None if the reply must wait.
+
+        A request that gets a reply is counted.
+        """
         drawn = self.gallery.cached_reply(request)
         if drawn is not None:
             self.counts["/images"] += 1
@@ -240,7 +243,7 @@ async def _serve(options: DemoOptions, announce: Callable[[str], None]) -> None:
 
 
 def _route_name(path: str) -> str | None:
-    """Return the route of a path: `/fault/stall` for `/fault/stall/17.jpg`; None if there is none."""
+    """Return the route of a path, such as `/fault/stall` for `/fault/stall/17.jpg`; None if the path has no route."""
     segments = path.split("/")
     name = "/".join(segments[:3] if segments[1] == "fault" else segments[:2])
     return name if name in _HANDLERS else None

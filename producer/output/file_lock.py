@@ -1,13 +1,13 @@
 """Lock an output folder on a file system. If a producer dies, its lock becomes free.
 
-The lock is ``flock`` on ``OUT/.lock``: the kernel releases it when its holder ends for any reason. It works between
-processes, between containers with a shared folder, and over NFS (unless mounted with ``local_lock``). Once a process
-has the lock, it describes itself in the file as JSON. The file stays when the lock is released. Only the holder of the
-lock may remove the file (`discard`). So a new holder checks whether the file it has opened is still the file at this
-path.
+The lock is a ``flock`` on ``OUT/.lock``. The kernel releases it when the lock's holder ends for any reason. The lock
+works between processes, and between containers that share a folder. It also works over NFS, unless NFS is mounted with
+``local_lock``. Once a process has the lock, it describes itself in the file as JSON. The file stays when the lock is
+released. Only the holder of the lock may remove the file (`discard`). So a new holder checks whether the file it has
+opened is still the file at this path.
 
 On a file system without such locks, a second producer is not detected. The command warns about this and continues. Even
-with two producers no file is partial. At worst, images are downloaded twice.
+if two producers work on the run, no file is partial. At worst, images are downloaded twice.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tasks.storage.store import PRIVATE_MODE
 
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-#: Retry a held lock for this many seconds. A killed holder takes a moment to end, and a check also holds the lock for a
-#: moment.
+#: Retry a held lock for this many seconds. A killed holder takes a moment to end. A check of the lock also holds it for
+#: a moment.
 _RETRY_SECONDS = 1.0
 _RETRY_INTERVAL_SECONDS = 0.05
 #: Maximum size of the description in the lock file, in bytes.
@@ -53,7 +53,8 @@ def hold(folder: Path, broker: str | None, command: str = "") -> Iterator[None]:
         try:
             yield
         finally:
-            # Otherwise the next holder would appear under this description until it has written its own.
+            # Otherwise, this description would seem to describe the next holder until the next holder has written its
+            # own.
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
     finally:
@@ -61,13 +62,16 @@ def hold(folder: Path, broker: str | None, command: str = "") -> Iterator[None]:
 
 
 def discard(folder: Path) -> None:
-    """Remove the lock file. Only the lock's holder may do this, after making sure that the folder holds no run."""
+    """Remove the lock file. Call this only while holding the lock, and only if the folder holds no run."""
     with suppress(OSError):
         (folder / NAME).unlink()
 
 
 def dead_holder(folder: Path) -> LockHolder | None:
-    """Return the last holder if it died with the lock; None if it released the lock or the file can't be read."""
+    """Return the last holder if it died with the lock.
+
+    Return None if it released the lock, or if the file can't be read.
+    """
     try:
         descriptor = os.open(folder / NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -79,7 +83,9 @@ def dead_holder(folder: Path) -> LockHolder | None:
 
 
 def current_holder(folder: Path) -> LockHolder | None:
-    """Return the holder of an output folder's lock; None if the lock is free, or the file system has no locks.
+    """Return the holder of an output folder's lock, or None.
+
+    The result is None if the lock is free, or if the file system has no locks.
 
     Raises:
         CommandError: the lock file can't be read.
@@ -96,7 +102,7 @@ def current_holder(folder: Path) -> LockHolder | None:
             "Run the command as the user who owns the run.",
         ) from error
     try:
-        # Use a shared lock, so that concurrent checks do not see each other as holders.
+        # Use a shared lock, so that one check does not see another check as the holder.
         if _try_lock(descriptor, fcntl.LOCK_SH, path, 0.0):
             return None
         return wait_until(lambda: _read(descriptor), _RETRY_SECONDS, _RETRY_INTERVAL_SECONDS) or UNKNOWN_HOLDER
@@ -168,7 +174,7 @@ def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
 def _write(descriptor: int, holder: LockHolder) -> None:
     """Write the holder's description to the lock file.
 
-    The description is only informative, so a full disk is not an error here.
+    The description is only for information. So it is no error here if the disk is full.
     """
     text = holder.to_json()
     with suppress(OSError):

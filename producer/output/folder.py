@@ -1,4 +1,4 @@
-"""Prepare the output folder of a run: create it if missing, check it is writable, and refuse an existing run."""
+"""Prepare a run's output folder: create it if it is missing, check that it is writable, and refuse an existing run."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def prepare_output(out: Location) -> Store:
     """Return the Store of a new run's output folder; create the folder if it is missing.
 
     Raises:
-        UsageError: the folder can't be created or written, it holds a run, or another producer works there.
-        CommandError: the lock can't be checked for another producer.
+        UsageError: the folder can't be created or written, the folder holds a run, or another producer works there.
+        CommandError: the check whether another producer holds the lock fails.
     """
     store = open_output(out)
     try:
@@ -40,15 +40,16 @@ def prepare_output(out: Location) -> Store:
 def new_run_folder(out: Location, broker: str | None) -> Iterator[Store]:
     """Yield the Store of a new run's output folder, and hold its lock during the block.
 
-    If the block fails before the run has written anything, a folder created here is removed again.
+    The folder is removed again if it was created here and the block fails before the run has written anything.
 
     Args:
         out: the folder; created if it is missing.
         broker: the URL of the run's broker; None for a local fleet.
 
     Raises:
-        UsageError: the folder can't be created, written or locked, it holds a run, or another producer works there.
-        CommandError: the lock can't be checked for another producer.
+        UsageError: the folder can't be created, written or locked, the folder holds a run, or another producer works
+            there.
+        CommandError: the check whether another producer holds the lock fails.
     """
     with remove_created_on_failure(out):
         store = prepare_output(out)
@@ -74,7 +75,7 @@ def remove_created_on_failure(out: Location) -> Iterator[None]:
         yield
     except BaseException:
         for folder in missing:
-            # The removal fails if another process uses the folder by now, because the folder is then not empty.
+            # If another process uses the folder by now, the folder is not empty, and the removal fails.
             with suppress(OSError):
                 folder.rmdir()
         raise

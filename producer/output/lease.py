@@ -1,12 +1,13 @@
-"""Lock an output folder in an object store. If a producer dies, another one can take its lock over.
+"""Lock an output folder in an object store. If a producer dies, another producer can take over its lock.
 
-The lock is the object ``.lock``, created exclusively. Its holder describes itself in it, and rewrites it every few
-seconds on the condition that it is unchanged. A producer that finds the lock watches it: if the object does not change
-during the lifetime of a renewal, the holder is dead, and its lock is taken over on the same condition. So no clock is
-compared with another one, and of two producers that take a lock over, one fails.
+The lock is the object ``.lock``. It is created only if it does not exist. The lock's holder describes itself in this
+object. It rewrites the object every few seconds, on the condition that the object is unchanged. A producer that finds
+the lock watches the object. If the object does not change during the lifetime of a renewal, the holder is dead. The
+producer then takes over the lock, on the same condition. So no two clocks are compared. If two producers try to take
+over a lock, one of the two producers fails.
 
-A holder that was paused or cut off for too long notices at its next renewal that it has lost the lock. From then on,
-its store refuses each write, and its run ends.
+A holder may be paused or cut off for too long. Then it notices at its next renewal that it has lost the lock. From then
+on, its store refuses each write, and its run ends.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tasks.errors import CommandError, StorageError, UsageError
 from tasks.storage.object_store import ObjectStore, Version
 
 _log = logging.getLogger(__name__)
-#: Seconds between two renewals, and seconds without a renewal after which a lock can be taken over.
+#: Seconds between two renewals, and seconds after which a lock that was not renewed can be taken over.
 _RENEWAL_SECONDS, _LIFETIME_SECONDS = float(limits.HEARTBEAT_INTERVAL), float(limits.HEARTBEAT_TIMEOUT)
 _WATCH_INTERVAL_SECONDS = 0.5
 #: The content of a lock that nobody holds.
@@ -67,19 +68,22 @@ def hold(store: ObjectStore, broker: str | None, command: str = "") -> Iterator[
 
 
 def successor(store: ObjectStore) -> LockHolder | None:
-    """Return the producer that has taken this process's lock over; None if none has."""
+    """Return the producer that has taken over this process's lock, or None."""
     lease = _held.get(store)
     return None if lease is None else lease.successor
 
 
 def discard(store: ObjectStore) -> None:
-    """Remove the lock. Only its holder may do this, after making sure that the folder holds no run."""
+    """Remove the lock. Call this only while holding the lock, and only if the folder holds no run."""
     with suppress(StorageError):
         store.remove(NAME)
 
 
 def dead_holder(store: ObjectStore) -> LockHolder | None:
-    """Return the last holder if it died with the lock; None if it released the lock or the lock can't be read."""
+    """Return the last holder if it died with the lock.
+
+    Return None if it released the lock, or if the lock can't be read.
+    """
     with suppress(StorageError):
         found = store.read_version(NAME)
         return None if found is None else LockHolder.from_json(found[0])
@@ -108,10 +112,10 @@ def current_holder(store: ObjectStore) -> LockHolder | None:
 
 
 def _wait_for_change(store: ObjectStore, found: tuple[bytes, Version]) -> tuple[bytes, Version] | None:
-    """Return a held lock once it has changed; None if it is gone, or if its holder is dead.
+    """Return a held lock once the lock has changed; None if the lock is gone or its holder is dead.
 
     Raises:
-        StorageError: it can't be read.
+        StorageError: the lock can't be read.
     """
     holder = WorkerId.parse(_token(found[0]) or "")
     if holder is not None and _process().has_seen_exit(holder):
@@ -127,7 +131,10 @@ def _wait_for_change(store: ObjectStore, found: tuple[bytes, Version]) -> tuple[
 
 
 class _Lease:
-    """This process's hold on a lock; a context manager that renews it, and releases it at the end."""
+    """This process's hold on a lock.
+
+    This context manager renews the lock, and releases it at the end.
+    """
 
     def __init__(self, store: ObjectStore, holder: LockHolder) -> None:
         self._store, self._holder = store, holder
@@ -146,7 +153,8 @@ class _Lease:
 
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        # If the store doesn't answer, don't wait for it. The lock is then taken over like that of a dead producer.
+        # If the store doesn't answer, don't wait for it. Another producer can then take over the lock, as it would
+        # after this producer's death.
         self._thread.join(_RENEWAL_SECONDS)
         if self.successor is None and not self._thread.is_alive():
             with suppress(StorageError):
@@ -156,8 +164,8 @@ class _Lease:
         """Take the lock, if it is free or its holder is dead.
 
         Raises:
-            UsageError: another producer holds it.
-            StorageError: it can't be read or written.
+            UsageError: another producer holds the lock.
+            StorageError: the lock can't be read or written.
         """
         version: Version | None = None
         while version is None:
@@ -179,7 +187,7 @@ class _Lease:
         """Check that this process still holds the lock. If the last renewal is old, renew it first.
 
         Raises:
-            StorageError: another producer has taken the lock over, or the store can't be reached.
+            StorageError: another producer has taken over the lock, or the store can't be reached.
         """
         if self.successor is None and monotonic() - self._renewed_at > _LIFETIME_SECONDS:
             self._renew()
@@ -190,7 +198,7 @@ class _Lease:
         """Check that the holder of a lock is dead.
 
         Raises:
-            UsageError: it is alive.
+            UsageError: the holder is alive.
             StorageError: the lock can't be read.
         """
         latest = _wait_for_change(self._store, found)
@@ -198,7 +206,7 @@ class _Lease:
             raise taken_error(self._store.location, LockHolder.from_json(latest[0]) or UNKNOWN_HOLDER)
 
     def _body(self) -> bytes:
-        # The number makes each renewal another content, because some stores derive the version from the content.
+        # Some stores derive an object's version from its content. So the number gives each renewal another content.
         return self._holder.to_json(token=self._token, renewals=self._renewals)
 
     def _renew_until_stopped(self) -> None:
@@ -209,7 +217,7 @@ class _Lease:
                 _log.warning("the lock of %s can't be renewed at the moment: %s", self._store.location, error)
 
     def _renew(self) -> None:
-        """Renew the lock; note it if another producer has taken it over.
+        """Renew the lock. If another producer has taken it over, remember that producer.
 
         Raises:
             StorageError: the store can't be reached.
@@ -240,7 +248,7 @@ def _process() -> WorkerId:
 
 
 def _token(body: bytes) -> str | None:
-    """Return the id of the process that holds a lock; None for a text without one."""
+    """Return the id of the process that holds a lock; None if the lock's text has no id."""
     try:
         return str(json.loads(body)["token"])
     except (ValueError, KeyError, TypeError):

@@ -32,10 +32,10 @@ def hold(place: Store | Path, broker: str | None, command: str = "") -> Abstract
 
 
 def check_held(place: Store) -> None:
-    """Check that another producer has not taken the lock over from this one.
+    """Check that no other producer has taken over this producer's lock.
 
     Raises:
-        CommandError: it has, because this process was paused or cut off from the store for too long.
+        CommandError: another producer has, because this process was paused or cut off from the store for too long.
     """
     other = lease.successor(place) if isinstance(place, ObjectStore) else None
     if other is not None:
@@ -50,7 +50,7 @@ def check_unlocked(place: Store | Path) -> None:
     """Check that no producer holds an output folder's lock, without taking the lock or creating its file.
 
     Raises:
-        UsageError: a producer holds it.
+        UsageError: a producer holds the lock.
         CommandError: the lock can't be read.
     """
     other = current_holder(place)
@@ -59,7 +59,7 @@ def check_unlocked(place: Store | Path) -> None:
 
 
 def discard(place: Store | Path) -> None:
-    """Remove the lock. Only its holder may do this, after making sure that the folder holds no run."""
+    """Remove the lock. Call this only while holding the lock, and only if the folder holds no run."""
     if isinstance(place, ObjectStore):
         lease.discard(place)
     else:
@@ -67,12 +67,17 @@ def discard(place: Store | Path) -> None:
 
 
 def dead_holder(place: Store | Path) -> LockHolder | None:
-    """Return the last holder if it died with the lock; None if it released the lock or the lock can't be read."""
+    """Return the last holder if it died with the lock.
+
+    Return None if it released the lock, or if the lock can't be read.
+    """
     return lease.dead_holder(place) if isinstance(place, ObjectStore) else file_lock.dead_holder(_folder(place))
 
 
 def current_holder(place: Store | Path) -> LockHolder | None:
-    """Return the holder of an output folder's lock; None if the lock is free, or the file system has no locks.
+    """Return the holder of an output folder's lock, or None.
+
+    The result is None if the lock is free, or if the file system has no locks.
 
     Raises:
         CommandError: the lock can't be read.

@@ -19,16 +19,17 @@ NAME = ".lock"
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """The process that holds a lock; ``since`` in seconds since the epoch.
+    """The process that holds a lock; ``since`` is in seconds since the epoch.
 
-    The value contains no secrets. So it has the name of the command, without the options, which may contain secrets.
+    The value contains no secrets. So it has only the name of the command, because the command's options may contain
+    secrets.
     """
 
     host: str
     pid: int
     since: float
     command: str
-    #: The redacted URL of its broker; None for a local fleet.
+    #: The redacted URL of the process's broker; None for a local fleet.
     broker: str | None
 
     @classmethod

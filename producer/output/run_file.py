@@ -2,7 +2,7 @@
 
 It holds the run's id, URL list, options, state and revision, and at the end its totals. It also holds the state of the
 run's plan: ``open`` while the list is still being read, then ``complete``. The file is replaced atomically, by rename.
-It contains a checksum, so an edited or truncated file is reported and never used.
+It contains a checksum. So an edited or truncated file is reported and never used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tasks.redaction import redacted
 from tasks.storage.store import Store
 
 NAME = "run.json"
-#: The names of a run's files at the top of its folder. A stale manifest would be taken for a manifest of a new run.
+#: The names of a run's files at the top of its folder. A new run would take a stale manifest for one of its own
+#: manifests.
 _RUN_FILES = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|\.tar|_stats\.json)?")
 _VERSION = 3
 #: The replacement for a secret in `redacted` text.
@@ -55,7 +56,10 @@ class PlanState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """The options of a run, fixed at its start: how to read its list, how to fetch, and the sizes of its shards."""
+    """The options of a run, which are fixed at its start.
+
+    They say how to read the list, how to fetch images, and how large shards are.
+    """
 
     fetch: FetchOptions = field(default_factory=FetchOptions)
     shard_size: int = 1000
@@ -69,7 +73,7 @@ class RunConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """The content of ``run.json``; times in seconds since the epoch."""
+    """The content of ``run.json``; times are in seconds since the epoch."""
 
     id: str
     source: str
@@ -80,17 +84,17 @@ class RunFile:
     plan: PlanState = PlanState.OPEN
     planned_rows: int = 0
     planned_shards: int = 0
-    #: The shards and rows of the lists before the current one. There are none unless the run was extended.
+    #: The numbers of shards and rows in the lists before the current list. Both are 0 unless the run was extended.
     earlier_shards: int = 0
     earlier_rows: int = 0
     state: State = State.RUNNING
-    #: The revision: 0 for the run itself, one more for each retry.
+    #: The revision: 0 for the first download. Each retry adds 1.
     revision: int = 0
-    #: The producer epoch: 0 for the first command of the run, one more for each command continuing it.
+    #: The producer epoch: 0 for the first command of the run. Each command that continues the run adds 1.
     epoch: int = 0
     #: The redacted URL of the current or last command's broker; None for a local fleet.
     broker: str | None = None
-    #: The failure reasons this revision retries.
+    #: The failure reasons that this revision retries.
     retried: tuple[str, ...] = ()
     started_at: float = field(default_factory=time.time)
     finished_at: float | None = None
@@ -102,9 +106,9 @@ class RunFile:
         return self.earlier_shards * self.options.shard_size
 
     def end_index(self, rows: int) -> int:
-        """Return the index after the last row, if this many rows are planned.
+        """Return the index that follows the last planned row, if this many rows are planned.
 
-        The index is larger than the number of rows if the last shard of an earlier list is not full.
+        If the last shard of an earlier list is not full, this index is larger than the number of rows.
         """
         return self.first_index + rows - self.earlier_rows
 
@@ -113,7 +117,7 @@ class RunFile:
         """Read the run.json of a run that a command can work on.
 
         Raises:
-            UsageError: the folder holds no run, or a run with some files already removed.
+            UsageError: the folder holds no run, or holds a run of which some files are already removed.
             CommandError: the file is damaged.
         """
         record = cls.load(store)
@@ -189,7 +193,7 @@ class RunFile:
 
     @staticmethod
     def check_no_run(store: Store) -> None:
-        """Check that a folder holds no run, and no file with the name of a run's file.
+        """Check that a folder holds no run, and no file that has the name of a run's file.
 
         Raises:
             UsageError: the folder holds a run, or leftovers of a run.
@@ -206,7 +210,7 @@ class RunFile:
 
     @staticmethod
     def _new_run_hint(store: Store) -> str:
-        """Return the hint for a new run in a folder with an existing one."""
+        """Return the hint for a user who starts a run in a folder that already holds a run."""
         # Without run.json, a run can't be resumed. The folders of a comparison never have a run.json.
         if not store.exists(NAME):
             return "Choose another --out, or remove that folder."
@@ -226,7 +230,9 @@ class RunFile:
 
     @staticmethod
     def find_run_file(store: Store, known: Container[str] = ()) -> str | None:
-        """Return the name of a file or folder that belongs to a run, or seems to; None if there is none.
+        """Return the name of a file or folder that belongs or seems to belong to a run.
+
+        Return None if the folder has no such file or folder.
 
         Args:
             store: the folder.
@@ -252,7 +258,7 @@ class RunFile:
         """Return the URL of the last command's broker; None for a local fleet.
 
         Raises:
-            UsageError: the URL has a password, which run.json omits, and the environment does not name the same broker.
+            UsageError: the URL has a password that run.json omits, and the environment does not name the same broker.
         """
         configured = settings().broker
         if configured is not None and redacted(configured) == self.broker:
@@ -322,5 +328,5 @@ def _checksum(facts: Mapping[str, Any]) -> str:
 
 
 def new_id() -> str:
-    """Return a new run id: the local time to the second, for sorting by time, and six random hex digits."""
+    """Return a new run id. It consists of the local time in seconds, for sorting, and six random hex digits."""
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(3)

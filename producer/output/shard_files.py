@@ -18,7 +18,7 @@ from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
 
 _T = TypeVar("_T")
-#: The number of files that are read at a time from an object store.
+#: The number of files that are read at the same time from an object store.
 _PARALLEL_READS = 32
 
 
@@ -63,7 +63,7 @@ def load_plan(shard: int, store: Store, run_id: str) -> pa.Table:
 
 
 def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] | None) -> pa.Table:
-    """Return a shard's manifest with these columns, or with all columns if None.
+    """Return these columns of a shard's manifest; None stands for all columns.
 
     Raises:
         CommandError: the manifest is missing or damaged.
@@ -82,7 +82,7 @@ def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] 
 
 
 def _may_exist(name: str, store: Store) -> bool:
-    """Return whether a file exists; True if the store can't be asked."""
+    """Return whether a file exists. If the store can't be asked, return True."""
     try:
         return store.exists(name)
     except StorageError:

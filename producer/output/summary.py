@@ -23,7 +23,7 @@ class Summary:
     reasons: dict[str, int]
     bytes: int
     shards: int
-    #: Images reused from a previous run because their servers reported them as unchanged.
+    #: The number of images reused from a previous run, because their servers reported them as unchanged.
     unchanged: int = 0
 
     @property

@@ -1,7 +1,9 @@
-"""Split the requests into shards and write them as the plan, in a thread that works ahead of the dispatcher.
+"""Split the requests into shards and write the shards as the plan.
+
+A thread does this, and works ahead of the dispatcher.
 
 The window does not limit how far the URL list is read. A shard's plan is on the disk before its images are in flight.
-So the plan survives even if the URL list or the producer is gone.
+So the plan survives if the URL list disappears or the producer ends.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ class Planner:
         """Prepare a planner.
 
         Args:
-            requests: the requests to plan, a `RequestStream` if they have columns with types. If an earlier plan is
-                continued, they come after the ``planned`` ones.
+            requests: the requests to plan. They are a `RequestStream` if they have columns with types. If an earlier
+                plan is continued, they come after the ``planned`` requests.
             store: the output folder, where the plan is written.
             shard_size: requests per shard.
             on_complete: called with the numbers of rows and shards once all requests are planned.
@@ -66,7 +68,7 @@ class Planner:
 
     def start(self) -> None:
         """Start planning in a thread."""
-        # A daemon thread, because it may be waiting for standard input when the command ends.
+        # The thread is a daemon thread, because it may be waiting for standard input when the command ends.
         threading.Thread(target=self._run, name="planner", daemon=True).start()
 
     def stop(self) -> None:

@@ -27,15 +27,16 @@ _log = logging.getLogger(__name__)
 
 
 def repair_plan(record: RunFile, store: Store, shards: int) -> None:
-    """Rebuild a plan's missing and damaged files, if the run's URL list is unchanged. Log a warning for each.
+    """Rebuild a plan's missing and damaged files, if the run's URL list is unchanged.
 
-    The list counts as unchanged if its fingerprint matches and its rows match two kinds of files. The first kind are
-    the good plan files, up to and including the one after the last damaged file. The second kind are the existing
+    Log a warning for each rebuilt file.
+
+    The list counts as unchanged if its fingerprint matches, and its rows match two kinds of files. The first kind are
+    the good plan files, up to and including the plan file after the last damaged file. The second kind are the existing
     manifests of shards with a damaged plan file.
 
     Args:
-        record: the run.
-        store: its folder.
+        record: the run. store: the run's folder.
         shards: the number of planned shards.
 
     Raises:
@@ -51,7 +52,7 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
         raise _unrepairable_error(first, "the shard is from an earlier list, before the run was extended")
     if not url_list.is_unchanged(record.source, record.fingerprint):
         raise _unrepairable_error(first, url_list.explain_difference(record.source))
-    # Compare everything before writing anything. Memory holds one shard at a time, however many are damaged.
+    # Compare everything before writing anything. Memory holds one shard at a time, however many shards are damaged.
     for shard, requests in _first_shards(current_list.read(record), record, min(max(broken) + 2, shards)):
         if not _matches_plan(shard, requests, shard in broken, record, store, shards):
             raise _unrepairable_error(first, url_list.explain_difference(record.source))
@@ -88,7 +89,9 @@ def _plan_error(shard: int, record: RunFile, store: Store) -> CommandError | Non
 def _first_shards(
     requests: Iterable[ImageRequest], record: RunFile, shards: int
 ) -> Iterator[tuple[int, list[ImageRequest]]]:
-    """Yield the first shards of a run's current list with their numbers, up to a number of shards in the whole run.
+    """Yield the first shards of a run's current list, each with its number in the run.
+
+    They end where the whole run has the given number of shards.
 
     Shards after the end of the list are empty.
     """
@@ -100,7 +103,10 @@ def _first_shards(
 def _matches_plan(
     shard: int, requests: list[ImageRequest], broken: bool, record: RunFile, store: Store, shards: int
 ) -> bool:
-    """Return whether the list's rows match a shard's plan or, if that is damaged, the shard's length and manifest."""
+    """Return whether the list's rows match a shard's plan.
+
+    If the plan is damaged, the rows must match the shard's length and manifest.
+    """
     urls = [request.url for request in requests]
     if not broken:
         return urls == load_plan(shard, store, record.id)["url"].to_pylist()

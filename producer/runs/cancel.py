@@ -16,12 +16,14 @@ from tasks.broker import client as broker_client
 from tasks.errors import CommandError, StorageError
 from tasks.storage.store import Store
 
-#: After a producer was told to cancel its run, wait this many seconds for the producer to end.
+#: Seconds to wait for a producer to end after it was told to cancel its run.
 _CANCEL_TIMEOUT_SECONDS = 60.0
 
 
 def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], bool]) -> str:
-    """Cancel a run: through its producer, or by dropping its queued tasks if it has none; return a message.
+    """Cancel a run, and return a message.
+
+    The run's producer cancels the run. If the run has no producer, its queued tasks are dropped.
 
     Args:
         store: the run's folder.
@@ -62,7 +64,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
 
 
 def _cancel_at_broker(url: str, record: RunFile, store: Store) -> None:
-    """Tell the producer to cancel the run, or drop the run's queued tasks if it has no producer."""
+    """Tell the producer to cancel the run. If the run has no producer, drop its queued tasks."""
     with broker_client.client(url, retry=False) as server, broker_client.translate_errors(url):
         broker_client.check_server(server, url)
         # The producer may have ended in the meantime.
@@ -76,7 +78,7 @@ def _wait_for_producer(store: Store) -> None:
     """Wait until a run has no producer.
 
     Raises:
-        CommandError: its producer does not end in time.
+        CommandError: the run's producer does not end in time.
     """
     if not wait_until(lambda: lock.current_holder(store) is None, _CANCEL_TIMEOUT_SECONDS, 0.1):
         raise CommandError(

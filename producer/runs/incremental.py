@@ -1,4 +1,4 @@
-"""Start a run in a folder that may hold a run already (``--incremental``)."""
+"""Start a run in a folder that may already hold a run (``--incremental``)."""
 
 from __future__ import annotations
 
@@ -31,13 +31,16 @@ class RunRequest:
     source: str
     requests: Iterable[ImageRequest]
     config: RunConfig
-    #: The options that the user gave, such as ``--timeout``; None if all options of ``config`` count as given.
+    #: The options that the user gave, such as ``--timeout``. None: all options of ``config`` count as given.
     given: Collection[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """A run that can start as soon as it has workers: its options, and the function that starts it."""
+    """A run that can start as soon as it has workers.
+
+    It consists of the run's options and the function that starts the run.
+    """
 
     config: RunConfig
     start: Callable[[], Run]
@@ -54,7 +57,7 @@ def run_folder(out: Location, broker: str | None, mode: IncrementalMode | None) 
 
     Raises:
         UsageError: the folder can't be used, or another producer works there.
-        CommandError: the lock can't be checked for another producer.
+        CommandError: the check whether another producer holds the lock fails.
     """
     if mode is None or not RunFile.is_in(open_output(out)):
         with new_run_folder(out, broker) as store:
@@ -91,7 +94,9 @@ def resume_same(wanted: RunRequest, store: Store) -> Run:
 
 
 def prepare(wanted: RunRequest, mode: IncrementalMode | None, store: Store, broker: str | None) -> PreparedRun:
-    """Prepare a run that begins, replaces an existing one, or extends it. Nothing in the folder changes yet.
+    """Prepare a new run, a run that replaces an existing run, or the extension of an existing run.
+
+    Nothing in the folder changes yet.
 
     Args:
         wanted: the run.
@@ -101,7 +106,7 @@ def prepare(wanted: RunRequest, mode: IncrementalMode | None, store: Store, brok
 
     Raises:
         UsageError: the existing run can't be removed or extended.
-        CommandError: its run.json is damaged, or its broker is unreachable.
+        CommandError: the existing run's run.json is damaged, or that run's broker is unreachable.
     """
     begin = partial(Run.begin, wanted.requests, wanted.source, store, wanted.config)
     if mode is None or not RunFile.is_in(store):
@@ -127,7 +132,7 @@ def _has_own_names(options: RunConfig) -> bool:
 
 
 def _check_overwriting(wanted: RunRequest, found: RunFile, store: Store) -> None:
-    """Check that the images of a run can be found, and those of the new run can be named.
+    """Check that the images of a run can be found, and that the images of the new run can be named.
 
     Raises:
         UsageError: one of the runs uses `--path-template` or `--path-col`, which makes this impossible.
@@ -167,7 +172,7 @@ def _check_extension(wanted: RunRequest, store: Store) -> RunConfig:
             f"its last list is {url_list.shown(found.source)}, with the same content",
             "Give another list. If this list has grown meanwhile, use --offset to skip its old rows.",
         )
-    # How to read the list is up to the list.
+    # The options for reading a list may differ, because they depend on the list.
     differing = differing_options(wanted.config, replace(found.options, source=source))
     given = differing if wanted.given is None else [name for name in differing if name in wanted.given]
     _check_options(given, store)

@@ -1,4 +1,4 @@
-"""Compare the options of two runs, and name their differences as the options of `producer run`."""
+"""Compare the options of two runs, and name the differences by the options of `producer run`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from producer.output.run_file import RunConfig
 
-#: The options of `producer run` for fields with another name. All other fields are named like their options.
+#: The options of `producer run` whose fields have another name than the option. All other fields have the same names as
+#: their options.
 _NAMES = {
     "previous_run": "--refresh-from",
     "mode": "--resize",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def find_broker_url(broker: str | None) -> str | None:
-    """Return the broker's URL as given, or else from the environment; None for a local fleet."""
+    """Return the given URL of a broker, or else the URL in the environment; None for a local fleet."""
     from config.settings import settings
 
     return broker or settings().broker
@@ -26,7 +26,7 @@ def checked_broker_url(broker: str | None) -> str | None:
     """Return the URL of a run's broker, or None for a local fleet. For a local fleet, check the settings.
 
     Raises:
-        SettingsError: a variable is invalid, or it would keep the workers of a local fleet from starting.
+        SettingsError: a variable is invalid, or would keep the workers of a local fleet from starting.
     """
     url = find_broker_url(broker)
     if url is None:

@@ -1,8 +1,8 @@
 """Remove a run from its folder, and nothing else.
 
-The run's record is marked first, and removed last. So a command that was interrupted while it removed a run can be
-repeated, and no other command takes the rest for a run. A run without a record is never removed, because nothing shows
-which files belong to it.
+The run's record is marked first, and removed last. So a removal that was interrupted can be repeated. Meanwhile, no
+other command takes the remaining files for a run. A run without a record is never removed, because nothing shows which
+files belong to it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tasks.storage.file_names import check_name
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
 
-#: Files to remove at a time, because each removal in an object store is a request.
+#: Files to remove at the same time, because each removal in an object store is a request.
 _PARALLEL_REMOVALS = 16
 
 
@@ -34,7 +34,7 @@ class RunRemoval:
         """Take a run and its folder, and check the folder. Nothing is changed.
 
         Raises:
-            UsageError: the folder of a shard, or of the plan, has a file that is not one of the run's.
+            UsageError: the folder of a shard, or of the plan, has a file that is not a file of the run.
         """
         self._record, self._store, self._output = record, store, record.options.output
         self._shards = record.planned_shards if record.state is State.REMOVING else planned_shards(record, store)
@@ -71,12 +71,12 @@ class RunRemoval:
         return {*self._images_elsewhere(shard), *beside, *([] if packed is None else [packed])}
 
     def _images_elsewhere(self, shard: int) -> Iterator[str]:
-        """Yield the images of a manifest that are in another folder than their shard's."""
+        """Yield the images of a manifest that are outside of their shard's folder."""
         try:
             body = self._store.read(manifest.name(shard))
             paths = manifest.decode(body, ["path"], ShardRef(self._record.id, shard))["path"]
         except (CorruptShardFileError, StorageError):
-            # The manifest does not exist, is damaged, or is another run's.
+            # The manifest does not exist, is damaged, or belongs to another run.
             return
         for path in map(str, paths.drop_null().to_pylist()):
             with suppress(ValueError):
@@ -89,7 +89,7 @@ class RunRemoval:
         offset = len(first) - len(shard_name(shard))
         packed = packed_name(shard, self._output)
         other = "" if packed is None else f"|{re.escape(packed)}"
-        # A worker that died can leave the claim of a name: the name with a dot before it.
+        # A worker that died can leave a file that claims a name. This file has the same name with a dot before it.
         return re.compile(rf"{shard_name(shard)}/\.?{shard_name(shard)}[0-9]{{{offset}}}\.[^/]+{other}")
 
     def _check_foreign_files(self) -> None:
@@ -102,7 +102,7 @@ class RunRemoval:
             )
 
     def _foreign_files(self) -> Iterator[str]:
-        """Yield the names of files that are not the run's, but are where a run has its files."""
+        """Yield the names of files that are not files of the run, but are in the folders of such files."""
         own = {NAME, plan.FOLDER}
         plans = {plan.name(shard) for shard in range(self._shards)}
         yield from (name for name in self._store.list_files(plan.FOLDER) if name not in plans)

@@ -17,7 +17,10 @@ from tasks.storage.local_store import LocalStore
 
 @dataclass(frozen=True, slots=True)
 class PreviousResult:
-    """The earlier command that completed a run: the figures of that command alone, and its end as a Unix timestamp."""
+    """The earlier command that completed a run.
+
+    The figures are those of this command alone; its end is a Unix timestamp.
+    """
 
     finished_at: float
     images: int
@@ -43,7 +46,7 @@ class RunResult:
     workers: int
     slots: int
     startup_seconds: float
-    #: The number of images finished by this command, and how many of these images were sent again.
+    #: The number of images finished by this command, and the number of these images that were resent.
     images: int
     repaired: int = 0
     #: After a retry: the number of retried images, by their failure reason before the retry.
@@ -52,7 +55,7 @@ class RunResult:
     previous_run: str | None = None
     #: The earlier command that completed the run, if this command had nothing to do.
     completion: PreviousResult | None = None
-    #: Workers that could not run tasks of the run, and left them to other workers.
+    #: Workers that could not run tasks of the run, and left these tasks to other workers.
     unfit: Sequence[UnfitWorker] = ()
     #: The place of the first shard's images, relative to the output folder.
     first_images: str = "00000/"

@@ -1,4 +1,4 @@
-"""Read the state of an existing run: its manifests, its plan, and the unplanned rest of its URL list."""
+"""Read the state of an existing run: its manifests, its plan, and the unplanned rows of its URL list."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tasks.storage.store import Store
 def all_manifests_exist(store: Store, shards: int) -> bool:
     """Return whether all manifests exist.
 
-    One may be missing, because a user may remove a damaged manifest to have it rebuilt.
+    A manifest may be missing, because a user may remove a damaged manifest to have it rebuilt.
     """
     return all(each_shard(lambda shard: store.exists(manifest.name(shard)), range(shards), store))
 
 
 def check_manifests(record: RunFile, store: Store, shards: int) -> None:
-    """Check each existing manifest completely now (0.1 ms each), and not only after all other shards are done.
+    """Check each existing manifest completely now, instead of after all other shards are done. A check takes 0.1 ms.
 
     Raises:
         CommandError: a manifest is damaged.
@@ -73,7 +73,7 @@ def load_complete(store: Store, command: str) -> RunFile:
     """Return the record of a complete run, for a command like "retried".
 
     Raises:
-        UsageError: the folder holds no run, or an incomplete one.
+        UsageError: the folder holds no run, or an incomplete run.
         CommandError: run.json is damaged.
     """
     record = RunFile.load_usable(store)
@@ -87,10 +87,10 @@ def load_complete(store: Store, command: str) -> RunFile:
 
 
 def mark_running(record: RunFile, store: Store, **changes: Any) -> RunFile:
-    """Save and return a run's record in the running state, with this folder and a new epoch.
+    """Save and return a run's record, now with the state "running", this folder and a new producer epoch.
 
     Raises:
-        CommandError: it can't be written.
+        CommandError: the record can't be written.
     """
     try:
         return record.save(store, state=State.RUNNING, out=store.location, epoch=record.epoch + 1, **changes)
@@ -120,7 +120,8 @@ def plan_progress(record: RunFile, store: Store) -> PlanProgress:
 def planned_shards(record: RunFile, store: Store) -> int:
     """Return the number of planned shards.
 
-    While the plan is incomplete, only the shards of earlier lists count, and those before the first gap after them.
+    While the plan is incomplete, two groups of shards count: all shards of earlier lists, and later shards up to the
+    first gap.
     """
     if record.plan is PlanState.COMPLETE:
         return record.planned_shards
@@ -135,7 +136,8 @@ def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
 def remove_packed_images(record: RunFile, store: Store, shards: int) -> None:
     """Remove the files of images that are in the packed files of finished shards.
 
-    The collect task removes them, unless it dies after it has written the manifest and its message is lost, too.
+    Usually, the collect task removes these files. But it may die after it has written the manifest, and its message may
+    be lost too.
     """
     if record.options.output.format is OutputFormat.FILES:
         return
@@ -151,11 +153,11 @@ def remove_packed_images(record: RunFile, store: Store, shards: int) -> None:
 def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> RequestStream:
     """Return the unplanned requests of a run's current URL list.
 
-    The first request raises a `CommandError` if the list is gone or has changed, so the run downloads its planned
-    images before it reports this.
+    If the list is gone or has changed, the first request raises a `CommandError`. So the run downloads its planned
+    images before it reports the error.
     """
     # Duplicates of planned rows are found too, because the list is read from its first row on.
-    # This reads all rows, because a row may be a duplicate of a planned one.
+    # This reads all rows, because a row may be a duplicate of a planned row.
     listed = refuse_duplicates(current_list.read(record), record.options, store)
     requests = name_files(listed, record.options, store)
 

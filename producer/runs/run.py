@@ -60,7 +60,7 @@ class Run:
     """A run with a locked folder and a growing plan. Nothing is sent before `execute`.
 
     The caller holds the lock of the folder. Use the run as a context manager. If the block fails, even before
-    `execute`, the failure is saved in the run's record. If a command on an existing run fails before it has sent a
+    `execute`, the failure is saved in the run's record. But if a command on an existing run fails before it has sent a
     task, the record stays as it was.
     """
 
@@ -106,10 +106,10 @@ class Run:
 
     @classmethod
     def begin(cls, requests: Iterable[ImageRequest], source: str, store: Store, options: RunConfig) -> Self:
-        """Start a new run in a folder without one.
+        """Start a new run in a folder that holds no run.
 
         Raises:
-            UsageError: the folder holds a run, or other files whose names an image could get.
+            UsageError: the folder holds a run, or holds other files whose names an image could get.
             CommandError: the folder is not writable.
         """
         record = RunFile(new_id(), source, store.location, options, url_list.fingerprint(source))
@@ -153,7 +153,7 @@ class Run:
         """Start another revision of a completed run, to retry the images that failed for the given reasons.
 
         Raises:
-            UsageError: the folder holds no run, or an incomplete one.
+            UsageError: the folder holds no run, or an incomplete run.
             CommandError: a file of the run is damaged. Nothing was changed.
         """
         record = found = load_complete(store, "retried")
@@ -168,16 +168,16 @@ class Run:
     def extend(cls, store: Store, requests: Iterable[ImageRequest], source: str, options: SourceOptions) -> Self:
         """Add the rows of another list to a complete run, as new shards. Existing shards and keys stay as they are.
 
-        From then on, the run is incomplete. Even if it fails at once, it stays extended, and can be resumed.
+        From then on, the run is incomplete. It stays extended even if it fails at once, and it can be resumed.
 
         Args:
             store: the run's folder.
             requests: the requests of the list, with indexes from 0 on.
             source: the URL list, as it was given.
-            options: how to read the list. All other options stay those of the run.
+            options: how to read the list. All other options of the run stay the same.
 
         Raises:
-            UsageError: the folder holds no run, or an incomplete one.
+            UsageError: the folder holds no run, or an incomplete run.
             CommandError: a file of the run is damaged. Nothing was changed.
         """
         found = load_complete(store, "extended")
@@ -323,10 +323,10 @@ class Run:
         return Dispatcher(options, self._store, self._planner, server, partial(self._check, pool), dispatch)
 
     def _check(self, pool: WorkerPool) -> None:
-        """Check that the workers are there, and that the folder is still this producer's.
+        """Check that the workers are there, and that this producer still holds the folder's lock.
 
         Raises:
-            CommandError: they are not, or it is not.
+            CommandError: the workers are gone, or another producer has taken over the lock.
         """
         pool.check()
         lock.check_held(self._store)
@@ -375,7 +375,7 @@ class Run:
             self._save(**changes)
 
     def _is_restorable(self, found: RunFile) -> bool:
-        """Return whether a failed command can restore the record that it found.
+        """Return whether a failed command can restore the record that it found at its start.
 
         An extended run stays extended, because some of its new shards may be planned already.
         """

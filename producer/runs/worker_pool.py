@@ -41,7 +41,7 @@ def local_pool(fleet: Fleet) -> WorkerPool:
 
 
 def broker_pool(broker_url: str, out: Location, insecure: bool = False) -> WorkerPool:
-    """Return the workers at a broker. The producer does not start these workers, and there may be none yet.
+    """Return the workers at a broker. The producer does not start these workers. There may be no workers yet.
 
     Args:
         broker_url: the broker's URL.
@@ -49,8 +49,8 @@ def broker_pool(broker_url: str, out: Location, insecure: bool = False) -> Worke
         insecure: whether the run skips the verification of server certificates. Workers must allow this.
 
     Raises:
-        UsageError: workers reply, but none of them can save the run's images, or none allows ``insecure``.
-        CommandError: the broker is unreachable or unusable, or not fit for a run.
+        UsageError: workers reply, but no worker can save the run's images, or no worker allows ``insecure``.
+        CommandError: the broker is unreachable, unusable, or not fit for a run.
     """
     started = time.monotonic()
     with broker_client.client(broker_url, retry=False) as server:

@@ -1,4 +1,4 @@
-"""Read an input file of aria2: a line of URLs for each file, and indented options of that file after it.
+"""Read an input file of aria2: a line of URLs for each file, followed by indented lines with options of that file.
 
 A line has the URLs of one file on several mirrors, separated by tabs. The first URL is used. The options ``out``,
 ``dir`` and ``checksum`` are columns. The other options are ignored.

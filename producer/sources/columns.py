@@ -1,4 +1,4 @@
-"""Choose the columns of a URL list that a run needs: its URLs, its captions, and others to pass through."""
+"""Choose the columns of a URL list that a run needs: the URLs, the captions, and further columns to pass through."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from producer.sources.reader import Reader
 from tasks.errors import UsageError
 
 CAPTION = "caption"
-#: Usual names of a column with URLs, without case, spaces and punctuation.
+#: Usual names of a column with URLs. Case, spaces and punctuation are ignored.
 _URL_NAMES = frozenset(
     f"{kind}{what}{number}"
     for kind in ("", "image", "img", "photo", "picture")
@@ -43,7 +43,7 @@ class Selection:
         return [self.url, *self.passed.values(), *(name for name in (self.hash, self.path) if name is not None)]
 
     def schema(self, reader: Reader) -> pa.Schema:
-        """Return the types of the columns to pass through, with their names in manifests."""
+        """Return, for the columns to pass through, their types and their names in manifests."""
         types = reader.schema(list(self.passed.values()))
         return pa.schema([(name, types.field(place).type) for place, name in enumerate(self.passed)])
 
@@ -57,7 +57,7 @@ def choose(reader: Reader, options: SourceOptions, list_name: str) -> Selection:
     url = options.url_col or reader.url_column or _find_url_column(reader, list_name)
     passed = {} if options.caption_col is None else {CAPTION: options.caption_col}
     for name in options.columns:
-        # The URL and the caption are passed through anyway.
+        # The URL and the caption are always passed through.
         if name not in (url, options.caption_col):
             passed[f"source_{name}" if name in passed else name] = name
     given = [("--url-col", url), *(("--columns", name) for name in options.columns)]
@@ -78,10 +78,10 @@ def choose(reader: Reader, options: SourceOptions, list_name: str) -> Selection:
 
 
 def check_columns(reader: Reader, selection: Selection, list_name: str) -> None:
-    """Check that a further file of the list has the columns chosen in its first file.
+    """Check that a further file of the list has the columns that were chosen in the first file.
 
     Raises:
-        UsageError: it lacks a column.
+        UsageError: the file lacks a column.
     """
     for name in selection.columns:
         if name not in reader.names:

@@ -1,4 +1,4 @@
-"""Decompress a URL list. The compression is recognized by the list's first bytes, whatever the file's name says."""
+"""Decompress a URL list. The list's first bytes show the compression, whatever the file's name says."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SIGNATURES: tuple[tuple[re.Pattern[bytes], Callable[[BufferedReader], Any]], ..
     (re.compile(rb"\xfd7zXZ\0"), lzma.LZMAFile),
     (re.compile(rb"\x28\xb5\x2f\xfd"), zstd.ZstdFile),
 )
-#: The endings of compressed files' names.
+#: The endings of the names of compressed files.
 EXTENSIONS = frozenset({".gz", ".bz2", ".xz", ".zst"})
 #: The errors of damaged compressed data. An `EOFError` means that the data is truncated.
 ERRORS = (EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError, gzip.BadGzipFile)

@@ -1,9 +1,9 @@
-"""Read a table in text: CSV, with its relatives that have another delimiter, and TSV.
+"""Read a table in text: CSV, TSV, or a similar format that has another delimiter.
 
-Python's own csv module reads the rows: it streams text in any encoding, keeps the line numbers, and accepts the same
+Python's own csv module reads the rows. It streams text in any encoding, keeps the line numbers, and accepts the same
 quotation marks as pandas. All columns are text, and an empty field is null. A row is a `BadRow` if it has too few or
-too many fields, contains a zero byte, or has a quotation mark that is never closed. Reading then continues on the line
-after the first line of that row, so a bad quotation mark costs one row only.
+too many fields, contains a zero byte, or has a quotation mark that is never closed. Reading then continues on the
+second line of that row. So a bad quotation mark costs only one row.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tasks.download.urls import looks_like_url
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile('"[^"]*"')
 _UNCLOSED = "has a quotation mark that is never closed"
-# A field that is longer than this has a quotation mark without a partner.
+# A longer field has an opening quotation mark that is never closed.
 csv.field_size_limit(LINE_LIMIT)
 
 
@@ -40,7 +40,7 @@ class DelimitedReader:
 
         Args:
             text: the text, with its line ends unchanged.
-            delimiter: the character between two fields; None: the one that occurs most in the first row.
+            delimiter: the character between two fields; None: the delimiter that occurs most in the first row.
             header: whether the first row has the names of the columns. Without a header, their numbers are the names.
         """
         self._lines = _Lines(text)
@@ -50,7 +50,7 @@ class DelimitedReader:
         row = next(self._rows, None)
         first = row if isinstance(row, list) else []
         urls = [str(number) for number, value in enumerate(first, 1) if looks_like_url(value)]
-        #: The number of a column that has a URL in the first row, although that row is taken for the header.
+        #: The number of a column that has a URL in the first row, although the first row is read as the header.
         self.url_in_header = urls[0] if urls and header else None
         self.url_column = urls[0] if len(urls) == 1 and not header else None
         self.names: Sequence[str]
@@ -108,7 +108,7 @@ class DelimitedReader:
                 table = csv.reader(lines, delimiter=self._delimiter)
 
     def _is_strict(self, lines: Sequence[str]) -> bool:
-        """Return whether each quotation mark of a row is at the start or end of a field, or doubled.
+        """Return whether each quotation mark of a row is doubled, or is at the start or end of a field.
 
         If not, a field with several lines probably began with a quotation mark that is never closed.
         """
@@ -132,7 +132,7 @@ class _Lines:
         self._text = text
         self._ahead: deque[str] = deque()
         self._number = 0
-        #: The lines of the current row, and the number of the first one.
+        #: The lines of the current row, and the number of its first line.
         self.row: list[str] = []
         self.row_number = 0
         #: What is wrong with the lines of the current row, or None.
@@ -149,7 +149,10 @@ class _Lines:
         self.row, self.row_number, self.damage = [], self._number + 1, None
 
     def read_again_after_first(self) -> bool:
-        """Let all lines of the current row be read again except its first one. Return False if it has only one."""
+        """Let all lines of the current row except its first line be read again.
+
+        Return False if the row has only one line.
+        """
         again = self.row[1:]
         self._ahead.extendleft(reversed(again))
         self._number -= len(again)
@@ -181,7 +184,10 @@ class _Lines:
 
 
 def _next_row(table: Any) -> tuple[list[str] | None, str | None]:
-    """Return the fields of the next row and what is wrong with it; no fields at the end of the table."""
+    """Return the fields of the next row, and what is wrong with the row.
+
+    At the end of the table, there are no fields.
+    """
     try:
         return next(table, None), None
     except csv.Error:
@@ -190,6 +196,6 @@ def _next_row(table: Any) -> tuple[list[str] | None, str | None]:
 
 
 def find_delimiter(row: str) -> str:
-    """Return the delimiter that occurs most in a row, or a comma."""
+    """Return the delimiter that occurs most in a row, or a comma if there is none."""
     bare = _QUOTED.sub("", row)
     return max(_DELIMITERS, key=bare.count)

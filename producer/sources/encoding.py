@@ -15,7 +15,10 @@ _ENCODINGS = {
 
 
 def find_encoding(head: bytes) -> str:
-    """Return the encoding of a text with these first bytes: the one of its byte order mark, or UTF-8."""
+    """Return the encoding of a text that begins with these bytes.
+
+    The byte order mark decides the encoding. Without a mark, it is UTF-8.
+    """
     return next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
 
 

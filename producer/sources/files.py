@@ -15,12 +15,12 @@ from producer.sources.options import SourceOptions
 from producer.sources.reader import BadRow, DamagedListError, Reader, Row
 from tasks.errors import UsageError
 
-#: Further files to check before the first row is read. It takes about a millisecond for each.
+#: The number of further files to check before the first row is read. Checking a file takes about a millisecond.
 _CHECKED = 1000
 
 
 class ListFiles:
-    """The files of a URL list, of which one is open at a time."""
+    """The files of a URL list. Only one file is open at a time."""
 
     def __init__(self, source: str, options: SourceOptions, stack: ExitStack) -> None:
         """Open the first file, and check the others.
@@ -58,7 +58,7 @@ class ListFiles:
                 yield from self._reader.rows(self.selection.columns, self.schema)
 
     def explain(self, row: BadRow) -> str:
-        """Return why a row can't be read, with its file if there are several."""
+        """Return why a row can't be read. The text names the file if the list has several files."""
         return f"{self._prefix}{row.why}"
 
     def where(self) -> str:
@@ -69,7 +69,7 @@ class ListFiles:
         """Return the reader of a further file.
 
         Raises:
-            UsageError: it has another format or other columns than the first file.
+            UsageError: the file has another format or other columns than the first file.
         """
         reader = self._open_reader(file, stack)
         if type(reader) is not self._kind:

@@ -40,10 +40,10 @@ _EXTENSIONS = {
 }
 #: The formats that may have a header.
 _TABLES = (InputFormat.CSV, InputFormat.TSV)
-#: The formats whose rows may look alike.
+#: Formats whose rows may look like rows of one of the other formats.
 _ROWS_OF_COLUMNS = (*_TABLES, InputFormat.WORDS, InputFormat.ARIA2)
 _JSON = (InputFormat.JSON, InputFormat.JSONL)
-#: Rows to inspect for the format, and characters to inspect of each row.
+#: The number of rows to inspect for the format, and the number of characters to inspect in each row.
 _ROWS, _ROW_HEAD = 1000, 2048
 
 
@@ -56,12 +56,12 @@ def open_reader(file: str, options: SourceOptions, stack: ExitStack) -> Reader:
         stack: it closes the file.
 
     Raises:
-        UsageError: the file has another format than its name or the options say, or an unknown one.
-        OSError, EOFError: it can't be read.
+        UsageError: the file has an unknown format, or another format than its name or the options say.
+        OSError, EOFError: the file can't be read.
     """
     stored = stack.enter_context(open_bytes(file))
     stream = stack.enter_context(compression.decompress(stored))
-    # For a pipe, this is only the data that has arrived.
+    # From a pipe, this is only the data that has arrived so far.
     head = stream.peek(HEAD_BYTES)
     signature = list_format.from_bytes(head)
     claimed = options.input_format or _format_of_name(file)
@@ -124,7 +124,7 @@ def _check_binary(signature: Format, claimed: InputFormat | None, file: str) -> 
     """Return the format of a file with a signature.
 
     Raises:
-        UsageError: the format can't be read, or is not the claimed one.
+        UsageError: the format can't be read, or differs from the claimed format.
     """
     if signature.input_format is not None and claimed in (None, signature.input_format):
         return signature.input_format
@@ -139,7 +139,7 @@ def _format_of_name(file: str) -> InputFormat | None:
 
 
 def _first_rows(head: bytes, encoding: str, file: str) -> list[str]:
-    """Return the first rows of a text, stripped, without blank ones and comments.
+    """Return the first rows of a text, stripped, without blank rows and comments.
 
     Raises:
         UsageError: the file is not a text.
@@ -158,7 +158,7 @@ def _first_rows(head: bytes, encoding: str, file: str) -> list[str]:
 def _choose_format(
     given: InputFormat | None, claimed: InputFormat | None, rows: Sequence[str], file: str
 ) -> InputFormat:
-    """Return the format to read a text in.
+    """Return the format in which to read a text.
 
     Args:
         given: the format that the options say.
@@ -180,9 +180,10 @@ def _choose_format(
     if found is None:
         return claimed or InputFormat.TEXT
     if seen in _JSON and (claimed is None or (given is None and claimed in _JSON)):
-        # The names of both are often mixed up, and the content is certain.
+        # The names of the two formats are often mixed up, but the content is certain.
         return seen
-    # A row of a table may look like a row of another kind of table. Only the options and the name can tell.
+    # A row of a table may look like a row of another kind of table. Only the options and the file's name can tell which
+    # format the file has.
     if claimed is None or claimed is InputFormat.TEXT or seen not in (claimed, *_ROWS_OF_COLUMNS):
         raise _other_format_error(found, file)
     return claimed

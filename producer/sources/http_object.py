@@ -1,7 +1,8 @@
 """A URL list on a web server.
 
-The first request asks for the first block. If the server sends only this block, it understands ranges, and each block
-is requested with the ETag of the first one. Otherwise it sends the whole list, which is then read in one response.
+The first request asks for the first block. If the server sends only this block, it understands ranges. Each further
+block is then requested with the ETag of the first block. Otherwise, the server sends the whole list, which is then read
+from one response.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class HttpObject:
         """Find a list.
 
         Raises:
-            RemoteError: there is no such list, or it can't be read.
+            RemoteError: the list does not exist, or can't be read.
         """
         self._url = source.strip()
         self._session = requests.Session()
@@ -63,7 +64,7 @@ class HttpObject:
         """Return up to ``count`` bytes from ``start`` on.
 
         Raises:
-            RemoteError: they can't be read, or the list has changed.
+            RemoteError: the bytes can't be read, or the list has changed.
         """
         if start < len(self._first):
             return self._first[start : start + count]
@@ -116,7 +117,7 @@ class HttpObject:
         if status in _TEMPORARY:
             raise _TemporaryError(f"the server answered {_status_text(status)}")
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self.size is None:
-            # There is no byte at this place: the list is empty, or its end was unknown.
+            # There is no byte at this place, because the list is empty or its end was unknown.
             self.size = start
             return b""
         if status == HTTPStatus.PRECONDITION_FAILED:
@@ -150,7 +151,7 @@ class HttpObject:
         return self._read(response, count)
 
     def _read(self, response: requests.Response, count: int) -> bytes:
-        """Return this many bytes of a body, or the rest of it, as they were sent."""
+        """Return this many bytes of a body as they were sent, or all its remaining bytes if there are fewer."""
         parts: list[bytes] = []
         while count and (part := response.raw.read(count, decode_content=False)):
             parts.append(part)
@@ -171,7 +172,7 @@ def _status_text(status: int) -> str:
 
 @contextmanager
 def _errors() -> Iterator[None]:
-    """Translate the client's errors. Their texts are not used, because they contain the URL."""
+    """Translate the client's errors. The texts of these errors are not used, because they contain the URL."""
     try:
         yield
     except requests.exceptions.SSLError as error:

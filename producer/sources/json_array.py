@@ -26,7 +26,7 @@ def read_json_array(stream: BufferedReader, encoding: str) -> JsonReader:
 
 
 class _Utf8:
-    """A text in another encoding as UTF-8, which the parser needs."""
+    """A stream of a text as UTF-8. The text has another encoding, and the parser needs UTF-8."""
 
     def __init__(self, stream: BufferedReader, encoding: str) -> None:
         self._text = codecs.getreader(encoding)(stream, "replace")
@@ -39,7 +39,7 @@ def _items(text: Any) -> Iterator[tuple[int, Any]]:
     """Yield the elements with their numbers.
 
     Raises:
-        DamagedListError: the text is not JSON from some place on.
+        DamagedListError: at some place, the text stops being JSON.
     """
     import ijson
 

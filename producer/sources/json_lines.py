@@ -13,7 +13,7 @@ from producer.sources.encoding import BYTE_ORDER_MARK
 from producer.sources.json_reader import JsonReader
 from producer.sources.reader import BadRow
 
-#: Bytes or characters of the longest line that is read.
+#: The longest line that is read, in bytes or characters.
 _LINE_LIMIT = 16 * 1024 * 1024
 
 
@@ -42,7 +42,7 @@ def _items(text: BufferedReader | TextIOWrapper) -> Iterator[tuple[int, Any]]:
 
 
 def _parse_leniently(line: bytes | str, number: int) -> Any:
-    """Return the value of a line that orjson refuses: Python's own writer emits NaN and Infinity."""
+    """Return the value of a line that orjson refuses, such as a line with NaN or Infinity from Python's own writer."""
     text = line.decode("utf-8", "replace") if isinstance(line, bytes) else line
     try:
         value = json.loads(text.removeprefix(BYTE_ORDER_MARK))

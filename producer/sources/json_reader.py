@@ -1,4 +1,4 @@
-"""Read the rows of JSON: objects, whose fields are the columns, or just URLs."""
+"""Read the rows of JSON. A row is a URL, or an object whose fields are the columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _URL = "url"
 
 
 class JsonReader:
-    """Reads rows of JSON, which another module takes from the file one by one."""
+    """Reads rows of JSON. Another module takes these rows from the file one by one."""
 
     url_in_header: str | None = None
 
@@ -25,7 +25,7 @@ class JsonReader:
         """Read the first rows.
 
         Args:
-            items: the rows with their numbers: JSON values, or a `BadRow`.
+            items: the rows with their numbers. A row is a JSON value or a `BadRow`.
             unit: what the numbers count, for messages.
             description: the format, for messages.
         """
@@ -81,5 +81,5 @@ class JsonReader:
 
 
 def _as_object(item: Any) -> Any:
-    """Return a row as an object: a text is the URL itself."""
+    """Return a row as an object. A row that is a text is the URL itself."""
     return {_URL: item} if isinstance(item, str) else item

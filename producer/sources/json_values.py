@@ -1,7 +1,7 @@
-"""The columns of JSON objects: their names, the types of their values, and values of other types.
+"""The columns of JSON objects: their names, their types, and how to treat values of other types.
 
-The first rows decide the type of a column: numbers, truth values, text, lists or objects of these. A column whose
-values have several types is text, and so is one without values. Text columns hold other values as JSON.
+The first rows decide the type of a column: numbers, truth values, text, or lists or objects that contain these types. A
+column is text if its values have several types, or if it has no values. Text columns hold other values as JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-#: The depth to which values have columns and types. Deeper values are text. Python's stack limits the depth too.
+#: Values have columns and types down to this depth. Deeper values are text. Python's stack limits the depth too.
 _MAX_DEPTH = 16
 _INT64 = range(-(2**63), 2**63)
 
@@ -37,7 +37,7 @@ def _paths(value: Mapping[str, Any], depth: int = 1) -> Iterator[str]:
 
 
 def getter(name: str) -> Callable[[Any], Any]:
-    """Return a function that returns an object's value of a column, or None."""
+    """Return a function that takes an object and returns its value in a column, or None."""
     head, dot, rest = name.partition(".")
     if not dot:
         return lambda value: value.get(name)
@@ -72,7 +72,7 @@ def _without_empty_types(kind: pa.DataType, depth: int = 1) -> pa.DataType:
     """Return a type that Parquet can store.
 
     Raises:
-        MisfitError: a part of the type is an object without fields, or too deep.
+        MisfitError: a part of the type is nested too deeply, or is an object without fields.
     """
     if depth > _MAX_DEPTH:
         raise MisfitError
@@ -90,7 +90,7 @@ def _without_empty_types(kind: pa.DataType, depth: int = 1) -> pa.DataType:
 
 
 def converter(kind: pa.DataType) -> Callable[[Any], Any]:
-    """Return a function that returns a value for a column of this type, or raises a `MisfitError`."""
+    """Return a function that converts a value for a column of this type, or raises a `MisfitError`."""
     if pa.types.is_string(kind):
         return _to_text
     if pa.types.is_list(kind):
@@ -116,7 +116,7 @@ def _struct_converter(fields: Mapping[str, Callable[[Any], Any]]) -> Callable[[A
 
 
 def _checked(value: Any, *kinds: type) -> Any:
-    # A truth value is an integer in Python, so its type is compared exactly.
+    # In Python, a truth value is also an integer. So its type is compared exactly.
     if type(value) not in kinds:
         raise MisfitError
     return value

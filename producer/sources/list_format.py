@@ -1,4 +1,4 @@
-"""Recognize the content of lists that are not plain lists of URLs, by their first bytes and rows. No I/O.
+"""Recognize lists that are not plain lists of URLs by their first bytes and first rows. No I/O.
 
 To add a format, add a signature to `_SIGNATURES` or a row pattern to `_ROWS`, and a case to the tests of sources.
 """
@@ -15,7 +15,7 @@ from producer.sources.options import InputFormat
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What a list looks like, and the input format that reads it, if there is one."""
+    """The apparent format of a list, and the input format for reading it, if there is one."""
 
     name: str
     input_format: InputFormat | None = None
@@ -44,7 +44,7 @@ _FIRST_ROW = (
     (re.compile(r"\{\s*\"(?:.*\}$|.{2000})"), _JSON_LINES),
     (re.compile(r"\{\s*(?:[\"}]|$)"), _JSON_OBJECT),
     (re.compile(r"<(?:!doctype|html|\?xml|urlset|a|img|ul|ol|li|p|div)\b", re.IGNORECASE), _MARKUP),
-    # A header: it has no URL and several columns, and one column is named url, link or similar.
+    # A header row has several columns and no URL. One of its columns is named url, link or similar.
     (
         re.compile(
             r"(?!.*://)(?=.*[,;|\t])(?:.*[,;|\t])?\s*[\"']?(?:\w*[_ ])?(?:image)?(?:url|uri|link|href|src)s?[\"']?\s*"
@@ -56,8 +56,8 @@ _FIRST_ROW = (
 )
 _EXTENSION = r"\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|ico|svg)"
 #: URLs may contain commas, semicolons and pipes. URLs written by people may also contain spaces. So a row counts as a
-#: table row only if the end of a column is certain. A column ends at a quotation mark, at a second URL, or after an
-#: image's extension without a query.
+#: row of a table only if it is certain where a column ends. A column ends at a quotation mark, at a second URL, or
+#: after an image's extension without a query.
 _ROWS = (
     (re.compile(r"\s*(?:out|dir|checksum|header|referer|user-agent|gid|split|http-(?:user|passwd))=", re.I), _ARIA2),
     (re.compile(r"(?:.*\t)?[\"']?https?://[^\t]*\t|.*\t\s*[\"']?https?://", re.I), _TABS),
@@ -71,17 +71,17 @@ _ROWS = (
 
 
 def from_bytes(head: bytes) -> Format | None:
-    """Return the format of a file with these first bytes, or None if unknown."""
+    """Return the format of a file that begins with these bytes, or None if the format is unknown."""
     return next((found for signature, found in _SIGNATURES if signature.match(head)), None)
 
 
 def from_rows(rows: Sequence[str]) -> Format | None:
-    """Return the format of a text with these first rows, or None for a list of URLs.
+    """Return the format of a text that begins with these rows, or None for a list of URLs.
 
     A list of URLs may contain bad rows.
 
     Args:
-        rows: the first rows, stripped, without blank ones and comments.
+        rows: the first rows, stripped, without blank rows and comments.
     """
     if not rows:
         return None

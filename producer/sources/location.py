@@ -1,4 +1,4 @@
-"""The place of a URL list: open its bytes, name it in messages, and tell whether it has changed."""
+"""The place of a URL list: open the list, name it in messages, and tell whether it has changed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from producer.sources.remote import is_remote, shown
 from tasks.errors import CommandError, UsageError
 
 STANDARD_INPUT = "-"
-#: Bytes of a file to read at once. So many bytes can be inspected for the format.
+#: Bytes of a file to read at once. Up to this many bytes can be inspected for the format.
 HEAD_BYTES = 256 * 1024
 #: Bytes at each end of a file covered by its fingerprint.
 _FINGERPRINT_BYTES = 1024 * 1024
-#: The same for each of several files, because there may be thousands.
+#: Bytes at each end of a file if the list has several files. The number is smaller because there may be thousands of
+#: files.
 _SHORT_FINGERPRINT_BYTES = 64 * 1024
 _PATTERN = re.compile(r"[*?[]")
 
@@ -48,9 +49,9 @@ def expand(source: str) -> list[str]:
     """Return the files of a list in the order in which they are read: sorted by name.
 
     Args:
-        source: a file, a folder, a pattern such as ``lists/*.csv`` (``**`` stands for any folders), or ``-``. A
-            folder's hidden files, and those that begin with ``_``, don't belong to the list. Its folders don't either.
-            It may be on a server.
+        source: a file, a folder, a pattern such as ``lists/*.csv`` (``**`` stands for any folders), or ``-``. Hidden
+            files of a folder don't belong to the list. Files whose names begin with ``_`` don't belong to it either.
+            Its folders don't either. The folder or file may be on a server.
 
     Raises:
         UsageError: the folder or the pattern has no files.
@@ -80,9 +81,9 @@ def _glob(pattern: str) -> list[str]:
 def fingerprint(source: str) -> str | None:
     """Return the fingerprint of a URL list: its size, and a SHA-256 of its first and last MiB.
 
-    For a remote list, it is the size and the version that the server gives. The fingerprint of several files contains
-    their names and the fingerprints of them all. If the list is unreadable or can't be read twice, like standard input
-    or a pipe, the result is None.
+    The fingerprint of a remote list is the size and the version that the server gives. The fingerprint of several files
+    contains the name and the fingerprint of each file. The result is None if the list is unreadable. It is also None if
+    the list can't be read twice, like standard input or a pipe.
     """
     if source == STANDARD_INPUT:
         return None
@@ -103,7 +104,7 @@ def fingerprint(source: str) -> str | None:
 
 
 def _file_fingerprint(file: str, ends: int) -> str | None:
-    """Return the size of a file, and a SHA-256 of so many bytes at both ends; None for a pipe or device.
+    """Return a file's size and a SHA-256 of this many bytes at each end of the file; None for a pipe or device.
 
     Raises:
         OSError: the file can't be read.
@@ -138,5 +139,5 @@ def explain_difference(source: str) -> str:
 
 
 def display_name(source: str) -> str:
-    """Return the name of a URL list for the beginning of a sentence."""
+    """Return a name for a URL list that can begin a sentence."""
     return "The list on standard input" if source == STANDARD_INPUT else f"The list {shown(source)}"

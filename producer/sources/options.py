@@ -29,14 +29,14 @@ class InputFormat(StrEnum):
 
 
 class Dedupe(StrEnum):
-    """What makes a row of a URL list a duplicate of an earlier one."""
+    """What makes a row of a URL list a duplicate of an earlier row."""
 
     #: The same URL.
     URL = "url"
 
 
 class HashKind(StrEnum):
-    """The function of a list's hashes."""
+    """The hash function used in a list."""
 
     SHA256 = "sha256"
     SHA512 = "sha512"
@@ -45,41 +45,44 @@ class HashKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
-    """How to read a URL list. Columns are given by name, or by number from 1 if the list has no header."""
+    """How to read a URL list.
+
+    Columns are given by name. If the list has no header, columns are given by number, beginning with 1.
+    """
 
     #: None: recognize the format by the file's name and content.
     input_format: InputFormat | None = None
-    #: The column with the URLs; None: the only column with a usual name for it.
+    #: The column with the URLs; None: the only column that has a usual name for such a column.
     url_col: str | None = None
     #: The column with the captions; it becomes the column ``caption`` of the manifests.
     caption_col: str | None = None
     #: Further columns to pass through to the manifests.
     columns: tuple[str, ...] = ()
-    #: The encoding of text; None: UTF-8, or UTF-16 or UTF-32 with a byte order mark.
+    #: The encoding of text. None: UTF-8; a byte order mark selects UTF-16 or UTF-32.
     encoding: str | None = None
     #: Whether the first row of a table is its header.
     header: bool = True
-    #: The URL of the page or the scheme that completes URLs without a scheme; None: they stay as they are.
+    #: Completes URLs that have no scheme: the URL of a page, or a scheme. None: these URLs stay as they are.
     base_url: str | None = None
     #: Rows to skip at the start.
     offset: int = 0
-    #: The maximum number of rows to take after these; None: all.
+    #: The maximum number of rows to take after the skipped rows; None: all rows.
     limit: int | None = None
-    #: The number of rows to choose at random among those; None: all.
+    #: The number of rows to choose at random from the taken rows; None: all rows.
     sample: int | None = None
     #: Decides which rows are chosen at random.
     seed: int = 0
-    #: The column with the hashes of the images; together with ``verify_hash``, or None.
+    #: The column with the hashes of the images, or None. It is used together with ``verify_hash``.
     hash_col: str | None = None
     #: The column with the names of the files, or None.
     path_col: str | None = None
     verify_hash: HashKind | None = None
-    #: Which rows not to download, because an earlier row is the same; None: download all rows.
+    #: Which rows count as duplicates of an earlier row and are not downloaded; None: all rows are downloaded.
     dedupe: Dedupe | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options from JSON's own types; fields unknown to this version are dropped."""
+        """Return the options from JSON's own types; fields that this version does not know are dropped."""
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
         if known.get("input_format") is not None:
             known["input_format"] = InputFormat(known["input_format"])

@@ -29,7 +29,7 @@ class ParquetReader:
         """Open a file that can seek.
 
         Raises:
-            DamagedListError: it is not a complete Parquet file.
+            DamagedListError: the file is not a complete Parquet file.
         """
         try:
             self._file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
@@ -47,7 +47,8 @@ class ParquetReader:
         """Yield the rows, with the values of these columns in this order.
 
         Raises:
-            DamagedListError: the file is damaged further on, or a column has not the type of the list's first file.
+            DamagedListError: a later part of the file is damaged, or a column has another type than in the list's first
+                file.
         """
         kinds = [_stored_type(self._types[columns[0]]), *(field.type for field in schema)]
         kinds += [_stored_type(self._types[name]) for name in columns[len(kinds) :]]
@@ -84,7 +85,7 @@ def _fields(prefix: str, fields: Any) -> Iterator[tuple[str, pa.DataType]]:
 
 
 def _stored_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column in manifests, for a column of this type in the list."""
+    """Return the type that a column has in manifests if it has this type in the list."""
     if isinstance(kind, pa.ExtensionType):
         return _stored_type(kind.storage_type)
     if pa.types.is_dictionary(kind):
@@ -108,7 +109,10 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array[Any]:
 
 
 def _values(array: pa.Array[Any], kind: pa.DataType) -> list[Any]:
-    """Return a column's values: Python's own for text and numbers, else Arrow's, which keep all types exactly."""
+    """Return a column's values.
+
+    Text and numbers become Python's own values. Other values stay Arrow's, which keep all types exactly.
+    """
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if array.type != kind:

@@ -1,7 +1,7 @@
-"""What the reader of each format offers: the columns of one file, and its rows one after another.
+"""The interface of the readers, one for each format: the columns of one file, and its rows one after another.
 
-To add a format: add a member to `InputFormat`, write a module with a `Reader` for it, and add both to
-``producer/sources/formats.py``. Then add the format to the tests of sources, which read the same rows from each.
+To add a format, add a member to `InputFormat` and write a module with a `Reader`. Add both to
+``producer/sources/formats.py``. Then add the format to the tests of sources, which read the same rows from each format.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 
 class DamagedListError(Exception):
-    """The rest of a file can't be read. The text of the error says why."""
+    """The remaining part of a file can't be read. The error's text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +31,11 @@ Row = Sequence[Any] | BadRow
 class Reader(Protocol):
     """Reads one file of a URL list."""
 
-    #: The file's columns, as options name them.
+    #: The names by which options can select the file's columns.
     names: Sequence[str]
     #: The column that has the URLs, if the format or the content says so.
     url_column: str | None
-    #: The number of a column that has a URL where a header should be, if the format has a header.
+    #: The number of a column that has a URL in the place of the header, if the format has a header.
     url_in_header: str | None
     #: The file's content for messages, such as "a CSV file".
     description: str
@@ -47,9 +47,9 @@ class Reader(Protocol):
         """Yield the file's rows, with the values of these columns in this order. Called once.
 
         Args:
-            columns: the names of existing columns: the URL, then those to pass through.
-            schema: the types of the columns to pass through. If the list has several files, the first one decides. A
-                row with a value of another type is a `BadRow`.
+            columns: the names of existing columns: first the column of the URLs, then the columns to pass through.
+            schema: the types of the columns to pass through. If the list has several files, the first file decides the
+                types. A row with a value of another type is a `BadRow`.
         """
 
     def where(self) -> str:

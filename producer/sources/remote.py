@@ -24,17 +24,17 @@ REMOTE_SCHEMES = (*_WEB_SCHEMES, *SCHEMES)
 
 
 def is_remote(source: str) -> bool:
-    """Return whether a list is on a server, as its URL says."""
+    """Return whether a list's URL is the URL of a server."""
     return url_scheme(source) in REMOTE_SCHEMES
 
 
 def shown(source: str) -> str:
-    """Return the name of a list for messages: passwords and signatures in a URL are masked."""
+    """Return the name of a list for messages. Passwords and signatures in a URL are masked."""
     return redacted(source) if is_remote(source) else source
 
 
 def file_name(source: str) -> str:
-    """Return the name of a list's file, of which the ending says the format."""
+    """Return the name of a list's file. The ending of this name says the format."""
     if not is_remote(source):
         return source
     path = unquote(urlsplit(source).path) if url_scheme(source) in _WEB_SCHEMES else source
@@ -45,7 +45,7 @@ def open_remote(source: str) -> RemoteFile:
     """Return a remote list as a file.
 
     Raises:
-        UsageError: it can't be opened.
+        UsageError: the list can't be opened.
     """
     return RemoteFile(_open(source), shown(source))
 
@@ -54,7 +54,7 @@ def expand(source: str) -> list[str]:
     """Return the URLs of a remote list's files, sorted by name. On a web server, a list is always one file.
 
     Raises:
-        UsageError: the list is a folder or a pattern, and can't be listed or has no files.
+        UsageError: the list is a folder or a pattern that can't be listed or has no files.
     """
     if not _is_folder(source):
         return [source]
@@ -69,12 +69,14 @@ def expand(source: str) -> list[str]:
 
 
 def fingerprint(source: str) -> str | None:
-    """Return the fingerprint of a remote list: its size, and its version. None if the server tells no version.
+    """Return the fingerprint of a remote list: its size, and its version.
 
-    The fingerprint of several files contains the names, sizes and versions of them all.
+    The result is None if the server tells no version.
+
+    The fingerprint of several files contains the name, size and version of each file.
 
     Raises:
-        UsageError: it can't be opened.
+        UsageError: the list can't be opened.
     """
     if _is_folder(source):
         objects = _find(source)

@@ -1,7 +1,9 @@
-"""A list on a server as a file: in blocks, each requested by its byte range. Nothing is written to the disk.
+"""A list on a server as a file that is read in blocks.
 
-A block is requested on the condition that the list has not changed, so all blocks belong to one version of it. If a
-request fails, only its block is requested again.
+Each block is requested by its byte range. Nothing is written to the disk.
+
+A block is requested on the condition that the list has not changed. So all blocks belong to one version of the list. If
+a request fails, only the block of this request is requested again.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from tasks.errors import CommandError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-#: Bytes to request at once of a list that is read from its start to its end. Requests that jump, as a reader of Parquet
-#: makes them, are only as large as needed.
+#: Bytes to request at once if a list is read from its start to its end. A reader of Parquet jumps between places; its
+#: requests are only as large as needed.
 _BLOCK_BYTES = 4 * 1024**2
 _AGAIN = "Try again later. To continue a run that has started, use `producer resume`."
 
@@ -35,16 +37,16 @@ class RemoteObject(Protocol):
 
     #: The size in bytes; None if the server does not tell.
     size: int | None
-    #: What the server calls this version, such as an ETag; None if it does not tell.
+    #: The server's name for this version, such as an ETag; None if the server does not tell.
     version: str | None
-    #: Whether any range can be fetched. If not, each range must begin where the last one ended.
+    #: Whether any range can be fetched. If not, each range must begin at the end of the last range.
     has_ranges: bool
 
     def fetch(self, start: int, count: int) -> bytes:
-        """Return up to ``count`` bytes from ``start`` on, and none only at the end.
+        """Return up to ``count`` bytes from ``start`` on. Only at the end of the list, return no bytes.
 
         Raises:
-            RemoteError: they can't be read, or the list has changed.
+            RemoteError: the bytes can't be read, or the list has changed.
         """
 
     def close(self) -> None:
@@ -85,7 +87,7 @@ class RemoteFile(RawIOBase):
         """Fill a buffer, and return the number of bytes.
 
         Raises:
-            CommandError: the list can't be read further; the message says how far it was read.
+            CommandError: reading can't continue; the message says how far the list was read.
         """
         view = memoryview(buffer).cast("B")
         end = self._block_start + len(self._block)

@@ -12,9 +12,9 @@ from tasks.model import ImageRequest
 
 
 class RequestStream(Iterable[ImageRequest]):
-    """The requests of a URL list, with the types of their other columns. They can be iterated once.
+    """The requests of a URL list, and the types of their other columns. The requests can be iterated once.
 
-    The list is opened when the first request or the types are needed.
+    The list is opened only when the first request or the types are needed.
     """
 
     def __init__(self, open_list: Callable[[], tuple[pa.Schema | None, Iterator[ImageRequest]]]) -> None:
@@ -48,7 +48,10 @@ def schema_of(requests: Iterable[ImageRequest]) -> pa.Schema | None:
 
 @contextmanager
 def closing_source(requests: Iterable[ImageRequest]) -> Iterator[Iterator[ImageRequest]]:
-    """Yield the iterator of requests, and close it afterwards, because a generator may hold files until then."""
+    """Yield the iterator of requests, and close the iterator afterwards.
+
+    A generator may hold files until it is closed.
+    """
     source = iter(requests)
     try:
         yield source

@@ -50,11 +50,11 @@ def url_completer(base: str) -> Callable[[str], str]:
     """Return a function that completes URLs without a scheme.
 
     Args:
-        base: the URL of a page, which URLs are relative to, or a scheme such as ``https://``. After a scheme, URLs
-            begin with their host.
+        base: a scheme such as ``https://``, or the URL of a page. URLs are relative to the page. With a scheme, URLs
+            must begin with their host.
 
     Raises:
-        InvalidUrlError: it is neither.
+        InvalidUrlError: ``base`` is neither a page's URL nor a scheme.
     """
     if scheme := _BARE_SCHEME.fullmatch(base):
         return lambda url: _with_scheme(url, scheme[1].lower())
@@ -77,17 +77,17 @@ def _with_scheme(url: str, scheme: str) -> str:
         return url
     if url.startswith("//"):
         return f"{scheme}:{url}"
-    # A path alone has no host that a scheme could complete.
+    # A URL that is only a path has no host, so a scheme can't complete it.
     return url if url.startswith("/") else f"{scheme}://{url}"
 
 
 def _path(value: object) -> str | None:
-    """Return the name of a file as the list gives it; None for no name. The planner checks it."""
+    """Return the name of a file as the list gives it; None if the list gives no name. The planner checks it."""
     return None if value is None or value == "" else str(value)
 
 
 def _expected_hash(value: object, kind: HashKind) -> str | None:
-    """Return the expected hash as an `ImageRequest` has it, or None if it is not one."""
+    """Return the expected hash in the form of an `ImageRequest`, or None if the text is not a hash."""
     digits = value.strip().lower() if isinstance(value, str) else ""
     if len(digits) != _DIGITS[kind] or not re.fullmatch("[0-9a-f]+", digits):
         return None

@@ -18,17 +18,19 @@ class FoundObject:
 
     url: str
     size: int
-    #: Its ETag, or None if the store gives none.
+    #: The object's ETag, or None if the store gives no ETag.
     version: str | None
 
 
 def is_folder(source: str) -> bool:
-    """Return whether a URL of an object store means a folder or a pattern, and not one object."""
+    """Return whether a URL of an object store stands for a folder or a pattern instead of one object."""
     return source.endswith("/") or _PATTERN.search(source) is not None
 
 
 def find_objects(source: str) -> list[FoundObject]:
-    """Return the objects of a folder or pattern, sorted by name. The rules are those for files.
+    """Return the objects of a folder or pattern, sorted by name.
+
+    Folders and patterns have the same meaning as for files.
 
     Raises:
         RemoteError: the store can't be asked.
@@ -37,7 +39,7 @@ def find_objects(source: str) -> list[FoundObject]:
     import obstore
 
     pattern = f"{key}*" if not key or key.endswith("/") else key
-    # The store finds all names below the last folder before the first special character.
+    # The store lists all names below a folder: the last folder before the pattern's first special character.
     folder = _PATTERN.split(pattern, maxsplit=1)[0].rpartition("/")[0]
     with translated_errors(bucket):
         found = [item for chunk in obstore.list(client, folder or None) for item in chunk]
@@ -52,7 +54,7 @@ def find_objects(source: str) -> list[FoundObject]:
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Return whether the parts of a name match those of a pattern; ``**`` stands for any folders."""
+    """Return whether the parts of a name match the parts of a pattern; ``**`` stands for any folders."""
     if not patterns or not names:
         return not patterns and not names
     if patterns[0] == "**" and len(patterns) > 1:

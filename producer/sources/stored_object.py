@@ -1,7 +1,7 @@
 """A URL list in an object store: S3 and compatible stores, Google Cloud Storage, Azure Blob Storage.
 
-The client is that of the output (`tasks/storage/object_store.py`): credentials and the endpoint come from the
-environment, and it repeats failed requests itself.
+The client is the same as for the output (`tasks/storage/object_store.py`). It takes credentials and the endpoint from
+the environment, and repeats failed requests itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class StoredObject:
         """Find an object.
 
         Raises:
-            RemoteError: there is no such object, or it can't be read.
+            RemoteError: the object does not exist, or can't be read.
         """
         self._bucket, self._client, self._key = open_bucket(source)
         if not self._key:
@@ -49,7 +49,7 @@ class StoredObject:
         """Return up to ``count`` bytes from ``start`` on.
 
         Raises:
-            RemoteError: they can't be read, or the object has changed.
+            RemoteError: the bytes can't be read, or the object has changed.
         """
         import obstore
         from obstore.exceptions import PreconditionError
@@ -68,7 +68,7 @@ class StoredObject:
 
 
 def open_bucket(source: str) -> tuple[StoreUrl, Client, str]:
-    """Return the bucket of a URL, the client for it, and the name in it.
+    """Return three things for a URL: its bucket, the client for the bucket, and the object's name in the bucket.
 
     Raises:
         RemoteError: the URL is not valid, or the client can't be created.
@@ -93,5 +93,5 @@ def translated_errors(bucket: StoreUrl) -> Iterator[None]:
     except Exception as error:
         if not is_the_stores(error):
             raise
-        # Without the cause, because its text may have the credentials' id.
+        # The error has no cause, because the cause's text may contain the credentials' id.
         raise RemoteError(explain(error, bucket), _CHECK_URL) from None

@@ -16,14 +16,14 @@ def choose_rows(rows: Iterator[Row], options: SourceOptions, total: int) -> Iter
     Args:
         rows: all rows.
         options: the choice.
-        total: the number of rows in the chosen part of the list. It is needed only for a sample.
+        total: the number of rows in the chosen part of the list. This number is needed only for a sample.
     """
     chosen = part(rows, options)
     return chosen if options.sample is None else _sample(chosen, options.sample, total, options.seed)
 
 
 def part(rows: Iterator[Row], options: SourceOptions) -> Iterator[Row]:
-    """Return the rows of the part of the list that a sample is taken from."""
+    """Return the rows in that part of the list from which a sample is taken."""
     if options.offset == 0 and options.limit is None:
         return rows
     end = None if options.limit is None else options.offset + options.limit

@@ -1,9 +1,9 @@
 """Read a list that has one URL on each line.
 
 Blank lines and lines beginning with ``#`` are skipped, and surrounding space is stripped. Every other line is a
-request with its own Outcome, even if it can't be a URL. A line ends with LF, CRLF or CR. Concatenated files may have a
-byte order mark in the middle; it ends a line. One comma or semicolon after a URL is removed, then quotation marks or
-angle brackets around it.
+request with its own Outcome, even if it can't be a URL. A line ends with LF, CRLF or CR. A text of several concatenated
+files may have a byte order mark in the middle. The mark ends a line. One comma or semicolon after a URL is removed
+first, then quotation marks or angle brackets around the URL.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import pyarrow as pa
 from producer.sources.encoding import BYTE_ORDER_MARK
 from tasks.download.urls import looks_like_url
 
-#: Maximum number of characters kept of a line. No URL is that long. The rest of the line is skipped.
+#: The maximum number of characters to keep of a line. No URL is that long. The remaining characters of the line are
+#: skipped.
 LINE_LIMIT = 1024 * 1024
 _QUOTES = {'"': '"', "'": "'", "<": ">", "`": "`", "\u201c": "\u201d", "\u2018": "\u2019"}
 _TRAILING = frozenset({",", ";", *_QUOTES.values()})
@@ -63,7 +64,7 @@ def read_lines(text: TextIOWrapper) -> Iterator[str]:
 
 
 def _unquote(row: str) -> str:
-    """Return the URL of a row without the comma after it, and without the quotation marks or brackets around it."""
+    """Return the URL of a row, without a comma after the URL and without quotation marks or brackets around the URL."""
     if row[-1] not in _TRAILING:
         return row
     found = row[:-1].rstrip() if row[-1] in ",;" else row

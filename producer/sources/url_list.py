@@ -38,7 +38,7 @@ __all__ = [
     "require_urls",
     "shown",
 ]
-#: The number of first rows that must include a URL.
+#: At least one of this many first rows must be a URL.
 _ROWS = 1000
 
 
@@ -51,14 +51,15 @@ def read(source: str, options: SourceOptions = DEFAULT) -> RequestStream:
         options: how to read it.
 
     Raises:
-        UsageError: the list does not exist, can't be read, has an unknown format, or lacks a column. This is raised
-            when the list is opened. If the list is damaged further on, it is raised there.
+        UsageError: the list does not exist, can't be read, has an unknown format, or lacks a column. The error is
+            raised when the list is opened. If a later part of the list is damaged, the error is raised when reading
+            reaches that part.
     """
     return RequestStream(lambda: _open(source, options))
 
 
 def _open(source: str, options: SourceOptions) -> tuple[pa.Schema, Iterator[ImageRequest]]:
-    # The generator itself opens the list, so that it also closes the list, however it ends.
+    # The generator opens the list itself, so that it also closes the list, however the generator ends.
     steps = _schema_and_requests(source, options)
     return next(steps), steps
 
@@ -76,7 +77,7 @@ def _count(source: str, options: SourceOptions) -> int:
     """Return the number of rows to take a sample from.
 
     Raises:
-        UsageError: the list can't be read, or can't be read twice.
+        UsageError: the list can't be read at all, or can't be read a second time.
     """
     if location.fingerprint(source) is None and not location.expand(source)[1:]:
         raise UsageError(

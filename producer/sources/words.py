@@ -1,4 +1,7 @@
-"""Read lines of words, such as "ID URL". The columns are the words up to the URL, the URL, and the rest of the line."""
+"""Read lines of words, such as "ID URL".
+
+The columns are the words before the URL, the URL, and the remaining part of the line.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class WordsReader:
                 count = pluralized(len(words), "word")
                 yield BadRow(f"line {number:,} has {count}, and the URL should be word {self._place + 1}")
                 continue
-            # The rest of the line may be missing.
+            # The last column, which is the remaining part of the line, may be missing.
             words.append(None)
             yield [words[place] for place in places]
 
@@ -61,7 +64,7 @@ class WordsReader:
 
 
 def _find_url(lines: Iterator[str]) -> int:
-    """Return the most frequent place of the first URL in a line."""
+    """Return the place that the first URL has in most lines."""
     places = Counter(
         next((place for place, word in enumerate(line.split()) if looks_like_url(word)), None) for line in lines
     )
