@@ -14,7 +14,7 @@ from tests.answers.clients import imagefleet
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_imagefleet_behaves_as_the_page_shows(case: Case, certificate: Path) -> None:
-    """Each case gives the stored result; after a change, `make answers` stores the new one."""
+    """Each case gives the stored result. After a change, `make answers` stores the new result."""
     assert imagefleet(case, certificate) == table.stored()["rows"][case.name]["imagefleet"]
 
 
@@ -26,7 +26,7 @@ def test_names_are_unique() -> None:
 
 
 def test_imagefleet_is_never_stricter_without_a_reason() -> None:
-    """If curl or requests save an image and imagefleet refuses it, the page gives the reason."""
+    """If curl or requests save an image that imagefleet refuses, the page gives the reason."""
     assert table.violations(CASES, table.stored()["rows"]) == []
 
 
@@ -50,7 +50,7 @@ _EXPLAINED = Case("a", "an answer", b"", reason="because")
     ],
 )
 def test_stricter_behaviour_needs_a_reason(case: Case, results: tuple[str, str, str], violation: str) -> None:
-    """A row in which imagefleet does worse than another client needs a reason; any other row must not have one."""
+    """A row needs a reason if imagefleet does worse than another client. No other row has a reason."""
     found = table.violations([case], {"a": dict(zip(CLIENTS, results, strict=True))})
     assert len(found) == bool(violation)
     assert violation in "".join(found)

@@ -62,14 +62,14 @@ def result(ours: list[float], theirs: list[float]) -> dict[str, Any]:
 
 
 def test_ratio_compares_the_same_turn() -> None:
-    """A slow moment of the machine affects both ways alike, so their ratio stays; goals apply to the median ratio."""
+    """A slow moment of the machine affects both ways alike, so their ratio stays. Goals apply to the median ratio."""
     first = next(findings({HTTP_SMALL.name: result([1.0, 4.0, 1.0], [2.0, 8.0, 2.2])}))
     assert first.found == pytest.approx({"median": 2.0, "least": 2.0, "most": 2.2})
     assert (first.goal, first.text, first.verdict) == ("≥ 1.25 x", "2.00 x (2.00 to 2.20)", "reached")
 
 
 def test_missed_goal_is_reported() -> None:
-    """A missed goal is marked, including goals where less is better."""
+    """A missed goal is marked, even if less is better for this goal."""
     found = {"median": 2.0, "least": 1.0, "most": 3.0}
     assert Finding("slow", found, 2.5, True, " x", 1).verdict == "**not reached**"
     assert Finding("dear", found, 1.5, False, " ms", 1).verdict == "**not reached**"
@@ -92,7 +92,7 @@ def test_result_with_its_own_goals() -> None:
 
 
 def test_page_of_a_workload() -> None:
-    """The page names the versions and the chosen fleet size, and says which figures were not counted."""
+    """The page names the versions and the chosen fleet size. It says which figures were not counted."""
     kept = {HTTP_SMALL.name: result([1.0], [2.0])}
     page = report.page(kept)
     assert f"{BASE} 1.2.3 (2 x 32)" in page
@@ -111,7 +111,7 @@ def test_plots_are_reproducible() -> None:
 
 
 def test_every_image_is_saved_unchanged(gallery: Gallery, tmp_path: Path) -> None:
-    """Every image must exist once, unchanged; its file name does not matter."""
+    """Every image must exist once, unchanged. The file names do not matter."""
     for number in range(_COUNT):
         (tmp_path / f"a{number}.jpg").write_bytes((gallery.folder / f"{number}.jpg").read_bytes())
     checks.check_unchanged(tmp_path, gallery, _COUNT)
@@ -166,7 +166,7 @@ def shrunk(jpeg: bytes, size: tuple[int, int]) -> bytes:
 
 
 def test_all_cpu_time_is_counted() -> None:
-    """The total includes CPU time of processes too short to be sampled."""
+    """The total includes the CPU time of processes that end before they are sampled."""
     work = "import time; ends = time.process_time() + 0.3\nwhile time.process_time() < ends: pass"
     measured = processes.measure([sys.executable, "-c", work], {})
     assert 0.3 <= sum(measured.cpu.values()) < measured.seconds + 0.1
@@ -175,24 +175,24 @@ def test_all_cpu_time_is_counted() -> None:
 
 
 def test_failed_command_is_an_error() -> None:
-    """A failed command is no measurement; the error quotes the end of its output."""
+    """A failed command is no measurement. The error quotes the end of the command's output."""
     with pytest.raises(RuntimeError, match="failed with 3:\nso it is"):
         processes.measure([sys.executable, "-c", "import sys; sys.stderr.write('so it is'); sys.exit(3)"], {})
 
 
 class Server:
-    """Stand in for a Redis server's process, with only the part that a message counter uses."""
+    """Stand in for a Redis server's process. It has only the part that a message counter uses."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def cwd(self) -> str:
-        """Return the folder of its files."""
+        """Return the folder with the files of the server."""
         return str(self._folder)
 
 
 def test_messages_are_counted_after_the_run(tmp_path: Path) -> None:
-    """Messages and deliveries of an image are counted from the append-only files, including deleted files."""
+    """An image's messages and deliveries are counted from the append-only files, including deleted files."""
     server: Any = Server(tmp_path)
     (tmp_path / "appendonlydir").mkdir()
 
@@ -225,7 +225,7 @@ def message(task: str) -> str:
 
 
 def test_list_lengths_scale_together() -> None:
-    """A way's own list length scales with the others."""
+    """If one way has its own list length, that length is scaled as the other lengths are."""
     workload = next(workload for workload in WORKLOADS if workload.lists)
     half = workload.scaled(workload.images // 2)
     assert (half.length(IMAGEFLEET), half.length(BASE)) == (workload.images // 2, workload.length(BASE) // 2)
@@ -240,7 +240,7 @@ def test_plain_celery_imports_no_imagefleet_code() -> None:
 def test_profile_counts_each_sample_once() -> None:
     """A sample counts for its innermost known frame.
 
-    Unknown frames inside a known frame count for this known caller, and waiting does not count.
+    Unknown frames inside a known frame count for the known frame. Waiting does not count.
     """
     task = ["Worker.run (celery/concurrency/thread.py:1)", "trace_task (celery/app/trace.py:2)"]
     samples = [
@@ -264,7 +264,7 @@ def test_profile_counts_each_sample_once() -> None:
 
 @pytest.mark.parametrize("name", planning.FORMATS)
 def test_planning_lists_can_be_read(tmp_path: Path, name: str) -> None:
-    """Each list of the planning benchmark has its rows, and a process plans it."""
+    """Each list of the planning benchmark has all of its rows. A process plans the list."""
     path = tmp_path / f"list.{name}"
     planning.write(path, 10)
     requests = list(url_list.read(str(path), SourceOptions(caption_col=None if name == "txt" else "caption")))

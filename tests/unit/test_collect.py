@@ -1,4 +1,4 @@
-"""A manifest is written once, last, and only from the Outcomes of its plan, one per request."""
+"""A manifest is written once, as the last file. Its plan's requests must have exactly one Outcome each."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def outcomes() -> list[Outcome]:
 
 
 def snapshot(store: LocalStore) -> dict[str, bytes]:
-    """Return all files of a store with their bytes, temporary files excepted."""
+    """Return all files of a store with their bytes, except temporary files."""
     paths = [path for path in store.root.rglob("*") if path.is_file()]
     return {str(path.relative_to(store.root)): path.read_bytes() for path in paths}
 
 
 def test_collects_in_plan_order(planned: LocalStore, outcomes: list[Outcome]) -> None:
-    """Outcomes in any order become rows in the plan's order, joined with their URLs."""
+    """Outcomes may be in any order. The rows are in the plan's order, and each row has its URL."""
     collect(_SHARD, outcomes[::-1], _RUN, planned)
     table = manifest.decode(planned.read("00002.parquet"))
     assert table["key"].to_pylist() == ["000020", "000021", "000022"]
@@ -64,13 +64,13 @@ def test_collects_in_plan_order(planned: LocalStore, outcomes: list[Outcome]) ->
 
 
 def test_strays_are_removed(planned: LocalStore, outcomes: list[Outcome]) -> None:
-    """Files of the shard without an Outcome are removed; the others stay."""
+    """The shard's files without an Outcome are removed. Files with an Outcome stay."""
     collect(_SHARD, outcomes, _RUN, planned)
     assert sorted(planned.list_files("00002")) == [saved(0).path, saved(1).path]
 
 
 def test_second_delivery_changes_nothing(planned: LocalStore, outcomes: list[Outcome]) -> None:
-    """A redelivered collect task, even with other Outcomes, finds the manifest and changes nothing."""
+    """A redelivered collect task finds the manifest and changes nothing, even if it has other Outcomes."""
     collect(_SHARD, outcomes, _RUN, planned)
     before = snapshot(planned)
     other = [Outcome(outcome.key, Status.FAILED_TO_DOWNLOAD, Reason.DNS) for outcome in outcomes]
@@ -101,7 +101,7 @@ _WRONG: dict[str, tuple[Callable[[list[Outcome]], Sequence[Outcome]], str]] = {
 def test_wrong_outcomes_write_nothing(
     planned: LocalStore, outcomes: list[Outcome], change: Callable[[list[Outcome]], Sequence[Outcome]], message: str
 ) -> None:
-    """Unless each request of the plan has exactly one Outcome, collecting fails, and nothing is written or removed."""
+    """Collecting fails if not every request of the plan has exactly one Outcome. Nothing is written or removed."""
     before = snapshot(planned)
     with pytest.raises(IncompleteShardError, match=message):
         collect(_SHARD, change(outcomes), _RUN, planned)
@@ -130,7 +130,7 @@ def test_failed_stats_prevent_the_manifest(planned: LocalStore, outcomes: list[O
 def test_stats_are_removed_without_their_manifest(
     planned: LocalStore, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
-    """If the manifest does not fit on the disk, its stats are removed; stats of a duplicate task's manifest stay."""
+    """If the manifest does not fit on the disk, its stats are removed. Stats of a duplicate task's manifest stay."""
     create = LocalStore.create_durably
 
     def refuse(self: LocalStore, name: str, body: bytes) -> NoReturn:
@@ -147,7 +147,10 @@ def test_stats_are_removed_without_their_manifest(
 def test_stats_of_a_failed_revision_are_removed(
     planned: LocalStore, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a later revision can't replace the manifest, its stats are removed, because they would not match it."""
+    """If a later revision can't replace the manifest, the new stats are removed.
+
+    They would not match the old manifest.
+    """
     collect(_SHARD, outcomes, _RUN, planned)
     before = planned.read("00002.parquet")
     replaced = LocalStore.replace
@@ -185,7 +188,7 @@ def test_images_and_stats_are_durable_before_the_manifest(
 
 
 def test_missing_or_damaged_plan_prevents_collecting(store: LocalStore, outcomes: list[Outcome]) -> None:
-    """Without a complete plan nothing is collected, and the error gives the reason."""
+    """Without a complete plan, nothing is collected. The error gives the reason."""
     with pytest.raises(StorageError, match=r"could not read \.plan/00002\.parquet: No such file"):
         collect(_SHARD, outcomes, _RUN, store)
     store.create(plan.name(_SHARD), b"broken")
@@ -195,7 +198,7 @@ def test_missing_or_damaged_plan_prevents_collecting(store: LocalStore, outcomes
 
 
 def test_shard_without_a_saved_image(tmp_path: Path) -> None:
-    """A shard without a saved image has no folder, but a manifest."""
+    """A shard without a saved image has a manifest, but no folder."""
     store = LocalStore(tmp_path)
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a")], ShardRef("", 0)))
     collect(0, [Outcome("00000000", Status.FAILED_TO_DOWNLOAD, Reason.INVALID_URL)], RunOptions("/out", 1000), store)
@@ -208,7 +211,7 @@ _LATER = replace(_RUN, revision=1)
 
 @pytest.fixture
 def collected(planned: LocalStore) -> LocalStore:
-    """Return the store after a first revision with one saved image and two failures."""
+    """Return the store after a first revision, which has one saved image and two failures."""
     timeout, refused = (
         Outcome(image_key(_SHARD * _SIZE + place, _SIZE), reason.status, reason, attempts=attempts, finished_at=101.0)
         for place, reason, attempts in ((1, Reason.TIMEOUT, 3), (2, Reason.HTTP_4XX, 1))
@@ -219,7 +222,7 @@ def collected(planned: LocalStore) -> LocalStore:
 
 
 def test_later_revision_replaces_failures(collected: LocalStore) -> None:
-    """Retried images get their new Outcomes with the attempts of all revisions; the other rows stay."""
+    """Retried images get new Outcomes with the attempts of all revisions. The rows of other images stay."""
     before = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"))))
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     rows = list(manifest.outcomes(manifest.decode(collected.read("00002.parquet"), expected=ShardRef("", _SHARD))))
@@ -238,7 +241,7 @@ def test_redelivered_revision_changes_nothing(collected: LocalStore) -> None:
 
 
 def test_attempts_of_revisions_add_up(collected: LocalStore) -> None:
-    """A third revision adds its attempts to those of the two before."""
+    """A third revision adds its attempts to the attempts of the first two revisions."""
     again = Outcome(
         image_key(_SHARD * _SIZE + 1, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.DNS, attempts=2, finished_at=102.0
     )
@@ -273,7 +276,7 @@ def test_wrong_outcomes_of_a_later_revision_write_nothing(
 
 
 def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: LocalStore) -> None:
-    """A late collect task removes no image of a later revision, whether that has written its manifest or not."""
+    """A late collect task removes no image of a later revision, with or without that revision's manifest."""
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     collected.create("00002/000022.png", b"saved by the pass that is under way")
     before = snapshot(collected)
@@ -294,7 +297,7 @@ def test_manifest_of_another_run_is_not_replaced(collected: LocalStore) -> None:
 
 
 def test_named_files(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files with names of their own are synced with all folders, and those of failed images are removed."""
+    """Files with their own names are synced with all of their folders. Files of failed images are removed."""
     paths = ["cats/tom", "cats/old/cleo", "dogs/{sha256}"]
     requests = [ImageRequest(place, "http://a.example/", path=path) for place, path in enumerate(paths)]
     store.create_durably(plan.name(0), plan.encode(requests, ShardRef("", 0)))

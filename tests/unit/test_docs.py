@@ -23,7 +23,7 @@ def test_results_are_up_to_date() -> None:
 
 
 def test_plots_are_up_to_date() -> None:
-    """The plots match the benchmarks' JSON; only texts are compared, because matplotlib versions draw differently."""
+    """The plots match the benchmarks' JSON. Only texts are compared, because matplotlib versions draw differently."""
     for name, themes in plots.draw(records.load_all()).items():
         for theme, svg in themes.items():
             assert texts(plots.file(name, theme).read_text()) == texts(svg), "run `make docs`"
@@ -41,7 +41,7 @@ def test_every_generated_part_is_on_a_page() -> None:
 
 
 def test_links_lead_to_files() -> None:
-    """Every relative link leads to an existing file, and to a heading in it if it has an anchor."""
+    """Every relative link leads to an existing file. If a link has an anchor, the file has this heading."""
     pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")]
     for page in [*pages, *(ROOT / "docs").glob("*.md")]:
         for link, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", page.read_text()):
@@ -59,18 +59,21 @@ def anchors(text: str) -> set[str]:
 
 
 def test_index_lists_every_page() -> None:
-    """The index of the documentation links to every page of it."""
+    """The index of the documentation links to every page of the documentation."""
     links = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
     assert links == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
 
 
 def test_readme_is_short() -> None:
-    """The README is at most 180 lines long, so that a newcomer reads it; everything else is in the documentation."""
+    """The README has at most 180 lines, so that a newcomer reads it. Everything else is in the documentation."""
     assert len((ROOT / "README.md").read_text().splitlines()) <= 180
 
 
 def test_readme_has_two_set_up_commands() -> None:
-    """The README has two set-up commands, each on one line: one ends in the demo, the other in the tests."""
+    """The README has two set-up commands of one line each.
+
+    One command ends in the demo, the other command in the tests.
+    """
     lines = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert [line.split("/")[-1] for line in lines] == ["producer demo", "pytest"]
 

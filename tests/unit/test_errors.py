@@ -1,4 +1,4 @@
-"""Each reason has its error class, and the tree in the module's docstring matches the classes."""
+"""Each reason has its error class. The tree in the module's docstring matches the classes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from tasks import errors
 from tasks.errors import CommandError, FetchError, UsageError
 from tasks.model import Reason
 
-#: A line of the tree: its branches (they give the depth), the class, the reason or exit status, and "(retried)".
+#: The parts of a tree line: the branches, whose length gives the depth, the class, the reason or exit status, and
+#: "(retried)".
 _LINE = re.compile(r"^    ([│ ]*)[├└]── (\w+) +(\w+(?: status \d)?)(.*)$", re.MULTILINE)
 
 
@@ -21,7 +22,7 @@ def below(root: type[Exception]) -> list[type[Exception]]:
 
 
 def test_every_reason_has_one_error_class() -> None:
-    """For each reason there is exactly one direct subclass of FetchError."""
+    """Each reason has exactly one direct subclass of FetchError."""
     reasons = Counter(kind.reason for kind in FetchError.__subclasses__())
     assert reasons == dict.fromkeys(Reason, 1)
 

@@ -1,4 +1,4 @@
-"""One request becomes one Outcome, whatever happens, and the Outcome matches the saved file."""
+"""Whatever happens, one request becomes one Outcome. The Outcome matches the saved file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Raising(Downloader):
 
 
 def test_long_wait_is_requeued(store: LocalStore) -> None:
-    """A long wait gives a countdown with the attempts and time so far; a caller that can't requeue gets an Outcome."""
+    """A long wait gives a countdown with the attempts and time so far. A caller that can't requeue gets an Outcome."""
     waits = Raising(
         LongWaitError("HTTP 503: the server requests a wait of 60 s at http://a.example/?token=x", retry_after=60.0)
     )
@@ -77,7 +77,7 @@ def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: Loca
 
 
 def test_refused_row_is_not_fetched(store: LocalStore) -> None:
-    """A refused row gets its Outcome without a request, and its message is redacted."""
+    """A refused row gets its Outcome without a request. The Outcome's message is redacted."""
     refused = Refusal(Reason.INVALID_ROW, "line 7 is not a row: http://a.example/?token=secret")
     outcome = fetch(FetchRequest("", 7, refused=refused), _RUN, store, Raising(AssertionError()))
     assert (outcome.status, outcome.reason, outcome.attempts) == (Status.FAILED_TO_DOWNLOAD, Reason.INVALID_ROW, 0)
@@ -85,7 +85,7 @@ def test_refused_row_is_not_fetched(store: LocalStore) -> None:
 
 
 def test_image_with_a_name_of_its_own(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """The image is saved under the request's name with its real format's extension, and a second delivery finds it."""
+    """An image's file has the request's name and the real format's extension. A second delivery finds the file."""
     request = FetchRequest(f"{demo.url}/images/3.png", 27, path="cats/tom")
     outcome = fetch(request, _RUN, store, downloader)
     assert (outcome.key, outcome.path, store.exists("cats/tom.png")) == ("000027", "cats/tom.png", True)
@@ -94,7 +94,7 @@ def test_image_with_a_name_of_its_own(demo: DemoServer, downloader: Downloader, 
 
 
 def test_name_by_content(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """Images with the same bytes share a file, and a late duplicate of one does not remove it."""
+    """Images with the same bytes share a file. A late duplicate of one image does not remove the file."""
     first = FetchRequest(f"{demo.url}/images/3.png", 27, path="all/{sha256}")
     outcome = fetch(first, _RUN, store, downloader)
     assert outcome.path == f"all/{outcome.sha256}.png"
@@ -109,7 +109,7 @@ def test_name_by_content(demo: DemoServer, downloader: Downloader, store: LocalS
 def test_name_in_a_changed_message_writes_nothing(
     demo: DemoServer, downloader: Downloader, store: LocalStore, tmp_path: Path
 ) -> None:
-    """A message can't make a worker write outside of the run's folder, or over the run's own files."""
+    """No message makes a worker write outside of the run's folder, or over the run's own files."""
     for path in ("../other", "/other", ".plan/00000", "00001/other"):
         outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0, path=path), _RUN, store, downloader)
         assert outcome.reason == Reason.INTERNAL
@@ -117,7 +117,7 @@ def test_name_in_a_changed_message_writes_nothing(
 
 
 def test_expected_hash(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """Only the bytes with the expected hash are saved; the hash is that of the download, not of a resized image."""
+    """Only bytes with the expected hash are saved. The hash is computed from the download, not from a resized image."""
     url = f"{demo.url}/images/3.png?width=40&height=30"
     good = "sha256:" + hashlib.sha256(draw_image(3, 40, 30, "png")).hexdigest()
     assert fetch(FetchRequest(url, 0, expected_hash=good), _RESIZING, store, downloader).ok
@@ -178,7 +178,7 @@ def test_failure_is_an_outcome(
     attempts: int,
     http_status: int,
 ) -> None:
-    """A failure's Outcome has a reason, a message, attempts and the HTTP status, and there is no file."""
+    """A failure's Outcome has a reason, a message, the attempts and the HTTP status. No file exists."""
     outcome = fetch(FetchRequest(f"{demo.url}/fault/{route}", 3), _RUN, store, downloader)
     assert (outcome.http_status, outcome.final_url) == (http_status, None)
     assert (outcome.key, outcome.status, outcome.reason) == ("000003", reason.status, reason)
@@ -258,7 +258,7 @@ def test_interrupt_is_not_swallowed(store: LocalStore) -> None:
 
 
 def test_unwritable_store_is_an_outcome(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """If nothing can be saved, the reason is storage."""
+    """If nothing can be saved, the Outcome's reason is `storage`."""
     (store.root / "00000").write_bytes(b"")
     outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, store, downloader)
     assert outcome.reason is Reason.STORAGE
@@ -272,7 +272,7 @@ def test_second_delivery_of_the_same_image(demo: DemoServer, downloader: Downloa
 
 
 def test_second_delivery_of_another_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """If the URL serves another image to the second delivery, the Outcome describes the saved one."""
+    """If the URL serves another image to the second delivery, the Outcome describes the image that was saved first."""
     first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=40", 0), _RUN, store, downloader)
     second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=50", 0), _RUN, store, downloader)
     assert second.recovered
@@ -294,7 +294,7 @@ def test_resized_image(demo: DemoServer, downloader: Downloader, store: LocalSto
 
 
 def test_incomplete_image_is_not_resized(store: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
-    """An image with missing pixels is saved unchanged if its pixels need not be decoded; it can't be resized."""
+    """An image with missing pixels is saved unchanged if nothing needs its pixels. It can't be resized."""
     whole = draw_image(3, 100, 50, "jpeg")
     with Canned(always(response(whole[: len(whole) // 2]))) as server:
         downloader = Downloader(sessions_to(server.address))
@@ -317,7 +317,10 @@ def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader:
 
 
 def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """The second delivery's Outcome describes the saved file, but lacks the original's size, which is unknown then."""
+    """The second delivery's Outcome describes the saved file.
+
+    It lacks the original's size, because that size is unknown by then.
+    """
     first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=200&height=100", 0), _RESIZING, store, downloader)
     second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=300&height=100", 0), _RESIZING, store, downloader)
     assert second.recovered
@@ -327,7 +330,7 @@ def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: 
 
 @pytest.fixture
 def finished(store: LocalStore) -> LocalStore:
-    """Return a store with a finished shard: its first image saved, its second failed."""
+    """Return a store with a finished shard. Its first image is saved, and its second image has failed."""
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a"), ImageRequest(1, "b")], ShardRef("", 0)))
     store.create("00000/000000.png", image())
     named = Outcome("000000", Status.SUCCESS, path="00000/000000.png")
@@ -350,7 +353,7 @@ def test_late_duplicate_keeps_a_listed_file(demo: DemoServer, downloader: Downlo
 
 
 def test_recovered_image_is_not_downloaded(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """An image saved by an earlier delivery is described from its file, without the facts that only its server had."""
+    """If an earlier delivery saved the image, its file is described. Facts that only the server had are missing."""
     first = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, store, downloader)
     second = fetch(FetchRequest("http://a.example/gone", 0, recover=True), _RUN, store, Raising(AssertionError()))
     assert second.recovered
@@ -394,7 +397,7 @@ def test_resized_image_is_not_recovered(demo: DemoServer, downloader: Downloader
 def test_damaged_file_is_replaced(
     demo: DemoServer, downloader: Downloader, store: LocalStore, damage: bytes, recover: bool
 ) -> None:
-    """A file that a power loss has left empty or zeroed is fetched again."""
+    """If a power loss has left a file empty or zeroed, the image is fetched again."""
     store.create("00000/000000.png", damage)
     outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0, recover=recover), _RUN, store, downloader)
     assert (outcome.ok, outcome.attempts, outcome.recovered) == (True, 1, False)
@@ -423,7 +426,7 @@ def saved_before(url: str, downloader: Downloader, old: LocalStore, run: RunOpti
 
 
 def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
-    """Return a body with an ETag; reply to a request with this ETag with a 304 and these headers."""
+    """Return a body with an ETag. If a request has this ETag, reply with a 304 and these headers."""
 
     def answer(request: bytes) -> list[bytes]:
         if b'If-None-Match: "e"' in request:
@@ -437,7 +440,7 @@ def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
 def test_unchanged_image_is_reused(
     old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions], run: RunOptions
 ) -> None:
-    """An unchanged image costs only a 304: its file gets a second name, and the Outcome is that of a download."""
+    """An unchanged image costs only a 304. Its file gets a second name, and its Outcome equals a download's Outcome."""
     with Canned(conditional(draw_image(3, 80, 60, "png"))) as server:
         downloader = Downloader(sessions_to(server.address))
         previous = saved_before(server.url, downloader, old, run)
@@ -455,7 +458,7 @@ def test_unchanged_image_is_reused(
 
 
 def test_new_validators_win(old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
-    """Validators of a 304 replace the old ones for the next run."""
+    """The next run uses the validators of a 304 instead of the old validators."""
     with Canned(conditional(image(), 'ETag: W/"f"')) as server:
         downloader = Downloader(sessions_to(server.address))
         previous = saved_before(server.url, downloader, old)
@@ -533,7 +536,7 @@ def test_changed_image_is_downloaded(old: LocalStore, new: LocalStore, sessions_
 def test_second_delivery_of_an_unchanged_image(
     old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions]
 ) -> None:
-    """A redelivered task has the same Outcome; if another image is saved, the Outcome is marked as recovered."""
+    """A redelivered task has the same Outcome. If another image is saved, the Outcome is marked as recovered."""
     with Canned(conditional(image())) as server:
         downloader = Downloader(sessions_to(server.address))
         previous = saved_before(server.url, downloader, old)
@@ -555,7 +558,10 @@ def _damaged(whole: bytes, how: str) -> bytes:
 def test_incomplete_saved_file_is_replaced(
     store: LocalStore, sessions_to: Callable[..., Sessions], kind: str, how: str, recover: bool
 ) -> None:
-    """A valid header proves nothing about the rest: a file not fully on disk is fetched again and replaced."""
+    """A valid header proves nothing about the pixels.
+
+    If a file is not fully on disk, it is fetched again and replaced.
+    """
     whole = draw_image(3, 200, 200, kind)
     name = f"00000/000000.{'jpg' if kind == 'jpeg' else kind}"
     store.create(name, _damaged(whole, how))
@@ -568,7 +574,7 @@ def test_incomplete_saved_file_is_replaced(
 
 
 def test_incomplete_image_from_the_server_is_kept(store: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
-    """With header checks only, an incomplete image is saved as served; a second delivery changes nothing."""
+    """If only headers are checked, an incomplete image is saved as served. A second delivery changes nothing."""
     half = draw_image(3, 100, 50, "jpeg")[:-300]
     with Canned(always(response(half))) as server:
         downloader = Downloader(sessions_to(server.address))
@@ -577,12 +583,12 @@ def test_incomplete_image_from_the_server_is_kept(store: LocalStore, sessions_to
     assert store.read("00000/000000.jpg") == half
     gone = fetch(FetchRequest("http://a.example/", 0, recover=True), _RUN, store, Raising(HttpClientError("HTTP 404")))
     assert not gone.ok
-    # The file stays, because a counted Outcome may name it; the collect task removes it if none does.
+    # The file stays, because a counted Outcome may name it. If no Outcome names the file, the collect task removes it.
     assert store.read("00000/000000.jpg") == half
 
 
 def test_image_too_costly_to_decode_is_recovered(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a saved image would take too long to decode, only its header is checked, and it is not downloaded again."""
+    """If decoding a saved image would take too long, only its header is checked. The image is not downloaded again."""
     store.create("00000/000000.png", image())
     monkeypatch.setattr("tasks.images.decode._MAX_FRAMES", -1)
     outcome = fetch(FetchRequest("http://a.example/", 0, recover=True), _RUN, store, Raising(AssertionError()))

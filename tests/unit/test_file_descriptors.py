@@ -1,4 +1,4 @@
-"""Downloads continue when file descriptors run out: the least recently used idle connections are closed first."""
+"""Downloads continue when file descriptors run out. The least recently used idle connections are closed first."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def sockets() -> Iterator[Callable[[int], list[socket.socket]]]:
 
 
 def run_program(code: str, descriptors: int, *arguments: str) -> dict[str, int]:
-    """Run a program with this limit of file descriptors; return its JSON output."""
+    """Run a program with this limit of file descriptors. Return the program's JSON output."""
     ended = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *arguments],
         capture_output=True,
@@ -49,7 +49,7 @@ def run_program(code: str, descriptors: int, *arguments: str) -> dict[str, int]:
 
 
 def test_closes_least_recently_used_first(sockets: Callable[[int], list[socket.socket]]) -> None:
-    """A reused connection is closed last; a connection in use is not closed."""
+    """A reused connection is closed last. A connection in use is not closed."""
     idle = IdleConnections(100)
     first, second, third, busy = sockets(4)
     for each in (first, second, third, busy, first):
@@ -80,7 +80,7 @@ def test_follows_the_limit(sockets: Callable[[int], list[socket.socket]]) -> Non
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
 def test_retries_after_a_lack_of_descriptors(sockets: Callable[[int], list[socket.socket]], number: int) -> None:
-    """Without a free descriptor in the process or on the machine, close an idle connection and retry."""
+    """If the process or the machine has no free descriptor, an idle connection is closed, and the call is retried."""
     (each,) = sockets(1)
     file_descriptors.IDLE_CONNECTIONS.add(each)
 
@@ -108,7 +108,7 @@ def test_other_errors_are_raised_at_once() -> None:
 
 
 def test_finds_the_cause_of_an_error() -> None:
-    """redis-py and the LocalStore wrap the system's error in errors of their own."""
+    """redis-py and LocalStore wrap the system's error in their own errors."""
     raised = redis.ConnectionError("Error 24 connecting to 127.0.0.1:6379")
     raised.__context__ = OSError(errno.EMFILE, "Too many open files")
     assert is_exhausted(raised)
@@ -140,7 +140,10 @@ def test_slots_leave_room_for_everything_else() -> None:
 
 
 def test_closed_idle_connection_is_replaced(sessions_to: Callable[..., Sessions]) -> None:
-    """If a thread's idle connection was closed to make room, it opens a new one without using up an attempt."""
+    """If a thread's idle connection was closed to make room, the thread opens a new connection.
+
+    This costs no attempt.
+    """
     with Canned(always(response())) as server:
         sessions = sessions_to("127.0.0.1")
         for connections in (1, 2, 3):
@@ -217,7 +220,7 @@ _DOWNLOADS = """
 
 @pytest.mark.parametrize(("limit", "slots"), [(64, 40), (64, 70)])
 def test_all_images_are_saved_with_few_descriptors(tmp_path: Path, kept_alive: int, limit: int, slots: int) -> None:
-    """With 20 keep-alive hosts, and once with more slots than descriptors, nothing fails and nothing is retried."""
+    """Nothing fails or is retried with 20 hosts that keep connections open, even with more slots than descriptors."""
     found = run_program(_DOWNLOADS, limit, str(kept_alive), str(tmp_path), str(slots))
     assert (found["saved"], found["attempts"]) == (300, 300)
     assert found["highest"] <= limit * 3 // 4
@@ -225,7 +228,7 @@ def test_all_images_are_saved_with_few_descriptors(tmp_path: Path, kept_alive: i
 
 @pytest.fixture
 def kept_alive() -> Iterator[int]:
-    """Run a server on all loopback addresses that keeps every connection open; return its port."""
+    """Run a server that keeps every connection open, and return its port. It listens on all loopback addresses."""
     with Canned(always(response()), host="0.0.0.0") as server:  # all of 127.0.0.0/8
         yield server.port
 

@@ -25,6 +25,6 @@ def test_targets_accept_their_seeds(name: str) -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(st.data())
 def test_targets_accept_changed_seeds(name: str, data: st.DataObject) -> None:
-    """Each target also parses or refuses seeds cut short or continued with other bytes."""
+    """Each target also parses or refuses seeds that are cut short, or continued with other bytes."""
     seed = data.draw(st.sampled_from(list(TARGETS[name].seeds())))
     TARGETS[name].call(seed[: data.draw(st.integers(0, len(seed)))] + data.draw(st.binary(max_size=8)))

@@ -1,8 +1,8 @@
-"""The internals of requests, urllib3 and http.client used by our adapters and connections are unchanged.
+"""Our adapters and connections use internals of requests, urllib3 and http.client. These internals are unchanged.
 
 Most changes of these internals would go unnoticed. If urllib3 stopped calling `_new_conn`, connections would bypass the
-guard; if it set `verify_mode` differently, servers would not be verified. Therefore ``pyproject.toml`` bounds both
-libraries. To allow a new version, read its changes to the parts below, then update the digests and the bounds.
+guard. If urllib3 set `verify_mode` differently, servers would not be verified. Therefore ``pyproject.toml`` bounds both
+libraries. To allow a new version, read how it changed the parts below. Then update the digests and the bounds.
 
 http.client comes with Python and differs between Python's versions. Therefore the tests below check the behaviour of
 http.client.
@@ -40,7 +40,7 @@ import tasks
 from tasks.download.connection import GuardedConnection, Response
 from tasks.download.sockets import PlainSocket
 
-#: The parts we override or call, and their callers, with the first digits of the SHA-256 of their source.
+#: The parts that we override or call, and their callers. Each has the first digits of its source's SHA-256.
 _SOURCES = {
     # requests calls the methods that our adapter overrides, and our pool's `urlopen`.
     "adapters.HTTPAdapter.__init__": "fd3e5e9d250e",
@@ -72,7 +72,8 @@ _SOURCES = {
     "connectionpool._normalize_host": "e189498fe783",
     "connectionpool._close_pool_connections": "b3129a509e21",
     "connection_util.is_connection_dropped": "f9c8ca574e54",
-    # The connection gets its socket from our `_new_conn`, which asks the guard; then it verifies the server.
+    # The connection gets its socket from our `_new_conn`, which asks the guard. Then the connection verifies the
+    # server.
     "urllib3_connection.HTTPConnection.__init__": "e043b0d7c163",
     "urllib3_connection.HTTPConnection.connect": "b70c63e73088",
     "urllib3_connection.HTTPConnection.is_connected": "2a727e90f341",
@@ -104,7 +105,7 @@ _MODULES = {
     "ssl_": ssl_,
     "response": response,
 }
-#: The private names our code calls, sets or overrides, each with the part or the test that covers it.
+#: The private names that our code calls, sets or overrides. Each has the part or the test that covers it.
 _PRIVATE = {
     "_new_conn": "urllib3_connection.HTTPConnection.connect",
     "_get_conn": "connectionpool.HTTPConnectionPool._get_conn",
@@ -121,7 +122,7 @@ _LIBRARIES = {"requests", "urllib3", "http", "ssl", "socket"}
 
 @pytest.mark.parametrize(("name", "digest"), _SOURCES.items(), ids=_SOURCES)
 def test_source_is_unchanged(name: str, digest: str) -> None:
-    """Each part still has the source our code was written for."""
+    """The source of each part is still the source that our code was written for."""
     module, _, attribute = name.partition(".")
     part: Any = attrgetter(attribute)(_MODULES[module])
     source = inspect.getsource(getattr(part, "fget", part))
@@ -135,7 +136,7 @@ def test_source_is_unchanged(name: str, digest: str) -> None:
 
 @pytest.mark.parametrize("library", ["requests", "urllib3"])
 def test_next_minor_version_is_not_installed(library: str) -> None:
-    """The bounds in pyproject.toml allow the version that has these digests, and no later minor version."""
+    """The bounds in pyproject.toml allow the version with these digests. They allow no later minor version."""
     text = (Path(tasks.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     bounds = [Requirement(item) for item in tomllib.loads(text)["project"]["dependencies"]]
     allowed = next(item.specifier for item in bounds if item.name == library)
@@ -231,7 +232,7 @@ def _socket(sent: bytes) -> PlainSocket:
 
 
 def _response(sent: bytes) -> _CountingResponse:
-    """Return a response with these bytes, with its headers read."""
+    """Return a response with these bytes. Its headers have been read."""
     with closing(_socket(sent)) as connection:
         found = _CountingResponse(connection, method="GET")
     found.begin()
@@ -251,7 +252,7 @@ def test_body_is_read_through_our_socket() -> None:
 
 @pytest.mark.parametrize("read", ["read", "read1", "readinto"])
 def test_chunks_are_read_by_our_method(read: str) -> None:
-    """http.client asks `_get_chunk_left` for the size of each chunk, in all its ways to read a body."""
+    """In all ways to read a body, http.client asks `_get_chunk_left` for the size of each chunk."""
     found = _response(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n 3 ;name=1\r\nima\r\n2\r\nge\r\n0\r\n\r\n")
     body = b""
     while True:
@@ -325,7 +326,7 @@ def test_sending_opens_the_connection() -> None:
 
 
 def test_pool_passes_the_host_on_as_given() -> None:
-    """A connection gets the host with its trailing dot, and without brackets around an IPv6 address."""
+    """A connection gets the host with its trailing dot. An IPv6 address has no brackets."""
     pool = type("Pool", (urllib3.HTTPConnectionPool,), {"ConnectionCls": GuardedConnection})
     assert pool("a.example.", 80)._get_conn().full_host == "a.example."
     assert pool("::1", 80)._get_conn().full_host == "::1"

@@ -1,4 +1,4 @@
-"""Imports are fast and change nothing: a command starts at once, and a program that imports us keeps its settings."""
+"""A command imports only what it needs, so it starts at once. A program that imports us keeps its settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from producer.local_fleet.supervisor_client import ROOT
 
-#: Packages that take 0.1 s or more to import, or are needed by some commands only.
+#: Packages that take 0.1 s or more to import, or that only some commands need.
 _HEAVY = {"PIL", "celery", "flower", "kombu", "matplotlib", "numpy", "pyarrow", "requests", "tornado", "urllib3"}
 
 
@@ -33,7 +33,8 @@ def test_only_needed_packages_are_imported(module: str, needed: set[str]) -> Non
     assert set(loaded) & _HEAVY <= needed
 
 
-#: A program that imports all modules, and prints the changes: old and new values by name, and the calls of ``mallopt``.
+#: A program that imports all modules and prints the changes. It prints old and new values by name, and the calls of
+#: ``mallopt``.
 _IMPORT_ALL = """
 import ctypes, gc, importlib, json, logging, pkgutil, warnings
 from PIL import Image, PngImagePlugin

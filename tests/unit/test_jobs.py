@@ -36,7 +36,10 @@ _LATER = RetryLater("HTTP 429", 61.5, PriorAttempts(2, 0.75))
 
 
 def test_task_is_resent_with_its_attempts_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Resending keeps the arguments and redacted texts, adds attempts and time, and waits for an unreachable Redis."""
+    """Resending keeps the arguments and redacted texts, and adds attempts and time.
+
+    It waits for an unreachable Redis.
+    """
     monkeypatch.setattr("tasks.broker.redis_retry.time.sleep", lambda _: None)
     task: Any = Sending(2, revision=1, recover=True, attempts=1, seconds=0.5)
     assert jobs._requeue_later(task, _LATER).when == 61.5
@@ -57,6 +60,6 @@ def test_stopping_worker_does_not_wait_to_resend(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("arguments", [["http://a.example/1.jpg"], [], ["run", 0, *range(12)]])
 @pytest.mark.parametrize("task", [jobs.fetch_image, jobs.collect_shard])
 def test_task_sent_by_hand_names_the_command(task: Any, arguments: list[Any]) -> None:
-    """A task called at a Celery prompt fails with the command to use instead, before anything is sent."""
+    """If a task is called at a Celery prompt, it fails before anything is sent. The error names the right command."""
     with pytest.raises(TypeError, match=r"call `producer run SOURCE --out OUT`$"):
         task.delay(*arguments)

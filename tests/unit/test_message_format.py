@@ -1,4 +1,4 @@
-"""The format of the messages and records in Redis has a number, PROTOCOL, and changes only together with it."""
+"""PROTOCOL is the number of the format of messages and records in Redis. The format changes only with the number."""
 
 from __future__ import annotations
 
@@ -51,7 +51,10 @@ def _kind(annotation: Any) -> str:
 
 
 def _values() -> list[type]:
-    """Return the types of the values sent through Redis: they have a `to_json`; other types are nested in them."""
+    """Return the types of the values sent through Redis. These types have a `to_json`.
+
+    Other types are nested in them.
+    """
     return [item for item in vars(model).values() if is_dataclass(item) and hasattr(item, "to_json")]  # type: ignore[misc]
 
 
@@ -65,7 +68,7 @@ def _arguments(task: Any) -> str:
 
 
 def test_format_changes_together_with_its_number() -> None:
-    """Each change of the format changes the digest below; the change also needs the next PROTOCOL."""
+    """Each change of the format changes the digest below. The change also needs the next PROTOCOL."""
     lines = sorted(
         [
             *map(_kind, _values()),
@@ -115,7 +118,7 @@ class _Renamed:
 
 
 def test_format_of_a_value_includes_nested_values() -> None:
-    """Fields, types and enum values at every depth affect the digest; class names and the order of fields do not."""
+    """Fields, types and enum values at every depth affect the digest. Class names and the order of fields do not."""
     assert _kind(_Outer) == "{inner: {shade: ('light')}, pairs: [[string, string]]}"
     assert _kind(_Renamed) == "{inner: null | {shade: ('light')}, pairs: [[string, string]]}"
 

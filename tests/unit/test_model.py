@@ -44,7 +44,7 @@ _outcomes = st.builds(
 
 
 def img2dataset_key(shard: int, offset: int, shard_size: int) -> str:
-    """Return a key by the formula of img2dataset's ``compute_key``, with its five digits for the shard."""
+    """Return a key by the formula of img2dataset's ``compute_key``. The shard number has five digits."""
     digits = math.ceil(math.log10(shard_size))
     return f"{10**digits * shard + offset:0{digits + 5}d}"
 
@@ -52,7 +52,7 @@ def img2dataset_key(shard: int, offset: int, shard_size: int) -> str:
 @pytest.mark.parametrize("shard_size", [2, 10, 11, 100, 101, 999, 1000, 1001, 5000, 10_000])
 @pytest.mark.parametrize("shard", [0, 3, 99_999, 100_000, 1_234_567])
 def test_key_matches_img2dataset(shard: int, shard_size: int) -> None:
-    """The first and the last key of a shard equal img2dataset's, also beyond 99,999 shards."""
+    """The first and the last key of a shard equal img2dataset's keys, even beyond 99,999 shards."""
     for offset in (0, shard_size - 1):
         assert image_key(shard * shard_size + offset, shard_size) == img2dataset_key(shard, offset, shard_size)
 
@@ -62,7 +62,7 @@ def test_key_matches_img2dataset(shard: int, shard_size: int) -> None:
     [(0, 1000, "00000000"), (3_007, 1000, "00003007"), (123_456_999, 1000, "123456999"), (2, 1, "000020")],
 )
 def test_keys_of_known_images(index: int, shard_size: int, key: str) -> None:
-    """Keys usually have eight digits, and get longer only if the shard number needs more than five digits."""
+    """Keys usually have eight digits. They are longer only if the shard number needs more than five digits."""
     assert image_key(index, shard_size) == key
 
 
@@ -80,7 +80,7 @@ def test_shard_name_grows() -> None:
 
 @given(_outcomes)
 def test_outcome_survives_json(outcome: Outcome) -> None:
-    """An Outcome sent through Redis as JSON comes back equal, with enums and not strings."""
+    """An Outcome that is sent through Redis as JSON comes back equal. Its enums do not become strings."""
     back = Outcome.from_json(json.loads(json.dumps(outcome.to_json())))
     assert back == outcome
     assert isinstance(back.status, Status)

@@ -1,4 +1,4 @@
-"""How Pillow's own test images are counted, and which results count as wrong."""
+"""Pillow's own test images are counted by result, and wrong results are recognised."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_internal_errors_are_reported() -> None:
 
 
 def test_stored_counts_cover_the_same_images() -> None:
-    """The documented runs used the same images, and all of their results are allowed."""
+    """The documented runs used the same images. All results of these runs are allowed."""
     kept = json.loads(COUNTS.read_text())
     assert {*RUNS, "version"} == set(kept)
     for run in RUNS:

@@ -24,7 +24,7 @@ COST = Cost(
 
 
 def test_reads_the_measurements() -> None:
-    """CPU is in microseconds, the bytes of both directions are added, and Redis's cost is taken at its highest load."""
+    """CPU is in microseconds. The bytes of both directions are added. Redis's cost is taken at the highest load."""
     image = {
         "worker_us": 2000.0,
         "producer_us": 100.0,
@@ -48,7 +48,7 @@ def test_reads_the_measurements() -> None:
 
 
 def test_cpu_limits_the_rate_of_fast_images() -> None:
-    """For fast images the cores are the limit: two cores at 70 % handle 700 images/s that cost 2 ms of CPU each."""
+    """For fast images, the cores are the limit. Two cores at 70 % load handle 700 images/s at 2 ms of CPU per image."""
     needed = Resources.for_rate(690, 0.02, COST, 1000)
     assert (needed.slots, needed.cores, needed.processes, needed.hosts) == (14, 2, 2, 1)
     assert (needed.redis_servers, needed.producers) == (1, 1)
@@ -62,7 +62,7 @@ def test_slots_limit_the_rate_of_slow_images() -> None:
 
 @pytest.mark.parametrize(("rate", "servers", "producers"), [(9_900, 1, 2), (10_100, 2, 2), (99_000, 10, 15)])
 def test_servers_follow_the_rate(rate: float, servers: int, producers: int) -> None:
-    """One Redis and one producer each handle the load of 70 % of a core: 10,000 and 7,000 images/s."""
+    """At 70 % of a core, one Redis handles 10,000 images/s, and one producer handles 7,000 images/s."""
     needed = Resources.for_rate(rate, 0.5, COST, 1000)
     assert (needed.redis_servers, needed.producers) == (servers, producers)
     assert needed.downloaded == rate * 15_000
@@ -71,7 +71,7 @@ def test_servers_follow_the_rate(rate: float, servers: int, producers: int) -> N
 
 
 def test_memory_follows_the_slots() -> None:
-    """The usual window is enough for a small fleet; a larger fleet holds several images for each slot."""
+    """The usual window is enough for a small fleet. A larger fleet's window holds several images for each slot."""
     small, large = (Resources.for_rate(rate, 0.5, COST, 1000) for rate in (1_000, 10_000))
     assert (small.window, small.redis_memory) == (8, 8 * 1000 * 1_800)
     assert large.window * 1000 == AHEAD * large.slots * (1 + limits.PREFETCH)
@@ -79,7 +79,7 @@ def test_memory_follows_the_slots() -> None:
 
 
 def test_counts_output_files() -> None:
-    """Each image is a file; each shard, the last one too, has a folder, a manifest, its counts and its plan."""
+    """Each image is a file. Each shard has a folder, a manifest, a stats file and a plan, even the last shard."""
     left = ListTotals.for_images(2_500, COST, 1000)
     assert (left.shards, left.entries) == (3, 2_512)
     assert (left.pictures, left.manifests, left.plan) == (37_500_000, 125_000, 25_000)

@@ -13,7 +13,7 @@ from producer.local_fleet.supervisor_client import ROOT
 from tasks import runtime_tuning
 
 _STATM = Path("/proc/self/statm")
-#: Eight threads resize images of 50 MB each; with glibc's defaults, each thread would keep the same amount.
+#: Eight threads resize images of 50 MB each. With glibc's defaults, each thread would keep 50 MB.
 _PROGRAM = """
 import io, resource
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +40,7 @@ with ThreadPoolExecutor(8) as pool:
 
 @pytest.mark.skipif(not _STATM.exists(), reason="needs Linux: reads the process's memory from /proc/self/statm")
 def test_large_images_are_freed() -> None:
-    """Once its threads are done with large images, a process uses as little memory as before."""
+    """Once all threads have finished large images, a process uses as little memory as before."""
     argv = [sys.executable, "-c", _PROGRAM]
     done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 200

@@ -18,7 +18,7 @@ _NAMES = [name for names in FAILING[_SUITE].values() for name in names]
 
 @pytest.mark.parametrize("distribution", ["kombu", "celery"])
 def test_sources_are_pinned_with_their_hashes(distribution: str) -> None:
-    """The downloaded source is the installed version, and nothing else of that name."""
+    """The downloaded source is the source of the installed version. Nothing else of that name is downloaded."""
     wanted = sources.requirement(distribution)
     assert wanted.startswith(f"{distribution}=={version(distribution)} ")
     assert "--hash=sha256:" in wanted
@@ -26,7 +26,7 @@ def test_sources_are_pinned_with_their_hashes(distribution: str) -> None:
 
 
 def test_refuses_a_version_that_is_not_locked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A version other than the locked one is refused, because its hashes are unknown."""
+    """Only the locked version is accepted, because the hashes of other versions are unknown."""
     monkeypatch.setattr(sources, "version", lambda _: "0.1")
     with pytest.raises(click.ClickException, match=r"kombu==0\.1 is installed"):
         sources.requirement("kombu")
@@ -38,7 +38,7 @@ def test_every_suite_has_expectations() -> None:
 
 
 def test_reports_unexpected_passes() -> None:
-    """A test expected to fail is reported if it passes, is missing, or fails only with some of its parameters."""
+    """A test that should fail is reported if it passes, is missing, or fails with only some of its parameters."""
     result = Result(expected=[f"{name}[one]" for name in _NAMES])
     assert wrong(_SUITE, result, result.counts()) == []
     less = Result(expected=result.expected[1:])

@@ -24,7 +24,7 @@ class CountingStore(LocalStore):
     lookups = 0
 
     def exists(self, name: str) -> bool:
-        """Look up the file, and count the lookup."""
+        """Look up the file and count the lookup."""
         self.lookups += 1
         return super().exists(name)
 
@@ -53,7 +53,7 @@ def test_open_shard_is_checked_once_a_second(counting_store: CountingStore, monk
 def test_finished_shard_is_noticed_within_a_second(
     counting_store: CountingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A finished shard is noticed within a second, whichever shard was looked up last."""
+    """A worker notices a finished shard within a second, whichever shard it looked up last."""
     now = 100.0
     monkeypatch.setattr("tasks.worker.monotonic", lambda: now)
     runs = RunCache(Mock())
@@ -70,7 +70,7 @@ _PREVIOUS = {"path": "00000/00000000.png", "width": 1, "height": 1, "format": "p
 def test_previous_run_outside_of_the_allowed_roots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is reused from a folder that the worker's operator does not allow; the worker logs this once."""
+    """Nothing is reused from a folder that the worker's operator does not allow. The worker logs the refusal once."""
     monkeypatch.setattr(worker, "settings", lambda: SimpleNamespace(store_roots=(tmp_path / "allowed",)))
     worker._previous_run_store.cache_clear()
     allowed, denied = (
@@ -103,7 +103,7 @@ def test_options_of_a_draining_run_are_not_cached() -> None:
 
 
 def test_slots_read_options_once_together() -> None:
-    """Slots that start at the same moment read a run's options only once, together."""
+    """If several slots start at the same moment, they read the run's options only once."""
     slots = 16
     barrier = threading.Barrier(slots)
     server = Mock()

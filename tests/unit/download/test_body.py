@@ -36,7 +36,10 @@ def test_chunked_body_is_complete(sessions_to: Callable[..., Sessions]) -> None:
 
 
 def test_body_of_exactly_max_bytes_is_accepted(demo: DemoServer, downloader: Downloader) -> None:
-    """A body of --max-bytes bytes is accepted. A longer body is refused, with or without a declared size."""
+    """A body of --max-bytes bytes is accepted.
+
+    A body with one byte more is refused, with or without a declared size.
+    """
     for declared in ("yes", "no"):
         url = f"{demo.url}/fault/huge?bytes=100000&declared={declared}"
         got, _ = download(downloader, url, FetchOptions(max_bytes=100_000, retries=0))

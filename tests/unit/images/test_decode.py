@@ -34,13 +34,13 @@ def frames(kind: str, count: int, size: tuple[int, int] = (64, 48)) -> bytes:
 
 @pytest.mark.parametrize("kind", _FORMATS)
 def test_accepts_a_whole_image(kind: str) -> None:
-    """The description of a decodable image equals that of its header."""
+    """The description from decoding an image equals the description from its header."""
     assert decode_all(image(kind, (16, 12))) == ImageInfo(kind.lower(), EXTENSIONS[kind], 16, 12)
 
 
 @pytest.mark.parametrize("kind", _ANIMATED)
 def test_accepts_whole_frames(kind: str) -> None:
-    """An image of several frames is described like its header too."""
+    """For an image of several frames, the description from its header is equal too."""
     info = decode_all(frames(kind, 3))
     assert (info.width, info.height, info.extension) == (64, 48, EXTENSIONS[kind])
 
@@ -55,14 +55,14 @@ def test_refuses_a_truncated_image(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "TIFF", "PNG"])
 def test_refuses_a_truncated_last_frame(kind: str) -> None:
-    """The last frame must be whole too."""
+    """The last frame must be complete too."""
     body = frames(kind, 3)
     with pytest.raises(UndecodableError):
         decode_all(body[: len(body) * 7 // 9])
 
 
 def test_bounds_the_number_of_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image with more frames than the limit is refused; the limit itself is accepted."""
+    """An image with as many frames as the limit is accepted. An image with one frame more is refused."""
     monkeypatch.setattr(decode, "_MAX_FRAMES", 3)
     assert decode_all(frames("GIF", 3)).width == 64
     with pytest.raises(TooManyPixelsError, match="more than 3 frames"):
@@ -77,7 +77,7 @@ def test_checks_each_frame() -> None:
 
 
 def test_animation_keeps_its_pixel_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An animation's image stays in memory between its frames, and counts for the memory limit all that time."""
+    """An animation's image stays in memory between its frames. All that time, it counts for the memory limit."""
     went_to, held = decode._seek, []
 
     def recording(image: Image.Image, number: int) -> bool:

@@ -1,4 +1,4 @@
-"""EXIF tags become short, valid JSON with img2dataset's names, whatever the EXIF data is."""
+"""Any EXIF data becomes short, valid JSON. The tags have img2dataset's names."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_tags_have_the_names_and_texts_of_exifread(kind: str) -> None:
 
 
 def test_long_and_unprintable_values_are_left_out() -> None:
-    """A value over 60 bytes, or with control characters, is left out as a whole."""
+    """A value is left out if it is longer than 60 bytes or has control characters."""
     tags = read_exif_tags(photo(Artist="x" * 59, Copyright="a\x07b", Software="fine"), _LIMIT)
     assert "Image Artist" not in tags
     assert "Image Copyright" not in tags
@@ -70,7 +70,7 @@ def test_long_and_unprintable_values_are_left_out() -> None:
 
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=60), max_size=20), st.integers(0, 500))
 def test_json_fits(tags: dict[str, str], limit: int) -> None:
-    """With any tags and any limit, the JSON is valid, has only whole tags, and fits as a string inside of JSON."""
+    """With any tags and any limit, the JSON is valid and has only whole tags. It fits as a string inside of JSON."""
     text = exif_json(tags, limit)
     if text is not None:
         assert json.loads(text).items() <= tags.items()

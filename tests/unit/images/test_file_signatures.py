@@ -1,4 +1,4 @@
-"""An error names the format of a body that is not saved, found by its first bytes."""
+"""If a body is not saved, the error names its format. The format is found by the body's first bytes."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ _CASES = [(name, body) for name, bodies in (_IMAGE_HEADERS | _OTHER_HEADERS).ite
 
 
 def _bodies(headers: dict[str, list[bytes]]) -> pytest.MarkDecorator:
-    """Run a test for each body; the test's id is its format and number, because the bytes may contain the time."""
+    """Run a test for each body. The test's id is a format and a number, because the body may contain the time."""
     cases = [
         pytest.param(name, body, id=f"{name} {number}")
         for name, bodies in headers.items()
@@ -188,7 +188,7 @@ def test_image_of_another_format_is_named(name: str, body: bytes) -> None:
 
 @_bodies(_OTHER_HEADERS)
 def test_body_that_is_not_an_image_is_named(name: str, body: bytes) -> None:
-    """The error names a web page, a video or an archive too."""
+    """The error also says if the body is a web page, a video or an archive."""
     with pytest.raises(NotAnImageError) as caught:
         inspect(body, 1_000_000)
     assert str(caught.value) == f"the body is {name}, not an image"
@@ -202,7 +202,7 @@ def test_every_format_is_tested() -> None:
 
 @pytest.mark.parametrize("body", [bytes(range(256)), b"\x80\x81 text", b""], ids=["all", "text", "none"])
 def test_unknown_bytes_have_no_name(body: bytes) -> None:
-    """For unknown bytes, no format is guessed."""
+    """No format is guessed for unknown bytes."""
     assert identify_format(body) is None
 
 
@@ -217,6 +217,6 @@ def test_broken_image_of_an_accepted_format_is_undecodable(kind: str) -> None:
 
 @given(st.binary(max_size=80), st.sampled_from(_CASES), st.integers(0, 80))
 def test_any_bytes_are_named_or_unknown(more: bytes, case: tuple[str, bytes], cut: int) -> None:
-    """However a header is cut and continued, identifying it raises no error."""
+    """Identifying a header raises no error, however the header is cut and continued."""
     found = identify_format(case[1][:cut] + more)
     assert found is None or found.name

@@ -27,7 +27,10 @@ from tests.encoding import encoded
     ],
 )
 def test_each_filter(filters: FilterOptions, passes: tuple[int, int], fails: tuple[int, int], message: str) -> None:
-    """A limit itself passes, as in img2dataset. The message names the filter and the values, in any orientation."""
+    """A size equal to a limit passes, as in img2dataset.
+
+    In any orientation, the message names the filter and the values.
+    """
     check_filters(passes, filters)
     check_filters(passes[::-1], filters)
     with pytest.raises(FilteredError, match=message):
@@ -54,7 +57,7 @@ def test_filtered_image_is_not_decoded_or_saved(
 def test_saved_image_is_not_filtered(
     encode_format: EncodeFormat, demo: DemoServer, downloader: Downloader, store: LocalStore
 ) -> None:
-    """A late duplicate keeps the resized file of the first delivery, though that is smaller than the filter's limit."""
+    """A late duplicate keeps the first delivery's resized file, even if the file is smaller than the filter's limit."""
     resize = ResizeOptions(ResizeMode.CENTER_CROP, 32, encode_format=encode_format)
     options = FetchOptions(deadline=5.0, retries=0, resize=resize, filters=FilterOptions(min_size=64))
     run = RunOptions("/out", 10, options)

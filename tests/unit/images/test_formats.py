@@ -1,4 +1,4 @@
-"""A run accepts the formats that it asks for, and the safety rules hold for each."""
+"""A run accepts the requested formats. The safety rules hold for each format."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_format_on_request_is_tested() -> None:
 
 @pytest.mark.parametrize(("kind", "formats"), _ASKED)
 def test_format_on_request(kind: ImageFormat, formats: tuple[ImageFormat, ...]) -> None:
-    """A format on request is identified, decoded and resized if it is asked for, and named in the error if not."""
+    """A format on request is identified, decoded and resized if requested. Otherwise, the error names the format."""
     body = _BODIES[kind]
     info = identify.inspect(body, _LIMIT, formats)
     assert (info.format, info.extension, info.width, info.height) == (kind.value, _EXTENSIONS[kind], 90, 70)
@@ -71,7 +71,7 @@ def test_format_on_request(kind: ImageFormat, formats: tuple[ImageFormat, ...]) 
 
 @pytest.mark.parametrize(("kind", "formats"), _ASKED)
 def test_format_on_request_is_bounded(kind: ImageFormat, formats: tuple[ImageFormat, ...]) -> None:
-    """The header's size is checked before decoding, and the image is decoded alone."""
+    """The header's size is checked before decoding. No other image is decoded at the same time."""
     body = _BODIES[kind]
     with pytest.raises(TooManyPixelsError, match="90x70"):
         identify.open_image(body, 6299, formats)
@@ -99,14 +99,17 @@ def test_broken_bytes_raise_nothing_else(
 
 @pytest.mark.parametrize(("kind", "formats"), _ASKED)
 def test_truncated_header_is_undecodable(kind: ImageFormat, formats: tuple[ImageFormat, ...]) -> None:
-    """An accepted format with a broken header is a broken image, and not another format."""
+    """An accepted format with a broken header is reported as a broken image, and not as another format."""
     with pytest.raises(UndecodableError):
         identify.inspect(_BODIES[kind][:40], _LIMIT, formats)
 
 
 @pytest.mark.parametrize("kind", ["png", "gif", "webp"])
 def test_other_formats_are_refused(kind: str) -> None:
-    """With --formats jpeg, an image of a usual format is refused by its name, also if it is resized."""
+    """With --formats jpeg, an image of another usual format is refused, with or without resizing.
+
+    The error names the format.
+    """
     body, only = draw_image(3, 40, 30, kind), (ImageFormat.JPEG,)
     for resize in (ResizeOptions(), ResizeOptions(ResizeMode.BORDER, 16)):
         with pytest.raises(NotAnImageError, match=rf"of the format {kind}, which this run does not save \(--formats\)"):
@@ -116,7 +119,7 @@ def test_other_formats_are_refused(kind: str) -> None:
 
 
 def test_saved_files_of_another_format() -> None:
-    """A file that the run itself has encoded is complete, although downloads of its format are not accepted."""
+    """A file that the run has encoded counts as complete, even if the run accepts no downloads of the file's format."""
     resize = ResizeOptions(ResizeMode.BORDER, 16, encode_format=EncodeFormat.PNG)
     options = FetchOptions(formats=(ImageFormat.JPEG,), resize=resize)
     saved = prepare_image(draw_image(3, 40, 30), options, soon())
@@ -127,7 +130,7 @@ def test_saved_files_of_another_format() -> None:
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker without the package says which one to install."""
+    """If a worker lacks the package, the error names the package to install."""
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     only: tuple[Any, ...] = (ImageFormat.HEIC, ImageFormat.ICO)
     with pytest.raises(InternalError, match=r"imagefleet\[heic\]") as caught:

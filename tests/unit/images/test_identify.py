@@ -42,7 +42,7 @@ _OTHER_FORMATS = ["PPM", "PCX", "TGA", "EPS", "PDF", "JPEG2000", "DDS", "ICNS"]
 
 
 def png(width: int, height: int) -> bytes:
-    """Return a PNG of a few bytes with these sides in its header."""
+    """Return a PNG of a few bytes. Its header declares these sides."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
     packed = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
@@ -52,7 +52,7 @@ def png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(("kind", "extension"), _FORMATS.items(), ids=list(_FORMATS))
 def test_format_follows_the_bytes(kind: str, extension: str) -> None:
-    """Each accepted format is recognised by its bytes, with its extension and size."""
+    """Each accepted format is recognised by its bytes, and gets the right extension and size."""
     assert inspect(image(kind, (16, 12)), _LIMIT) == ImageInfo(kind.lower(), extension, 16, 12)
 
 
@@ -82,7 +82,7 @@ def test_truncated_header_is_undecodable(kind: str) -> None:
 @settings(max_examples=15)
 @given(data=st.data())
 def test_changed_bytes_raise_no_other_error(kind: str, data: st.DataObject) -> None:
-    """However an image's bytes are cut and changed, they are described or refused by an error of the tree."""
+    """However an image is cut and changed, it is described, or refused with one of our errors."""
     body = bytearray(image(kind, (16, 12)))
     at = data.draw(st.integers(0, min(len(body) - 1, 200)))
     body[at] = data.draw(st.integers(0, 255))
@@ -96,7 +96,7 @@ def test_changed_bytes_raise_no_other_error(kind: str, data: st.DataObject) -> N
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
 def test_pieces_are_limited(kind: str) -> None:
-    """A parser reads thousands of comments but not millions; an image with more is read without them."""
+    """A parser reads thousands of comments, but not millions. An image with more comments is read without comments."""
     assert identify.open_image(bombs.pieces(kind, 10_000), _LIMIT).width == 8
     with pytest.raises(UndecodableError, match="more pieces"):
         identify.open_image(bombs.pieces(kind, 200_000), _LIMIT)
@@ -104,14 +104,14 @@ def test_pieces_are_limited(kind: str) -> None:
 
 
 def test_limit_of_pieces_grows_with_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The larger an image, the more pieces are allowed; GIF may have the most pieces of all formats."""
+    """The larger an image is, the more pieces are allowed. Of all formats, a GIF may have the most pieces."""
     monkeypatch.setattr(identify, "_MAX_PIECES", 100)
     body = encoded(Image.effect_noise((900, 900), 60), "GIF")
     assert decode_all_frames(body, _LIMIT, Deadline(10, 10)).width == 900
 
 
 def test_largest_image_is_accepted() -> None:
-    """An image at the limit is accepted, and one with one row more is refused."""
+    """An image with as many pixels as the limit is accepted. An image with one row more is refused."""
     assert inspect(png(1000, 1000), _LIMIT) == ImageInfo("png", "png", 1000, 1000)
     with pytest.raises(TooManyPixelsError, match="1000x1001 pixels, more than 1000000"):
         inspect(png(1000, 1001), _LIMIT)
@@ -142,13 +142,16 @@ def icon(embedded: bytes, width: int = 16, height: int = 16) -> bytes:
 
 
 def dib(width: int, height: int) -> bytes:
-    """Return the header of a 32-bit image as in old icons; its height includes the rows of the mask."""
+    """Return the header of a 32-bit image, as old icons have it. The header's height includes the rows of the mask."""
     return struct.pack("<IiiHHIIiiII", 40, width, 2 * height, 1, 32, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("embedded", [png(10_000, 10_000), dib(10_000, 10_000)], ids=["PNG", "DIB"])
 def test_icon_is_checked_by_its_embedded_image(embedded: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pillow decodes an icon at opening, so an icon that declares 16x16 but holds a bomb is refused before that."""
+    """An icon that declares 16x16 pixels but holds a bomb is refused before Pillow opens it.
+
+    Opening decodes an icon.
+    """
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(TooManyPixelsError, match="10000x10000"):
         inspect(icon(embedded), 500_000_000)
@@ -166,7 +169,7 @@ def test_pillows_limit_does_not_apply() -> None:
 
 
 def test_pixels_are_not_decoded() -> None:
-    """Only the header is read, so an image with garbage for pixels is described too."""
+    """Only the header is read. Therefore an image is described even if its pixels are garbage."""
     whole = image("PNG", (16, 12))
     at = whole.index(b"IDAT") + 4
     assert inspect(whole[:at] + b"\xff" * (len(whole) - at), _LIMIT).width == 16
@@ -186,7 +189,7 @@ def test_digest_is_sha256() -> None:
 
 
 def test_pillows_warnings_are_not_shown() -> None:
-    """Neither Pillow's warnings nor its log are shown, because an image can cause any number of them."""
+    """Pillow's warnings and log are not shown, because an image can cause any number of messages."""
     whole = image("PNG")
     at = whole.index(b"IDAT") - 4
     chunk = b"acTL" + bytes(8)
@@ -209,7 +212,7 @@ def test_pillows_warnings_are_not_shown() -> None:
 
 
 def test_compressed_text_is_limited() -> None:
-    """A PNG's compressed text is inflated up to a limit, and the image is read without it."""
+    """A PNG's compressed text is inflated up to a limit. The image is read without the text."""
     text = b"Comment\0\0" + zlib.compress(bytes(64 << 20), 9)
     chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
     whole = image("PNG", (16, 12))

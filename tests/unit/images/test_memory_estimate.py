@@ -25,7 +25,7 @@ _COMMENT = b"\xff\xfe\x00\x06" + b"\xff\xda\xff\xda"
 
 
 def estimated_pixels(body: bytes, limit: int = _LIMIT, draft: int | None = None) -> int:
-    """Return the pixels that decoding an image holds in memory, after a draft if given."""
+    """Return the number of pixels that decoding an image holds in memory. If a draft is given, it is applied first."""
     with identify.open_image(body, limit) as image:
         if draft:
             image.draft(None, (draft, draft))
@@ -34,12 +34,12 @@ def estimated_pixels(body: bytes, limit: int = _LIMIT, draft: int | None = None)
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
 def test_ordinary_image_counts_its_pixels(kind: str) -> None:
-    """An ordinary image counts with its own number of pixels."""
+    """For an ordinary image, the estimate is its own number of pixels."""
     assert estimated_pixels(encoded(_TEAL, kind)) == 640 * 480
 
 
 def test_draft_reduces_the_estimate() -> None:
-    """A JPEG decoded at an eighth of its sides counts with the reduced size."""
+    """A JPEG counts with the reduced size if it is decoded at an eighth of its sides."""
     assert estimated_pixels(encoded(_TEAL, "JPEG"), draft=1) == 80 * 60
 
 
@@ -55,7 +55,7 @@ def test_incomplete_scan_counts_in_full() -> None:
 
 
 def test_each_image_of_a_file_is_checked() -> None:
-    """In an MPO, the scans are those of the current image."""
+    """In an MPO, only the scans of the current image count."""
     body = encoded(Image.new("RGB", (64, 64)), "MPO", save_all=True, append_images=[Image.new("RGB", (32, 32))])
     second = body.rindex(b"\xff\xc0")
     for bytes_, expected in ((body, [False, False]), (body[:second] + b"\xff\xc2" + body[second + 2 :], [False, True])):
@@ -94,7 +94,7 @@ def test_segments_are_limited() -> None:
 
 
 def test_tiles_are_limited() -> None:
-    """A TIFF's tile size counts, and is limited as the image's size is."""
+    """A TIFF's tile size counts too. Its limit is the same as the limit of the image's size."""
     assert estimated_pixels(bombs.tiled_tiff((512, 256))) == 512 * 256
     with pytest.raises(TooManyPixelsError, match="tiles of 32768x32768 pixels, more than 1000000"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768)))
@@ -103,14 +103,17 @@ def test_tiles_are_limited() -> None:
 
 
 def test_first_tile_size_counts() -> None:
-    """Of a TIFF's two tile sizes the first counts, as for the decoder; `_BOMBS` shows the cost of a large second."""
+    """If a TIFF has two tile sizes, the first one counts, as in the decoder.
+
+    `_BOMBS` has a TIFF with a large second one.
+    """
     assert estimated_pixels(bombs.tiled_tiff((32, 32), (32768, 32768))) == 32 * 32
     with pytest.raises(TooManyPixelsError, match="tiles of"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768), (32, 32)))
 
 
 def test_avif_counts_as_the_largest_allowed() -> None:
-    """An AVIF's header does not bound its coded size, so the image counts with the largest size that is decoded."""
+    """The header of an AVIF does not bound the coded size. Therefore the largest size that is decoded counts."""
     body = bombs.small_avif((640, 480))
     assert identify.inspect(body, _LIMIT).width == 16
     assert estimated_pixels(body) == 16384 * 16384
@@ -124,7 +127,7 @@ def _decoded(body: bytes) -> ImageInfo:
     return decode.decode_all_frames(body, _LIMIT, Deadline(5, 5))
 
 
-#: Decoding any of these would take half a gigabyte or more, or a core for a minute.
+#: Images that take half a gigabyte of memory or more, or a minute of CPU time, if they are decoded.
 _BOMBS = {
     "tile": bombs.tiled_tiff((32768, 32768)),
     "second tile": bombs.tiled_tiff((32, 32), (32768, 32768)),
@@ -136,7 +139,7 @@ _BOMBS = {
 
 
 def print_costs() -> None:
-    """Print each bomb's result, then the longest CPU time for one in seconds, and the growth of peak memory in MB."""
+    """Print each bomb's result, the longest CPU time for a bomb in seconds, and the growth of peak memory in MB."""
     import resource
     import time
 
@@ -196,7 +199,7 @@ def test_bombs_are_cheap() -> None:
 
 @pytest.mark.parametrize(("call", "widths"), [(_decoded, [64, 16, 8, 8]), (_resized, [16] * 4)])
 def test_bombs_are_images(call: Callable[[bytes], ImageInfo], widths: list[int]) -> None:
-    """The same images with allowed sizes are valid, so it is only the size that the test above sees refused."""
+    """The same images are valid if their sizes are allowed. So the test above sees them refused only for their size."""
     gifs = (bombs.gif((8, 8), (8, 8), disposal=disposal) for disposal in (2, 3))
     bodies = (bombs.jpeg((64, 64), 3), bombs.small_avif((64, 64)), *gifs)
     assert [call(body).width for body in bodies] == widths

@@ -27,13 +27,13 @@ from tests.unit.images import colour_profiles
 from tests.waiting import PATIENCE
 
 _LIMIT = 1_000_000
-#: How much a JPEG's edges may differ from the encoded image, of 255.
+#: The largest difference between a JPEG's edges and the encoded image, from 0 to 255.
 _NEAR = 20
 _WIDE = (90, 160, 90)
 
 
 def view(body: bytes) -> Image.Image:
-    """Return the image after resizing it to its own size."""
+    """Return the image, resized to its own size."""
     options = ResizeOptions(ResizeMode.KEEP_RATIO, IMAGE.height, 95)
     return Image.open(io.BytesIO(resize_image(body, options, _LIMIT, Deadline(PATIENCE, PATIENCE)).body))
 
@@ -44,7 +44,7 @@ def decode_all(body: bytes) -> Any:
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Return how much two images differ, of 255."""
+    """Return the difference of two images, from 0 to 255."""
     return max(ImageStat.Stat(ImageChops.difference(one.convert("RGB"), other)).rms)
 
 
@@ -59,7 +59,7 @@ def test_accepts_whole_pixels_with_damaged_metadata(name: str) -> None:
 
 
 def _transposed(kind: str) -> bytes:
-    """Return a rotated image with an EXIF orientation, a wide gamut, and metadata that breaks a parser."""
+    """Return a rotated image that has an EXIF orientation, a wide gamut, and metadata that breaks a parser."""
     rotated = IMAGE.transpose(Transpose.ROTATE_90)
     options: dict[str, Any] = {"exif": exif(6), "icc_profile": colour_profiles.rgb()}
     match kind:
@@ -86,7 +86,7 @@ def test_uses_profile_and_orientation_beside_damage(kind: str) -> None:
 
 
 def test_uses_a_large_profile() -> None:
-    """A colour profile of more than a megabyte, as printers have, is used in a PNG too."""
+    """A colour profile of more than a megabyte is used in a PNG too. Printers have such large profiles."""
     profile = colour_profiles.rgb() + bytes(2 << 20)
     profile = struct.pack(">I", len(profile)) + profile[4:]
     plain = Image.new("RGB", IMAGE.size, _WIDE)
@@ -143,7 +143,7 @@ def _without(body: bytes, kind: bytes) -> bytes:
     ids=["size", "palette"],
 )
 def test_refuses_damaged_size_or_palette(body: bytes) -> None:
-    """Size and palette belong to the pixels, so an image with damage there is refused, as in browsers."""
+    """Size and palette belong to the pixels. An image is refused if they are damaged, as in browsers."""
     with pytest.raises(UndecodableError):
         inspect(body, _LIMIT)
 
@@ -165,7 +165,7 @@ def test_refuses_truncated_pixels(kind: str, share: float) -> None:
 
 
 def test_animation_with_a_damaged_order_is_a_still_image() -> None:
-    """If a PNG's frames can't be put in order, its first image is used, as in browsers."""
+    """If the order of a PNG's frames is unknown, the PNG's first image is used, as in browsers."""
     frames = [IMAGE, IMAGE.transpose(Transpose.FLIP_LEFT_RIGHT)]
     body = encoded(frames[0], save_all=True, append_images=frames[1:])
     last = body.rindex(b"fcTL") + 4
@@ -178,7 +178,7 @@ def test_animation_with_a_damaged_order_is_a_still_image() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_truncated_animation(kind: str) -> None:
-    """A truncated animation is saved if only its header is checked, and refused if every frame is decoded."""
+    """A truncated animation is saved if only its header is checked. It is refused if every frame is decoded."""
     frames = [Image.effect_noise(IMAGE.size, 10 + number).convert("RGB") for number in range(3)]
     body = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     cut = body[: len(body) * 7 // 9]

@@ -1,4 +1,4 @@
-"""Copies of a picture have almost the same perceptual hash, and other pictures do not."""
+"""Copies of a picture have almost the same perceptual hash. Other pictures have clearly different hashes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bits(one: str, other: str) -> int:
 
 @pytest.mark.parametrize("index", [1, 2, 3])
 def test_equals_the_librarys_hash(index: int) -> None:
-    """The hash is that of imagehash.phash, to two bits of rounding, for small and large images of any format."""
+    """For images of any size and format, the hash equals imagehash.phash, except for at most two rounded bits."""
     for size in ((60, 40), (800, 600)):
         for kind in ("png", "jpeg", "webp"):
             body = draw_image(index, *size, kind)
@@ -49,7 +49,10 @@ def test_equals_the_librarys_hash(index: int) -> None:
 
 
 def test_copies_are_close() -> None:
-    """Scaled, re-encoded and turned copies with the right orientation differ by a few bits; other pictures by many."""
+    """Copies differ by a few bits if they are scaled, re-encoded, or turned with the right orientation.
+
+    Other pictures differ by many bits.
+    """
     body = draw_image(3, 400, 300, "png")
     drawn = Image.open(io.BytesIO(body)).convert("RGB")
     exif = Image.Exif()
@@ -66,7 +69,10 @@ def test_copies_are_close() -> None:
 def test_outcome_has_the_hash_of_the_saved_image(
     resize: ResizeOptions, demo: DemoServer, downloader: Downloader, store: LocalStore
 ) -> None:
-    """The hash is that of the saved file, also for a file of an earlier delivery. Without --phash, it is null."""
+    """The hash is computed from the saved file, even if an earlier delivery saved the file.
+
+    Without --phash, the hash is null.
+    """
     options: dict[str, Any] = {"deadline": 5.0, "retries": 0, "resize": resize}
     request = FetchRequest(f"{demo.url}/images/3.png?width=90&height=70", 0)
     run = RunOptions("/out", 10, FetchOptions(**options, phash=True))
@@ -82,7 +88,10 @@ def test_outcome_has_the_hash_of_the_saved_image(
 def test_missing_library(
     demo: DemoServer, downloader: Downloader, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker without the library lets another worker try; a command without it ends before it starts anything."""
+    """A worker without the library lets another worker try.
+
+    A command without the library ends before it starts anything.
+    """
     monkeypatch.setitem(sys.modules, "imagehash", None)
     judged: list[FetchError] = []
     run = RunOptions("/out", 10, FetchOptions(deadline=5.0, retries=0, phash=True))

@@ -1,4 +1,4 @@
-"""A resized image has the requested size, the original colours and the right side up, and resizing wastes no work."""
+"""A resized image has the requested size and the original colours, and is upright. Resizing wastes no work."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ _sides = st.integers(1, 100_000)
 @given(_sides, _sides, st.integers(1, 10_000))
 @settings(max_examples=200)
 def test_size_keeps_the_ratio(width: int, height: int, smaller_side: int) -> None:
-    """Neither side is ever 0, the smaller one is exact, and the other is right to half a pixel, as in img2dataset."""
+    """The smaller side is exact, and the larger side is right to half a pixel, as in img2dataset. No side is 0."""
     size = scaled_size((width, height), smaller_side)
     assert min(size) == smaller_side
     for side, original in zip(size, (width, height), strict=True):
@@ -133,7 +133,7 @@ def test_size_keeps_the_ratio(width: int, height: int, smaller_side: int) -> Non
 @example(200, 1, 1, "JPEG")
 @example(8, 9, 1, "JPEG")
 def test_reports_both_sizes(width: int, height: int, smaller_side: int, kind: str) -> None:
-    """For any size, the file has the reported size, and the original's size is reported too."""
+    """The file has the reported size, for any size. The original's size is reported too."""
     result = resize_to(encoded(Image.new("RGB", (width, height), _RED), kind), smaller_side)
     size = scaled_size((width, height), smaller_side)
     assert result.info == ImageInfo("jpeg", "jpg", *size)
@@ -178,14 +178,14 @@ _MODES: dict[str, tuple[bytes, str, Any]] = {
 @pytest.mark.parametrize(("body", "mode", "colour"), _MODES.values(), ids=_MODES)
 @pytest.mark.parametrize("size", [20, 140], ids=["smaller", "larger"])
 def test_colours_stay(body: bytes, mode: str, colour: Any, size: int) -> None:
-    """Images of any pixel format keep the original's colour, and grey ones keep a single channel, as in img2dataset."""
+    """Images of any pixel format keep their colour. Grey images keep a single channel, as in img2dataset."""
     opened = view(body, size)
     assert opened.mode == mode
     assert near(centre(opened), colour)
 
 
 def test_sixteen_bits_are_scaled() -> None:
-    """16-bit grey is scaled to 8 bits: no level is cut off, and none wraps around."""
+    """16-bit grey is scaled to 8 bits. No level is cut off, and no level wraps around."""
     ramp = Image.new("I;16", (256, 8))
     ramp.putdata([level * 257 for level in range(256)] * 8)
     row = view(encoded(ramp), 8).crop((0, 4, 256, 5)).tobytes()
@@ -200,11 +200,11 @@ def test_refuses_modes_without_a_white_level(mode: str, value: Any) -> None:
 
 
 def ycck(colour: tuple[int, int, int]) -> bytes:
-    """Return a YCCK JPEG as Adobe's programs write it: C, M and Y coded as if they were RGB, and K inverted."""
+    """Return a YCCK JPEG as Adobe's programs write it. C, M and Y are coded as if they were RGB, and K is inverted."""
     red, green, blue = (255 - part for part in colour)
     inks = Image.new("RGB", (1, 1), (red, green, blue)).convert("YCbCr").getpixel((0, 0))
     assert isinstance(inks, tuple)
-    # Pillow inverts its output, and declares it as not transformed.
+    # Pillow inverts its output and declares the output as not transformed.
     written = encoded(Image.new("CMYK", (90, 70), (*(255 - ink for ink in inks), 0)), "JPEG", quality=95)
     at = written.index(b"Adobe\0") + 11
     assert written[at] == 0
@@ -220,7 +220,7 @@ def test_adobes_inks_are_inverted(colour: tuple[int, int, int]) -> None:
 
 
 def in_adobe_rgb(colour: tuple[int, ...]) -> tuple[int, ...]:
-    """Return an sRGB colour in Adobe RGB, by the definitions of both."""
+    """Return the Adobe RGB value of an sRGB colour. It follows from the definitions of both colour spaces."""
     red, green, blue = (
         (part / 255 / 12.92 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4) for part in colour
     )
@@ -239,7 +239,7 @@ def test_wide_gamut_is_not_washed_out(kind: str, colour: tuple[int, int, int]) -
 
 
 def test_converts_grey_with_a_profile() -> None:
-    """Grey with another exponent becomes sRGB's grey, and stays one channel."""
+    """Grey with another gamma is converted to the grey of sRGB. The image keeps a single channel."""
     opened = view(encoded(Image.new("L", (90, 70), 128), icc_profile=colour_profiles.grey(1.0)))
     assert (opened.mode, near(centre(opened), 188)) == ("L", True)
 
@@ -275,7 +275,8 @@ def test_threads_share_a_profile() -> None:
         assert len(set(pool.map(lambda _: resize_to(body).body, range(64)))) == 1
 
 
-#: For each EXIF orientation, the transposition to store an upright image: the inverse of the reader's transposition.
+#: For each EXIF orientation, the transposition that stores an upright image. It is the inverse of the reader's
+#: transposition.
 _LAID = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -290,7 +291,10 @@ _LAID = {
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_image_is_upright(kind: str, orientation: int) -> None:
-    """All eight orientations are applied, once, in each format with orientations; the sizes are the upright image's."""
+    """Each of the eight orientations is applied once, in each format with orientations.
+
+    Sizes are of the upright image.
+    """
     upright = quarters(192, 128)
     stored = upright.transpose(_LAID[orientation]) if orientation in _LAID else upright
     exif = Image.Exif()
@@ -322,7 +326,7 @@ def test_ignores_broken_exif(exif: bytes) -> None:
 
 
 def test_removes_metadata() -> None:
-    """The place of a photo, its author and its preview are not saved."""
+    """A photo's location, author and preview are not saved."""
     exif = Image.Exif()
     exif[ExifTags.Base.Artist] = "Ada Secret"
     body = encoded(quarters(), "JPEG", exif=exif, comment=b"a Secret comment", xmp=b"<x>Secret</x>", dpi=(300, 300))
@@ -333,7 +337,7 @@ def test_removes_metadata() -> None:
 
 
 def _transparent(kind: str) -> bytes:
-    """Return a red image with a transparent right half, black in its invisible pixels."""
+    """Return a red image whose right half is transparent. The transparent pixels are black."""
     drawn = Image.new("RGBA", (100, 64), (*_RED, 255))
     drawn.paste((0, 0, 0, 0), (50, 0, 100, 64))
     if kind.startswith("palette"):
@@ -367,7 +371,7 @@ def test_half_transparency_is_half_white() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"])
 def test_first_frame_is_taken(kind: str) -> None:
-    """The first frame or page is used; so is the first of a camera's several images in one file."""
+    """The first frame or page is used. If a camera's file has several images, the first image is used."""
     frames = [Image.new("RGB", (90, 70), colour) for colour in (_RED, _GREEN, _BLUE)]
     body = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     assert near(centre(view(body)), _RED, 8)
@@ -376,7 +380,7 @@ def test_first_frame_is_taken(kind: str) -> None:
 @pytest.mark.parametrize("kind", _KINDS)
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_truncated_image_is_undecodable(kind: str, share: float) -> None:
-    """A truncated image is broken, at whatever point it ends."""
+    """A truncated image is reported as broken, wherever it ends."""
     body = encoded(Image.open(io.BytesIO(draw_image(3, 100, 80, "png"))), kind)
     with pytest.raises(UndecodableError):
         resize_to(body[: int(len(body) * share)])
@@ -411,7 +415,7 @@ def test_out_of_memory_is_not_a_broken_image(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000), (1_200, 1)])
 def test_extreme_ratio_is_too_many_pixels(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A result of over a hundred million pixels, or longer than a JPEG may be, is refused before decoding."""
+    """A result is refused before decoding if it has over a hundred million pixels, or a side too long for a JPEG."""
     body = image("PNG", size)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(TooManyPixelsError, match=r"more than 10000000|side has at most 65500"):
@@ -427,13 +431,13 @@ def test_checks_the_header_before_decoding(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_refuses_a_page() -> None:
-    """HTML is refused as an image, with resizing as without."""
+    """HTML is refused, with and without resizing."""
     with pytest.raises(NotAnImageError):
         resize_to(b"<!doctype html><title>Sign in</title>")
 
 
 def test_scans_are_bounded() -> None:
-    """A progressive JPEG with too many scans is refused; one with the usual number is not."""
+    """A progressive JPEG with too many scans is refused. A JPEG with the usual number of scans is accepted."""
     body = encoded(quarters(), "JPEG", progressive=True)
     assert resize_to(body).info.width == 96
     last = body.rindex(b"\xff\xda")
@@ -444,7 +448,7 @@ def test_scans_are_bounded() -> None:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """Return the list to which each decoding of a JPEG adds its size."""
+    """Return a list. Each decoding of a JPEG adds its size to the list."""
     sizes: list[tuple[int, int]] = []
     prepare = ImageFile.ImageFile.load_prepare
 
@@ -482,7 +486,7 @@ def test_jpeg_is_decoded_once_and_small(
 )
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
 def test_reduced_decoding_costs_no_quality(size: tuple[int, int], smaller_side: int, kind: str) -> None:
-    """The result looks as with full decoding and the best filter, and nothing moves by half a pixel."""
+    """The result looks like full decoding with the best filter. Nothing moves by half a pixel."""
     body = draw_image(3, *size, kind)
     best = Image.open(io.BytesIO(body)).convert("RGB").resize(scaled_size(size, smaller_side), Resampling.LANCZOS)
     reached = psnr(view(body, smaller_side), best)
@@ -512,7 +516,7 @@ def ticking() -> Iterator[Callable[[], int]]:
         nonlocal count
         while not ended.is_set():
             count += 1
-            # The function releases the lock itself; otherwise it would keep the lock.
+            # The function releases the lock itself. Without that, the lock would stay held.
             time.sleep(0)
 
     before = sys.getswitchinterval()
@@ -571,7 +575,7 @@ def test_encoding_into_memory_blocks_threads() -> None:
 
 
 def test_falls_back_to_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without in-memory files, as on macOS, a temporary file gets the same bytes."""
+    """On a system without in-memory files, such as macOS, a temporary file gets the same bytes."""
     body = draw_image(3, 300, 200)
     same = resize_to(body).body
     monkeypatch.delattr(os, "memfd_create", raising=False)
@@ -596,7 +600,7 @@ def deadline(seconds: float) -> Deadline:
 
 
 def test_pixel_budget_is_bounded() -> None:
-    """All threads together never hold more pixels than the budget, and each image gets its turn, even a large one."""
+    """All threads together never hold more pixels than the budget. Each image gets its turn, even a large image."""
     room = PixelBudget(10)
     held: list[int] = []
     most = 0
@@ -620,7 +624,7 @@ def test_pixel_budget_is_bounded() -> None:
 
 
 def test_pixel_budget_serves_in_order() -> None:
-    """Later small images do not overtake a large one, because the large one might wait for ever."""
+    """Small images do not overtake an earlier large image, because the large image might wait for ever."""
     room = PixelBudget(10)
     order: list[str] = []
 
@@ -657,7 +661,10 @@ def test_wait_for_pixel_budget_ends_at_the_deadline(queued: bool, monkeypatch: p
 
 @pytest.mark.parametrize(("progressive", "held"), [(False, 512 * 384), (True, 1024 * 768)])
 def test_progressive_jpeg_counts_full_size(progressive: bool, held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A JPEG counts at its reduced scale, but a progressive one is assembled at its full size first."""
+    """A JPEG counts at its reduced scale.
+
+    A progressive JPEG counts in full, because it is assembled at full size first.
+    """
     asked: list[int] = []
     of = rooms.PIXEL_BUDGET.reserve
 

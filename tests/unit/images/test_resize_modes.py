@@ -47,7 +47,10 @@ def difference(one: Image.Image, other: Image.Image) -> float:
 
 
 def reference(drawn: Image.Image, mode: ResizeMode, size: int, sampling: Resampling) -> Image.Image:
-    """Return an upright RGB image, resized in the plainest way: whole, then cropped or pasted onto white."""
+    """Return an upright RGB image, resized in the plainest way.
+
+    The whole image is resized, then cropped or pasted onto white.
+    """
     side = max(drawn.size) if mode in (ResizeMode.BORDER, ResizeMode.KEEP_RATIO_LARGEST) else min(drawn.size)
     scaled = drawn.resize((round(drawn.width * size / side), round(drawn.height * size / side)), sampling)
     left, top = abs(scaled.width - size) // 2, abs(scaled.height - size) // 2
@@ -86,7 +89,10 @@ _BORDER, _RATIO, _LARGEST, _CROP = _RESIZING
 def test_sizes_golden(
     mode: ResizeMode, size: tuple[int, int], expected: tuple[int, int], if_bigger: tuple[int, int]
 ) -> None:
-    """Each mode gives img2dataset's size. With --only-if-bigger, smaller images stay, without border or crop."""
+    """Each mode gives img2dataset's size.
+
+    With --only-if-bigger, smaller images stay as they are, without border or crop.
+    """
     assert resize_geometry(size, ResizeOptions(mode)).result == expected
     assert resize_geometry(size, ResizeOptions(mode, only_if_bigger=True)).result == if_bigger
 
@@ -98,7 +104,7 @@ _sides = st.integers(1, 5000)
 @example(5000, 1, 1, ResizeMode.BORDER, 6)
 @settings(max_examples=200)
 def test_geometry_stays_inside(width: int, height: int, size: int, mode: ResizeMode, orientation: int) -> None:
-    """For any size, the kept part is within the scaled image, and within the original after scaling back."""
+    """The kept part of any image is within the scaled image. Scaled back, it is within the original."""
     geometry = resize_geometry((width, height), ResizeOptions(mode, size), orientation)
     left, top, across, down = geometry.crop
     assert left >= 0
@@ -117,10 +123,10 @@ def test_geometry_stays_inside(width: int, height: int, size: int, mode: ResizeM
     ("drawn", "size"), [((300, 201), 64), ((201, 300), 65), ((90, 70), 128), ((70, 91), 63), ((640, 480), 100)]
 )
 def test_pixels_match_the_reference(mode: ResizeMode, kind: str, drawn: tuple[int, int], size: int) -> None:
-    """The pixels are those of a plain resize of the whole image, whatever is decoded and cropped on the way."""
+    """The pixels equal a plain resize of the whole image, whichever part of the image was decoded or cropped first."""
     body = draw_image(3, *drawn, kind)
     original = Image.open(io.BytesIO(body)).convert("RGB")
-    # Two good filters differ by a few levels along edges. A shift by a pixel would differ by far more.
+    # Two good filters differ by a few levels along edges. A shift by a pixel would cause a far larger difference.
     assert difference(view(body, mode, size), reference(original, mode, size, Resampling.LANCZOS)) < 3
 
 
@@ -139,7 +145,7 @@ _NAMES = {
 def test_interpolation_is_pillows(
     mode: ResizeMode, size: int, option: str, name: Interpolation, sampling: Resampling
 ) -> None:
-    """Each of img2dataset's names selects Pillow's filter, for enlarging and for reducing, also in a cropped part."""
+    """Each of img2dataset's names selects a filter of Pillow, for enlarging and reducing, also in a cropped part."""
     body = draw_image(3, 91, 78, "png")
     expected = reference(Image.open(io.BytesIO(body)).convert("RGB"), mode, size, sampling)
     # A part of an image is computed with positions rounded to a fraction of a pixel.
@@ -150,7 +156,7 @@ def test_interpolation_is_pillows(
 @pytest.mark.parametrize("mode", [*_RESIZING, ResizeMode.NO])
 @pytest.mark.parametrize("size", [41, 40])
 def test_every_mode_is_upright(mode: ResizeMode, orientation: int, size: int) -> None:
-    """An image with an EXIF orientation becomes the same as its upright copy, to the pixel, in each mode."""
+    """In each mode, an image with an EXIF orientation gives the same pixels as its upright copy."""
     upright = Image.open(io.BytesIO(draw_image(3, 120, 83, "png"))).convert("RGB")
     undo = {
         2: Transpose.FLIP_LEFT_RIGHT,
@@ -171,7 +177,7 @@ def test_every_mode_is_upright(mode: ResizeMode, orientation: int, size: int) ->
 
 
 def test_encoding_without_resizing() -> None:
-    """--encode-format without --resize keeps the size, and converts, turns and flattens."""
+    """--encode-format without --resize keeps the size. It converts and turns the image, and removes transparency."""
     result = resized(draw_image(3, 90, 70, "gif"), ResizeMode.NO, encode_format=EncodeFormat.WEBP)
     assert (result.info.format, result.info.extension, result.info.width, result.info.height) == (
         "webp",
@@ -203,7 +209,7 @@ def test_every_format(encode_format: EncodeFormat, mode: ResizeMode) -> None:
 
 @pytest.mark.parametrize("encode_format", EncodeFormat)
 def test_quality_changes_the_size(encode_format: EncodeFormat) -> None:
-    """A lower quality gives a smaller file. For PNG, the number is the compression."""
+    """A lower quality gives a smaller file. For PNG, the quality is the compression level."""
     body = draw_image(3, 200, 150, "png")
     low, high = (len(resized(body, size=128, encode_format=encode_format, quality=q).body) for q in (1, 9))
     low, high = (high, low) if encode_format is _PNG else (low, high)
@@ -234,7 +240,7 @@ def test_alpha_is_kept(kind: str, encode_format: EncodeFormat, mode: ResizeMode)
 @pytest.mark.parametrize("kind", _TRANSPARENT)
 @pytest.mark.parametrize("background", [(0, 0, 255), (90, 90, 90)])
 def test_background_of_a_jpeg(kind: str, background: tuple[int, int, int]) -> None:
-    """In a JPEG, transparent pixels get the background's colour, also if the image itself is grey."""
+    """In a JPEG, transparent pixels get the background's colour, even if the image is grey."""
     opened = view(_TRANSPARENT[kind], size=48, encode_format=EncodeFormat.JPG, background=background).convert("RGB")
     found = opened.getpixel((opened.width * 3 // 4, 20))
     assert isinstance(found, tuple)
@@ -244,7 +250,10 @@ def test_background_of_a_jpeg(kind: str, background: tuple[int, int, int]) -> No
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "CMYK"])
 @pytest.mark.parametrize("background", [_WHITE, (0, 0, 255)])
 def test_border_has_the_background(mode: str, background: tuple[int, int, int]) -> None:
-    """A border is opaque, in the background's colour, for images of any mode. Grey with a white border stays grey."""
+    """For images of any mode, a border is opaque and has the background's colour.
+
+    Grey with a white border stays grey.
+    """
     drawn = Image.new("RGB", (90, 40), (70, 70, 70)).convert(mode)
     opened = view(encoded(drawn, "TIFF"), ResizeMode.BORDER, 64, background=background)
     assert opened.size == (64, 64)
@@ -257,7 +266,7 @@ def test_border_has_the_background(mode: str, background: tuple[int, int, int]) 
 
 
 def test_alpha_with_a_profile_is_converted() -> None:
-    """A profile's colours are converted to sRGB below the alpha channel too."""
+    """A profile's colours are converted to sRGB in images with an alpha channel too."""
     drawn = Image.new("RGB", (90, 70), (200, 60, 40))
     wide = view(encoded(drawn, icc_profile=colour_profiles.rgb()), size=48)
     drawn.putalpha(200)
@@ -268,7 +277,10 @@ def test_alpha_with_a_profile_is_converted() -> None:
 
 
 def test_skip_reencode_keeps_the_bytes() -> None:
-    """An image that needs no change keeps its bytes, even with damaged metadata. Without the option it does not."""
+    """An image that needs no change keeps its bytes, even with damaged metadata.
+
+    Without the option, the image is encoded again.
+    """
     body = encoded(Image.open(io.BytesIO(draw_image(3, 90, 64, "png"))), "JPEG", comment=b"kept")
     assert resized(body, skip_reencode=True).body == body
     assert resized(body).body != body
@@ -297,7 +309,7 @@ _TO_ENCODE = {
 
 @pytest.mark.parametrize("body", _TO_ENCODE.values(), ids=_TO_ENCODE)
 def test_skip_reencode_encodes_what_needs_it(body: bytes) -> None:
-    """Another size, format, orientation or colour space, or further frames: the image is encoded."""
+    """An image is encoded if it needs another size, format, orientation or colour space, or has further frames."""
     assert resized(body, skip_reencode=True).body != body
 
 
@@ -317,7 +329,10 @@ def test_skip_reencode_still_decodes() -> None:
     ],
 )
 def test_sides_too_long_for_the_format(mode: ResizeMode, size: tuple[int, int], encode_format: EncodeFormat) -> None:
-    """A result with sides that its format can't hold is refused before decoding; other modes and formats take it."""
+    """A result is refused before decoding if its format can't hold its sides.
+
+    Other modes and formats accept the image.
+    """
     body = encoded(Image.new("L", size))
     with pytest.raises(TooManyPixelsError, match="side has at most"):
         resized(body, mode, 70, encode_format=encode_format)

@@ -38,7 +38,7 @@ with lock.hold(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
 
 @contextmanager
 def other_holder(out: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run another process that holds the lock until its stdin ends or it is killed."""
+    """Run another process that holds the lock. It ends when its stdin ends or it is killed."""
     argv = [sys.executable, "-c", _HOLDER, str(out), "--broker=redis://me:word@there:6379/0", "--header", "A: word"]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -83,7 +83,7 @@ def test_lock_is_free_after_the_block(tmp_path: Path) -> None:
 
 
 def test_lock_on_a_removed_file_is_not_used(tmp_path: Path) -> None:
-    """If the file is removed while a process waits for its lock, the process locks the new file, as others will."""
+    """If the lock's file is removed, a process that waits for the lock locks the new file, as other processes will."""
     path = tmp_path / ".lock"
     with path.open("w") as old:
         fcntl.flock(old, fcntl.LOCK_EX)
@@ -121,7 +121,7 @@ def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
 
 
 def test_one_process_can_not_hold_the_lock_twice(tmp_path: Path) -> None:
-    """The lock also excludes a second holder in the same process."""
+    """The lock also keeps out a second holder in the same process."""
     with lock.hold(tmp_path, None), pytest.raises(CommandError, match="Another producer"), lock.hold(tmp_path, None):
         pytest.fail("held twice")
 
@@ -155,7 +155,7 @@ def test_child_process_does_not_keep_the_lock(tmp_path: Path) -> None:
 
 
 def test_holder_is_named_without_secrets(tmp_path: Path) -> None:
-    """The lock's file has host, process, time, the command's name and the broker, without secrets."""
+    """The lock's file has the host, process, time, command name and broker, without secrets."""
     assert lock.current_holder(tmp_path) is None
     with other_holder(tmp_path) as first:
         found = lock.current_holder(LocalStore(tmp_path))
@@ -206,7 +206,7 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 
 def test_lock_does_not_count_as_a_run(tmp_path: Path) -> None:
-    """A folder with nothing but a lock can be used for a run."""
+    """A folder that holds only a lock can be used for a run."""
     with lock.hold(tmp_path, None):
         RunFile.check_no_run(LocalStore(tmp_path))
 
@@ -215,7 +215,7 @@ def test_lock_does_not_count_as_a_run(tmp_path: Path) -> None:
 def test_file_system_without_locks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
 ) -> None:
-    """If the file system does not support locks, a warning is logged, no holder is found, and the command continues."""
+    """If the file system has no locks, a warning is logged and the command continues. No holder is found."""
 
     def refuse(*_: object) -> NoReturn:
         raise OSError(number, os.strerror(number))

@@ -37,7 +37,7 @@ with lease.hold(ObjectStore(StoreUrl.parse("{URL}")), "redis://me:word@there:637
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
-    """Run an S3 server that this process's environment names, and speed up the leases."""
+    """Run an S3 server and speed up the leases. This process's environment names the server."""
     required_module("obstore")
     for name, seconds in (("_RENEWAL_SECONDS", 0.05), ("_LIFETIME_SECONDS", 0.3), ("_WATCH_INTERVAL_SECONDS", 0.02)):
         monkeypatch.setattr(lease, name, seconds)
@@ -55,7 +55,7 @@ def store(server: ObjectServer) -> ObjectStore:
 
 @contextmanager
 def other_holder() -> Iterator[subprocess.Popen[str]]:
-    """Run another process that holds the lock until its stdin ends or it is killed."""
+    """Run another process that holds the lock. It ends when its stdin ends or it is killed."""
     argv = [sys.executable, "-c", _HOLDER]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -88,7 +88,7 @@ def test_second_producer_is_refused_while_the_first_lives(server: ObjectServer, 
 
 
 def test_lock_of_a_killed_producer_is_free(server: ObjectServer, store: ObjectStore) -> None:
-    """After SIGKILL, a producer on the same host takes the lock over at once, and the dead one is known."""
+    """After SIGKILL, another producer on the same host takes over the lock at once, and knows the dead holder."""
     with other_holder() as first:
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -103,14 +103,14 @@ def test_lock_of_a_killed_producer_is_free(server: ObjectServer, store: ObjectSt
 
 
 def test_lock_of_a_dead_host_is_taken_over(server: ObjectServer, store: ObjectStore) -> None:
-    """A lock that nobody renews during its lifetime is taken over, wherever its holder was."""
+    """A lock is taken over if nobody renews it during its lifetime, on whatever host its holder was."""
     server.buckets["bucket"]["run/.lock"] = b'{"host": "gone", "pid": 1, "since": 0, "command": "run", "broker": null}'
     with lock.hold(store, None):
         lock.check_held(store)
 
 
 def test_paused_producer_loses_its_lock(server: ObjectServer, store: ObjectStore) -> None:
-    """If another producer takes the lock over, the store refuses the writes of the first one, and its run ends."""
+    """If another producer takes over the lock, the store refuses the first producer's writes. The first run ends."""
     with lock.hold(store, None):
         store.replace("run.json", b"1")
         server.buckets["bucket"]["run/.lock"] = (
@@ -141,7 +141,7 @@ def test_lost_responses_do_not_lose_the_lock(server: ObjectServer, store: Object
 
 
 def test_outage_delays_a_write(server: ObjectServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After an outage longer than the lifetime of a renewal, the lock is renewed before the next write."""
+    """If an outage outlasts the lock's lifetime, the lock is renewed before the next write."""
     with lock.hold(store, None):
         monkeypatch.setattr(lease, "_LIFETIME_SECONDS", 0.0)
         before = lock_content(server)
@@ -150,7 +150,7 @@ def test_outage_delays_a_write(server: ObjectServer, store: ObjectStore, monkeyp
 
 
 def test_unusable_store_can_not_be_locked(server: ObjectServer, store: ObjectStore) -> None:
-    """A store without conditional writes, or without access, is refused with the reason."""
+    """A store is refused if it has no conditional writes, or denies access. The error gives the reason."""
     server.ignores = frozenset(["If-Match"])
     with pytest.raises(UsageError, match="ignores `If-Match`"), lock.hold(store, None):
         pytest.fail("it is locked")
@@ -162,14 +162,14 @@ def test_unusable_store_can_not_be_locked(server: ObjectServer, store: ObjectSto
 
 
 def test_discarded_lock(store: ObjectStore) -> None:
-    """A holder may remove the lock; then nothing remains."""
+    """A holder may remove the lock. Then nothing of the lock remains."""
     with lock.hold(store, None):
         lock.discard(store)
     assert store.list_entries() == []
 
 
 def test_lock_that_another_producer_has_released(server: ObjectServer, store: ObjectStore) -> None:
-    """If another producer has taken the lock over and released it, the first one still notices."""
+    """If another producer has taken over and released the lock, the first producer still notices."""
     with lock.hold(store, None):
         server.buckets["bucket"]["run/.lock"] = b""
         wait_for(lambda: lease.successor(store) is not None)

@@ -1,4 +1,4 @@
-"""A run's record describes the run, is replaced atomically, and keeps other runs out of its folder."""
+"""A run's record describes the run and is replaced atomically. It keeps other runs out of the folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RECORD = RunFile(
 
 
 def test_writes_a_new_record(store: LocalStore) -> None:
-    """A new run's record has its id, source and options, and is in the state "running" with an incomplete plan."""
+    """A new run's record has an id, a source and options. Its state is "running", and its plan is incomplete."""
     _RECORD.create(store)
     written = json.loads(store.read("run.json"))
     assert len(written.pop("checksum")) == 64
@@ -75,7 +75,7 @@ def test_changes_are_saved(store: LocalStore) -> None:
 
 @pytest.mark.parametrize("step", [RunFile("other", "b", "/b", RunConfig()).create, RunFile.check_no_run])
 def test_folder_with_a_run_is_refused(store: LocalStore, step: Callable[[LocalStore], None]) -> None:
-    """A second run in the same folder is refused, and the first one's record stays."""
+    """A second run in the same folder is refused. The record of the first run stays."""
     RunFile.check_no_run(store)
     _RECORD.create(store)
     with pytest.raises(UsageError, match="already holds a run") as caught:
@@ -109,7 +109,7 @@ def test_failed_save_leaves_the_old_record(store: LocalStore, monkeypatch: pytes
 
 
 def test_ids_are_distinct_and_sort() -> None:
-    """An id begins with its time, so ids sort by time, and two of the same second differ."""
+    """An id begins with its time, so ids sort by time. Two ids of the same second differ."""
     ids = [new_id() for _ in range(50)]
     assert len(set(ids)) == 50
     assert all(re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run_id) for run_id in ids)
@@ -119,7 +119,10 @@ def test_ids_are_distinct_and_sort() -> None:
     "name", ["run.json", ".plan/00000.parquet", "00000/1.jpg", "00000.parquet", "00007_stats.json", "123456.parquet"]
 )
 def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
-    """A stale manifest would pass for the new run's, and a shard's folder is cleaned, so both keep a run out."""
+    """A stale manifest or shard folder keeps a run out.
+
+    The run would use that manifest, or remove files in that folder.
+    """
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
     with pytest.raises(UsageError, match="already holds a run, or leftovers of one"):
@@ -127,7 +130,10 @@ def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
 
 
 def test_complete_run_is_not_resumed(store: LocalStore) -> None:
-    """For a complete run, the hint is how to retry it or download the list again, and not to resume it."""
+    """For a complete run, the hint says how to retry it or download the list again.
+
+    It does not say how to resume it.
+    """
     _RECORD.create(store)
     _RECORD.save(store, state=State.COMPLETE)
     with pytest.raises(UsageError) as caught:
@@ -138,7 +144,7 @@ def test_complete_run_is_not_resumed(store: LocalStore) -> None:
 
 
 def test_hint_depends_on_the_record(tmp_path: Path) -> None:
-    """The hint to resume, quoted for the shell, appears only if a record exists."""
+    """The hint to resume appears only if a record exists. The hint is quoted for the shell."""
     store = LocalStore(tmp_path / "my out")
     store.root.mkdir()
     store.path("00000.parquet").touch()
@@ -173,7 +179,7 @@ def test_hint_names_the_broker(
 
 
 def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A broker URL without a password is in the record; with a password, it comes only from the environment."""
+    """A broker URL is in the record if it has no password. A URL with a password comes only from the environment."""
     monkeypatch.setattr(run_file, "settings", lambda: SimpleNamespace(broker="redis://:word@a.example/0"))
     assert replace(_RECORD, broker=None).broker_url() is None
     assert replace(_RECORD, broker="redis://b.example/0").broker_url() == "redis://b.example/0"
@@ -222,7 +228,10 @@ def test_reports_a_folder_without_a_run(store: LocalStore) -> None:
 
 
 def test_reports_any_changed_byte(store: LocalStore) -> None:
-    """A record with any changed byte is refused by its path, even if a number would read as the same value."""
+    """A record with any changed byte is refused, even if a number keeps its value.
+
+    The error names the record's path.
+    """
     # The record's time has more digits than a floating-point number keeps.
     replace(_FULL, started_at=1795621279.7116647).create(store)
     body = store.read("run.json")

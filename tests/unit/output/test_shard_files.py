@@ -16,13 +16,13 @@ from tests.conftest import required_module
 
 
 def test_reads_local_shards_one_by_one(store: LocalStore) -> None:
-    """Local files are read as they are used, in the thread of the caller."""
+    """Local files are read one by one as they are used, in the caller's thread."""
     read = each_shard(lambda shard: (shard, threading.get_ident()), iter(range(3)), store)
     assert list(read) == [(shard, threading.get_ident()) for shard in range(3)]
 
 
 def test_reads_objects_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several objects are read at a time, and the results are in order; an error reaches the caller."""
+    """Several objects are read at a time, and the results are in order. An error reaches the caller."""
     required_module("obstore")
     monkeypatch.setattr(shard_files, "_PARALLEL_READS", 4)
     store = ObjectStore(StoreUrl.parse("s3://bucket"))

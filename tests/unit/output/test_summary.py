@@ -20,7 +20,7 @@ def table(*outcomes: Outcome) -> pa.Table:
 
 
 def test_sums() -> None:
-    """Statuses, reasons and bytes are added up over all shards, the most frequent first."""
+    """Statuses, reasons and bytes are added up over all shards. The most frequent statuses and reasons come first."""
     lost = Outcome("1", Status.FAILED_TO_DOWNLOAD, Reason.DNS)
     blurred = Outcome("2", Status.FAILED_TO_RESIZE, Reason.NOT_IMAGE)
     summary = summarise([table(success(0, bytes=5), lost), table(lost, success(1, bytes=7), blurred, success(2))])
@@ -35,14 +35,14 @@ def test_sums() -> None:
 
 
 def test_counts_unchanged_images() -> None:
-    """Images reused from a previous run are counted; a failed 304 is not."""
+    """Images reused from a previous run are counted as reused. A failed 304 is not counted."""
     refused = Outcome("1", Status.FAILED_TO_DOWNLOAD, Reason.BAD_RESPONSE, http_status=304)
     saved = [success(place, http_status=status) for place, status in enumerate((304, 200, None, 304))]
     assert summarise([table(refused, *saved), table(success(0, http_status=304))]).unchanged == 3
 
 
 def test_nothing_saved() -> None:
-    """A run without saved images has no bytes and no success."""
+    """A run without saved images has 0 bytes and 0 successes."""
     summary = summarise([table(Outcome("1", Status.FAILED_TO_DOWNLOAD, Reason.TLS))])
     assert (summary.total, summary.success, summary.failed, summary.bytes) == (1, 0, 1, 0)
 

@@ -1,4 +1,4 @@
-"""A packed shard has exactly its manifest's images, however often it is collected, and is whole or absent."""
+"""A packed shard is complete or absent. It has exactly its manifest's images, however often it is collected."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def planned(store: LocalStore) -> LocalStore:
 
 
 def save(store: LocalStore, place: int, finished_at: float = 100.0) -> Outcome:
-    """Save an image of the shard as its task does; return its Outcome."""
+    """Save an image of the shard as the image's task does. Return the image's Outcome."""
     extension = "png" if place == 1 else "jpg"
     path = f"0000{_SHARD}/{_KEYS[place]}.{extension}"
     store.create(path, _BODIES[place])
@@ -89,7 +89,7 @@ def files(store: LocalStore) -> set[str]:
 
 
 def test_packs_all_saved_images(planned: LocalStore, run: RunOptions) -> None:
-    """The packed file has the saved images, the manifest names it, and nothing else remains."""
+    """The packed file has the saved images, and the manifest names the packed file. No other file remains."""
     outcomes = [save(planned, 0), failed(2), save(planned, 1), save(planned, 3)]
     planned.create(f"0000{_SHARD}/{_KEYS[2]}.jpg", b"stray")
     collect(_SHARD, outcomes, run, planned)
@@ -100,14 +100,14 @@ def test_packs_all_saved_images(planned: LocalStore, run: RunOptions) -> None:
 
 
 def test_shard_without_images_has_an_empty_file(planned: LocalStore, run: RunOptions) -> None:
-    """A shard whose images all failed has a valid packed file, because tools expect one for each shard."""
+    """A shard whose images all failed has a valid packed file, because tools expect a file for each shard."""
     collect(_SHARD, [failed(place) for place in range(_SIZE)], run, planned)
     assert packed_images(planned, run) == {}
     assert count_missing(_SHARD, {}, run.output, planned) == 0
 
 
 def test_same_images_give_the_same_bytes(planned: LocalStore, run: RunOptions, tmp_path: Path) -> None:
-    """The file depends on the images and the list only, not on times, workers or attempts."""
+    """The packed file depends only on the images and the list, and not on times, workers or attempts."""
     collect(_SHARD, [save(planned, place) for place in range(_SIZE)], run, planned)
     first = packed_body(planned, run)
     planned.remove(manifest.name(_SHARD))
@@ -118,7 +118,7 @@ def test_same_images_give_the_same_bytes(planned: LocalStore, run: RunOptions, t
 
 
 def test_second_collect_task_changes_nothing(planned: LocalStore, run: RunOptions) -> None:
-    """A redelivered collect task does not pack again; the images are no longer files."""
+    """A redelivered collect task does not pack again, because the images are no longer files."""
     outcomes = [save(planned, place) for place in range(_SIZE)]
     collect(_SHARD, outcomes, run, planned)
     before = packed_body(planned, run)
@@ -129,7 +129,10 @@ def test_second_collect_task_changes_nothing(planned: LocalStore, run: RunOption
 def test_collect_task_that_died_after_packing(
     planned: LocalStore, run: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A successor packs again, also with other Outcomes, because the files stay until the manifest exists."""
+    """If a collect task dies, its successor packs again, even with other Outcomes.
+
+    The files stay until the manifest exists.
+    """
     outcomes = [save(planned, place) for place in range(_SIZE)]
     with monkeypatch.context() as patch:
         patch.setattr(LocalStore, "create_durably", _raise_full_disk)
@@ -155,7 +158,10 @@ def test_retry_adds_to_the_packed_file(planned: LocalStore, run: RunOptions) -> 
 
 
 def test_retry_that_died_after_packing(planned: LocalStore, run: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The successor of a later revision's collect task finds the new images in both places, and packs them once."""
+    """If a later revision's collect task dies, its successor finds the new images both as files and in the packed file.
+
+    The successor packs each image once.
+    """
     collect(_SHARD, [save(planned, 0), failed(1), save(planned, 2), save(planned, 3)], run, planned)
     later = replace(run, revision=1)
     with monkeypatch.context() as patch:
@@ -181,7 +187,7 @@ def test_damaged_packed_file_stops_a_retry(planned: LocalStore, run: RunOptions)
 
 
 def test_changed_file_is_not_packed(planned: LocalStore, run: RunOptions) -> None:
-    """If a file is missing or not as long as its Outcome says, neither packed file nor manifest is written."""
+    """If a file is missing, or its size differs from its Outcome, no packed file and no manifest are written."""
     outcomes = [save(planned, place) for place in range(_SIZE)]
     path = outcomes[2].path
     assert path is not None
@@ -197,7 +203,7 @@ def test_changed_file_is_not_packed(planned: LocalStore, run: RunOptions) -> Non
 def test_slower_of_two_collect_tasks_gives_up(
     planned: LocalStore, run: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If another task has collected the shard meanwhile, a task that has packed the images leaves that task's file."""
+    """If another task collects the shard first, a task that has also packed the images keeps the first task's file."""
     outcomes = [save(planned, place) for place in range(_SIZE)]
     real = LocalStore.replace_from
 
@@ -218,7 +224,7 @@ def test_slower_of_two_collect_tasks_gives_up(
 
 
 def test_missing_images_are_counted(planned: LocalStore, run: RunOptions) -> None:
-    """The doctor learns how many images a packed file lacks: all if it is truncated."""
+    """The doctor learns how many images a packed file lacks. A truncated file lacks all of its images."""
     collect(_SHARD, [save(planned, 0), save(planned, 1), save(planned, 2), failed(3)], run, planned)
     sizes = {_KEYS[place]: len(_BODIES[place]) for place in range(3)}
     assert count_missing(_SHARD, sizes, run.output, planned) == 0

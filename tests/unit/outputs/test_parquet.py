@@ -1,4 +1,4 @@
-"""A shard's images in a Parquet file are readable by any Parquet reader, and are written in bounded row groups."""
+"""A shard's Parquet file holds its images, and any Parquet reader can read it. Its row groups are bounded."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ _IMAGES = [SampleImage(key, "jpg", key[-3:].encode()) for key in _KEYS]
 
 
 def test_columns() -> None:
-    """The file has the rows' columns with their types, and the images."""
+    """The file has the columns of the rows with their types, and a column with the images."""
     read = pq.read_table(io.BytesIO(b"".join(parquet.encode(_ROWS, _IMAGES))))
     assert read.drop_columns(["image"]).equals(_ROWS)
     assert read["image"].to_pylist() == [b"000", b"001", b"002", b"003", b"004"]
 
 
 def test_list_with_an_image_column() -> None:
-    """The list's own column ``image`` is renamed."""
+    """If the list has a column ``image``, that column is renamed."""
     rows = _ROWS.rename_columns(["image", "caption", "nested", "key", "bytes"])
     read = pq.read_table(io.BytesIO(b"".join(parquet.encode(rows, _IMAGES))))
     assert (read["source_image"].to_pylist(), read["image"][0].as_py()) == (_ROWS["url"].to_pylist(), b"000")
 
 
 def test_row_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row group ends once it has enough bytes, and is written before the next image is read."""
+    """A row group ends once it has enough bytes. It is written before the next image is read."""
     monkeypatch.setattr(parquet, "_ROW_GROUP_BYTES", 5)
     taken: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Sidecars are beside their images, are as whole as these, and go with them."""
+"""Sidecars are beside their images. Like the images, they are complete. They are removed together with the images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_plan(store: LocalStore, captions: list[str | None] | None) -> None:
 
 
 def save(store: LocalStore, place: int, **values: object) -> Outcome:
-    """Save an image as its task does; return its Outcome."""
+    """Save an image as the image's task does. Return the image's Outcome."""
     outcome = success(place, 0, _SIZE, **values)
     store.create(outcome.path or "", b"png")
     return outcome
@@ -47,7 +47,7 @@ def names(store: LocalStore) -> list[str]:
 
 
 def test_metadata_and_caption(store: LocalStore) -> None:
-    """Each saved image has both; a failed image has none."""
+    """Each saved image has both kinds of sidecar. A failed image has no sidecar."""
     write_plan(store, _CAPTIONS)
     collect(0, [save(store, 0), save(store, 1), failed(2)], _BOTH, store)
     saved = ["000000.json", "000000.png", "000000.txt", "000001.json", "000001.png", "000001.txt"]
@@ -75,7 +75,7 @@ def test_list_without_captions(store: LocalStore) -> None:
 
 
 def test_leftovers_are_replaced_and_removed(store: LocalStore) -> None:
-    """The sidecars of a collect task that died with other Outcomes are replaced or removed."""
+    """If a collect task with other Outcomes has died, its sidecars are replaced or removed."""
     write_plan(store, _CAPTIONS)
     store.create("00000/000000.json", b"{}")
     store.create("00000/000002.json", b"{}")
@@ -86,7 +86,7 @@ def test_leftovers_are_replaced_and_removed(store: LocalStore) -> None:
 
 
 def test_retry_adds_sidecars(store: LocalStore) -> None:
-    """A later revision adds the sidecars of its new images, and keeps the others."""
+    """A later revision adds the sidecars of its new images, and keeps the existing sidecars."""
     write_plan(store, _CAPTIONS)
     collect(0, [save(store, 0), failed(1), failed(2)], _BOTH, store)
     before = store.read("00000/000000.json")

@@ -1,4 +1,4 @@
-"""A shard's tar has the members that img2dataset writes, in a form that every tar program reads."""
+"""A shard's tar has the members that img2dataset writes. Every tar program can read it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def requests(*listed: str) -> Iterator[ImageRequest]:
 
 
 def firsts(found: Iterable[ImageRequest]) -> list[str | None]:
-    """Return for each request the key that its refusal as a duplicate names, or None."""
+    """Return a key or None for each request. The key is the one that the request's refusal as a duplicate names."""
     keys: list[str | None] = []
     for request in found:
         if request.refused is None or request.refused.reason is not Reason.DUPLICATE:
@@ -66,7 +66,7 @@ def store(tmp_path: Path) -> LocalStore:
     ],
 )
 def test_same_urls(tmp_path: Path, other: str) -> None:
-    """URLs for which the same request would be sent are the same."""
+    """Two URLs are the same if they lead to the same HTTP request."""
     found = list(refuse_seen(requests("http://a.example/x%20y?q=1", other), 1000, tmp_path / "seen"))
     assert firsts(found) == [None, "00000000"]
     assert found[1].url == other
@@ -100,7 +100,7 @@ def test_same_hosts(tmp_path: Path, one: str, other: str) -> None:
     ],
 )
 def test_different_urls(tmp_path: Path, other: str) -> None:
-    """URLs that may have different images are different."""
+    """Two URLs are different if they may have different images."""
     assert firsts(refuse_seen(requests("http://a.example/x", other), 10, tmp_path / "seen")) == [None, None]
 
 
@@ -113,14 +113,14 @@ def test_names_the_first_row(tmp_path: Path) -> None:
 
 
 def test_other_rows_stay_unchanged(tmp_path: Path) -> None:
-    """Invalid URLs and rows that are refused anyway are never duplicates, and never make one."""
+    """An invalid URL, or a row that is refused anyway, is no duplicate. No other row is a duplicate of it."""
     refused = ImageRequest(1, "http://a/", refused=Refusal(Reason.INVALID_ROW, "line 2 is damaged"))
     listed = [ImageRequest(0, "nonsense"), refused, ImageRequest(2, "nonsense"), ImageRequest(3, "http://a/")]
     assert list(refuse_seen(listed, 10, tmp_path / "seen")) == listed
 
 
 def test_table_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A URL is still found after the table has grown several times, and the folder has one file."""
+    """A URL is found even after the table has grown several times. The folder has only one file."""
     monkeypatch.setattr(seen_urls, "_FIRST_BITS", 2)
     monkeypatch.setattr(seen_urls, "_CHUNK_BYTES", 5 * 24)
     with SeenUrls(tmp_path / "seen") as seen:
@@ -131,7 +131,7 @@ def test_table_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the file can't be written, the error says so."""
+    """If the table's file can't be written, the error says so."""
     monkeypatch.setattr("os.pwrite", lambda *_: 10)
     with pytest.raises(StorageError, match="could not remember the URLs of the list: No space left on device"):
         list(refuse_seen(requests("http://a/"), 10, tmp_path / "seen"))
@@ -180,7 +180,7 @@ def plans(store: LocalStore) -> dict[str, bytes]:
 
 
 def test_plan_has_the_duplicates(store: LocalStore, planned: RunFile) -> None:
-    """The plan has every row, with the refusals and the captions, and run.json has the option."""
+    """The plan has every row, its caption, and its refusal. The option is in run.json."""
     tables = [plan.decode(store.read(plan.name(shard)), ShardRef("id", shard)) for shard in range(4)]
     rows = [request for table in tables for request in plan.requests(table)]
     assert firsts(rows) == [
@@ -198,7 +198,7 @@ def test_plan_has_the_duplicates(store: LocalStore, planned: RunFile) -> None:
 
 @pytest.mark.parametrize("shards", [0, 1, 3])
 def test_resumed_plan_is_the_same(store: LocalStore, planned: RunFile, shards: int) -> None:
-    """A half-planned run gets the same plan when it is resumed, with duplicates of planned rows."""
+    """If a half-planned run is resumed, it gets the same plan. New rows may be duplicates of planned rows."""
     before = plans(store)
     for shard in range(shards, 4):
         store.remove(plan.name(shard))
@@ -220,7 +220,7 @@ def test_repaired_plan_is_the_same(store: LocalStore, planned: RunFile, shards: 
 
 @pytest.mark.slow
 def test_memory_use_stays_flat(tmp_path: Path) -> None:
-    """A million URLs need less than 20 MB more memory than a thousand."""
+    """A million URLs need at most 20 MB more memory than a thousand URLs."""
     code = (
         "import sys, resource; from collections import deque; from pathlib import Path\n"
         "from producer.planning.duplicates import refuse_seen; from tasks.model import ImageRequest\n"

@@ -1,4 +1,4 @@
-"""Each row with a name of its own gets it, and a row with an invalid or taken name is refused with the reason."""
+"""A row with its own name gets that name. If the name is invalid or taken, the row is refused with the reason."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def labelled(labels: Iterable[str]) -> list[ImageRequest]:
 
 
 def named(requests: Iterable[ImageRequest], template: str | None, store: LocalStore) -> list[ImageRequest]:
-    """Return the named requests, without a template by a column; no temporary file remains."""
+    """Return the requests with names by the template, or by a column without a template. No temporary file remains."""
     found = list(name_files(requests, config(template, None if template else "name"), store))
     assert not list(store.root.rglob("file_paths"))
     return found
@@ -42,7 +42,7 @@ def test_default_names_need_nothing(store: LocalStore) -> None:
 
 
 def test_names_of_a_column(store: LocalStore) -> None:
-    """Names that differ only in case are the same; the second row names the key of the first."""
+    """Names that differ only in case are the same. The refusal of the second row names the key of the first row."""
     found = named(labelled(_NAMED), "{label}", store)
     assert [request.path for request in found] == ["cats/Tom", None, None, "dogs/rex", None]
     assert found[1].refused == Refusal(
@@ -55,7 +55,7 @@ def test_names_of_a_column(store: LocalStore) -> None:
 
 
 def test_names_from_the_list(store: LocalStore) -> None:
-    """Names that the list gives are checked like those of a template; other rows keep the default name."""
+    """Names in the list are checked as names of a template are. Rows without a name keep the default name."""
     requests = [
         ImageRequest(index, "http://a.example/", path=path) for index, path in enumerate(["a", None, "A", "../a"])
     ]
@@ -66,7 +66,7 @@ def test_names_from_the_list(store: LocalStore) -> None:
 
 
 def test_same_url_has_the_same_name(store: LocalStore) -> None:
-    """With scrapy's names, a repeated URL is a duplicate, but with names by content it is not."""
+    """A repeated URL is a duplicate with scrapy's names. With names by content, it is no duplicate."""
     requests = labelled(["a", "b", "c"])
     found = named(requests, "full/{url_sha1}", store)
     assert [request.refused is None for request in found] == [True, True, False]
@@ -74,14 +74,14 @@ def test_same_url_has_the_same_name(store: LocalStore) -> None:
 
 
 def test_refused_rows_have_no_name(store: LocalStore) -> None:
-    """A row that is refused already takes no name from a later row."""
+    """A row that is already refused leaves its name to a later row."""
     refusal = Refusal(Reason.INVALID_ROW, "line 1")
     requests = [ImageRequest(0, "", {"label": "a"}, refused=refusal), *labelled(["", "a"])[1:]]
     assert [request.path for request in named(requests, "{label}", store)] == [None, "a"]
 
 
 def test_unknown_column(store: LocalStore) -> None:
-    """A field that is no column of the list ends the command with a hint, before the first row."""
+    """If a field is no column of the list, the command ends before the first row, with a hint."""
     stream = RequestStream(lambda: (pa.schema([("caption", pa.string())]), iter(labelled(["a"]))))
     with pytest.raises(UsageError, match="unknown fields: label") as caught:
         next(iter(name_files(stream, config("{label}/{key}"), store)))
@@ -100,13 +100,13 @@ def test_folder_with_other_files(store: LocalStore) -> None:
 
 
 def test_extensions_of_given_names(store: LocalStore) -> None:
-    """A given name loses the extension of an image, because the file gets that of its real format."""
+    """A given name loses its image extension, because the file gets the extension of its real format."""
     requests = [ImageRequest(index, "", path=path) for index, path in enumerate(["a.JPG", "b.jpeg", "v1.2", "c.txt"])]
     assert [request.path for request in named(requests, None, store)] == ["a", "b", "v1.2", "c.txt"]
 
 
 def test_options_that_exclude_given_names(store: LocalStore) -> None:
-    """Names of a column exclude a template and packed output."""
+    """If a column gives the names, a template or packed output is refused."""
     source = SourceOptions(path_col="name")
     for output in (OutputOptions(path_template="{key}"), OutputOptions(OutputFormat.PARQUET)):
         with pytest.raises(UsageError, match="can't be used together"):
@@ -114,6 +114,6 @@ def test_options_that_exclude_given_names(store: LocalStore) -> None:
 
 
 def test_invalid_template_of_the_library(store: LocalStore) -> None:
-    """A template that no command has checked is reported like one that a command has."""
+    """A template is reported in the same way, whether a command has checked it or not."""
     with pytest.raises(UsageError, match="is not valid"):
         list(name_files(labelled(["a"]), config("../{key}"), store))

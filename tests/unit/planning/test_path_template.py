@@ -1,4 +1,4 @@
-"""No name of a template leaves the output folder or is a file of the run, and no two names are taken for the same."""
+"""A template's names stay in the output folder, and differ from the run's files. No two names count as the same."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def parsed(text: str) -> PathTemplate | None:
 
 
 def rendered(template: PathTemplate, request: ImageRequest) -> str | None:
-    """Return the name of a request's file, or None if there is none."""
+    """Return the file name of a request, or None if the request has no file name."""
     try:
         return template.render(request, _SIZE)
     except ValueError:
@@ -95,7 +95,7 @@ def rendered(template: PathTemplate, request: ImageRequest) -> str | None:
     ],
 )
 def test_fields(template: str, name: str) -> None:
-    """Each field has its value; columns may be texts and numbers, and a slash in a text makes a folder."""
+    """Each field has its value. Columns may be texts or numbers. A slash in a text makes a folder."""
     assert PathTemplate(template).render(_REQUEST, _SIZE) == name
 
 
@@ -149,7 +149,7 @@ def test_invalid_templates(template: str, why: str) -> None:
     ],
 )
 def test_unique_templates(template: str, unique: bool) -> None:
-    """Only templates whose last part has a single unique field need no index of names."""
+    """A template needs no index of names only if its last part has a single unique field."""
     assert PathTemplate(template).is_unique is unique
 
 
@@ -161,7 +161,7 @@ def test_unusable_values(value: object) -> None:
 
 
 def test_invalid_url_is_left_to_the_worker() -> None:
-    """A URL without a host has no name, so that its row fails as invalid_url."""
+    """A URL without a host gets no name, so its row fails as invalid_url."""
     assert PathTemplate("{host}/{key}").render(ImageRequest(0, "http://"), _SIZE) is None
 
 
@@ -194,7 +194,7 @@ def test_no_name_leaves_the_folder(text: str, label: str, other: str) -> None:
 @given(_TEMPLATES, _ROWS)
 @example("{label}{index}", [("1", ""), ("", "")] + [("", "")] * 9 + [("", "")])
 def test_unique_templates_have_no_collision(text: str, rows: list[tuple[str, str]]) -> None:
-    """Names of a template without an index differ, also for file systems that ignore case."""
+    """If a template has no index, its names differ, even for file systems that ignore case."""
     template = parsed(text)
     if template is None or not template.is_unique or "{sha256}" in text:
         return

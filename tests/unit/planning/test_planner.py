@@ -37,7 +37,7 @@ def planned(source: Iterator[ImageRequest], store: LocalStore, shard_size: int) 
     ("count", "shard_size", "sizes"), [(1, 3, [1]), (3, 3, [3]), (4, 3, [3, 1]), (7, 3, [3, 3, 1]), (2, 1, [1, 1])]
 )
 def test_splits_requests_into_shards(store: LocalStore, count: int, shard_size: int, sizes: list[int]) -> None:
-    """Every shard except the last is full, and together they are the URL list in its order."""
+    """Every shard except the last is full. Together, the shards hold the URL list in its order."""
     planner, reported = planned(requests(count), store, shard_size)
     shards = [plan.requests(plan.decode(store.read(plan.name(shard)))) for shard in range(len(sizes))]
     assert [len(shard) for shard in shards] == sizes
@@ -75,7 +75,7 @@ def test_wait_times_out(store: LocalStore) -> None:
 
 
 def test_stop_plans_no_further(store: LocalStore) -> None:
-    """After a stop no shard is written, and the plan is not complete."""
+    """After a stop, no shard is written, and the plan is incomplete."""
     reported: Reports = []
     planner = Planner(requests(10), store, 2, lambda rows, shards: reported.append((rows, shards)))
     planner.stop()
@@ -111,7 +111,7 @@ def test_disk_error(tmp_path: Path) -> None:
 
 
 def test_failing_callback(store: LocalStore) -> None:
-    """If the planner's callback at its end fails, the waiting thread gets the error."""
+    """If the callback that the planner calls at its end fails, the waiting thread gets the error."""
 
     def fail(*_: int) -> None:
         raise StorageError("could not save run.json")
@@ -124,7 +124,7 @@ def test_failing_callback(store: LocalStore) -> None:
 
 
 def test_continues_an_earlier_plan(store: LocalStore) -> None:
-    """The plan of an earlier command is kept and counted, and continued with the rest of the URL list."""
+    """An earlier command's plan is kept and counted. It is continued with the unplanned rows of the URL list."""
     planned(requests(4), store, 2)
     before = [store.read(plan.name(shard)) for shard in (0, 1)]
     reported: Reports = []

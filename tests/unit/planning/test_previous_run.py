@@ -1,4 +1,4 @@
-"""A run that refreshes a previous one finds reusable images there, and changes nothing in its folder."""
+"""A run that refreshes a previous run finds reusable images there. It changes nothing in the previous run's folder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FACTS: dict[str, Any] = {"width": 4, "height": 3, "format": "png", "bytes": 3, 
 
 
 def saved_row(place: int, url: str, **values: object) -> tuple[str, Outcome]:
-    """Return a row of a previous run: a URL, and the Outcome of its image, with an ETag unless given."""
+    """Return a row of a previous run: a URL and the Outcome of its image. An ETag is added unless it is given."""
     shard, offset = divmod(place, _SIZE)
     return url, success(offset, shard, _SIZE, **{**_FACTS, "etag": f'"{place}"', **values})
 
@@ -97,7 +97,7 @@ def timestamps(store: LocalStore) -> dict[Path, tuple[int, int]]:
 
 
 def test_url_finds_its_image(old: LocalStore, out: LocalStore) -> None:
-    """In any order of the new list, each URL finds its image, in whichever shard of the previous run."""
+    """Each URL finds its image in any shard of the previous run, whatever the order of the new list."""
     write_run(old, [saved_row(place, f"u{place}") for place in range(7)])
     before = timestamps(old)
     assert found(old, out, "u6", "new", "u0", "u3", "u0") == [
@@ -148,14 +148,14 @@ def test_unusable_images_are_downloaded(old: LocalStore, out: LocalStore) -> Non
 
 
 def test_hash_collisions_are_harmless(old: LocalStore, out: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """URLs with the same hash still get their own images, and a URL unknown to the previous run gets none."""
+    """URLs with the same hash still get their own images. A URL that the previous run does not know gets no image."""
     monkeypatch.setattr(url_index, "_hash", lambda url: b"12345678")
     write_run(old, [saved_row(0, "a"), saved_row(1, "b"), saved_row(2, "c")])
     assert found(old, out, "c", "a", "d", "b") == ["00000/000002.png", "00000/000000.png", None, "00000/000001.png"]
 
 
 def test_list_columns_named_like_outcome_fields(old: LocalStore, out: LocalStore) -> None:
-    """The list's own columns are not confused with an Outcome's."""
+    """The list's own columns are not confused with the columns of an Outcome."""
     columns = {"etag": '"its own"', "path": "its own", "status": "failed", "imagefleet.previous": "its own"}
     write_run(old, [saved_row(0, "u")], columns=columns)
     requests = [ImageRequest(0, "u", columns)]
@@ -174,7 +174,7 @@ def test_incomplete_previous_run(old: LocalStore, out: LocalStore) -> None:
 
 
 def test_requests_are_read_a_shard_at_a_time(old: LocalStore, out: LocalStore) -> None:
-    """With a slow list, only the requests of one shard are waited for at a time."""
+    """If the list is slow, the caller waits only for the requests of one shard at a time."""
     write_run(old, [saved_row(0, "u0")])
     read: list[int] = []
 
@@ -192,7 +192,7 @@ def test_requests_are_read_a_shard_at_a_time(old: LocalStore, out: LocalStore) -
 
 @pytest.mark.parametrize("damage", ["truncated", "another shard's"])
 def test_damaged_manifest_is_an_error(old: LocalStore, out: LocalStore, damage: str) -> None:
-    """A damaged manifest is named before any request is returned, so no image of the run is reused."""
+    """A damaged manifest is reported before any request is returned, so no image of its run is reused."""
     write_run(old, [saved_row(place, f"u{place}") for place in range(6)])
     body = old.read(manifest.name(1))
     old.replace(manifest.name(1), body[:-50] if damage == "truncated" else old.read(manifest.name(0)))
@@ -202,7 +202,7 @@ def test_damaged_manifest_is_an_error(old: LocalStore, out: LocalStore, damage: 
 
 
 def test_missing_previous_run(old: LocalStore, out: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
-    """If the previous run was removed, a resumed run downloads the rest, and logs this."""
+    """If the previous run was removed, a resumed run downloads all missing images. It logs the removal."""
     caplog.set_level(logging.WARNING)
     assert found(old, out, "u0", "u1") == [None, None]
     assert f"no further images are reused from {old.root}" in caplog.text
@@ -256,7 +256,7 @@ _INCOMPATIBLE: dict[str, tuple[FetchOptions, FetchOptions, str]] = {
 def test_incompatible_options_are_refused(
     old: LocalStore, out: LocalStore, before: FetchOptions, now: FetchOptions, named: str
 ) -> None:
-    """If this run would not have saved an image as the previous run did, the error names the option."""
+    """If this run's options would save other images than the previous run's options, the error names the option."""
     write_run(old, [saved_row(0, "u")], before)
     with pytest.raises(UsageError, match="can't be reused") as caught:
         PreviousRun(old.root, out, now)

@@ -78,7 +78,7 @@ def test_rebuilds_a_damaged_plan(
     ids=["CR", "byte order marks and quotes", "UTF-16"],
 )
 def test_rebuilds_from_lists_in_other_encodings(store: LocalStore, source: Path, row: str, encoding: str) -> None:
-    """A list with any line ends and any encoding gives the same requests as the first time."""
+    """A list in any encoding and with any line ends gives the same requests as at the first reading."""
     record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE, row, encoding)
     before = plans(store)
     assert plan.requests(plan.decode(before[plan.name(3)], ShardRef(record.id, 3)))[0].url == "http://a.example/9"
@@ -96,7 +96,7 @@ def test_whole_plan_needs_no_list(store: LocalStore, source: Path) -> None:
 
 @pytest.mark.parametrize("change", ["gone", "longer", "other", "manifest", "neighbour"])
 def test_refuses_a_changed_list(store: LocalStore, source: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    """A missing or changed list rebuilds no plan, even if the change does not show in its fingerprint."""
+    """No plan is rebuilt from a missing or changed list, even if the list's fingerprint does not show the change."""
     record = make_run(source, store, _ROWS, 2, State.INTERRUPTED, PlanState.COMPLETE)
     broken = 1 if change == "manifest" else 2
     damage(store, broken)
@@ -151,7 +151,7 @@ def test_complete_run_needs_no_plan(store: LocalStore, source: Path) -> None:
 def test_record_states_how_a_run_ended(
     store: LocalStore, source: Path, done: int, state: State, error: type[BaseException], expected: State
 ) -> None:
-    """A run that fails before it executes keeps its earlier state, except that "running" is replaced."""
+    """A run that fails before it executes keeps its earlier state. Only the state "running" is replaced."""
     make_run(source, store, _ROWS, done, state, PlanState.COMPLETE)
     run = Run.resume(store)
     assert run.abandoned is (state is State.RUNNING)
@@ -161,7 +161,7 @@ def test_record_states_how_a_run_ended(
 
 
 def test_rebuilds_the_columns_of_a_table(store: LocalStore, tmp_path: Path) -> None:
-    """The plan of a table has its columns with the same types in each shard, and is rebuilt with them."""
+    """A table's plan has the table's columns in each shard, with the same types. It is rebuilt with these columns."""
     table = tmp_path / "list.csv"
     rows = ["http://a.example/{},", "bad,row,{}", "http://a.example/{},dog"]
     table.write_text("url,text\n" + "".join(f"{rows[index // 3 % 3].format(index)}\n" for index in range(_ROWS)))
@@ -184,7 +184,7 @@ def test_rebuilds_the_columns_of_a_table(store: LocalStore, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("sample", [None, 7])
 def test_folder_of_compressed_tables_is_resumed(store: LocalStore, tmp_path: Path, sample: int | None) -> None:
-    """A list of several files, or a sample of it, is read on where planning stopped, with its options."""
+    """A list of several files, or a sample of a list, is read on where planning stopped. Its options stay the same."""
     folder = tmp_path / "lists"
     folder.mkdir()
     for name in "ab":

@@ -1,4 +1,4 @@
-"""An index of URLs finds all positions of a URL, however many there are, and removes its files."""
+"""An index of URLs finds all positions of a URL, however many URLs it has. The index removes its files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _URLS = [f"http://a.example/{number}" for number in range(3000)]
 
 @pytest.mark.parametrize("held", [1 << 20, 7], ids=["in memory", "in files"])
 def test_each_url_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int) -> None:
-    """Each URL has its position, others have none, and large positions are exact."""
+    """Each indexed URL has its position, and any other URL has no position. Large positions are exact."""
     monkeypatch.setattr(url_index, "_MAX_BUFFERED", held)
     urls = _URLS if held > len(_URLS) else _URLS[:100]
     with UrlIndex(tmp_path / "index") as index:
@@ -35,7 +35,7 @@ def test_returns_the_lowest_positions(tmp_path: Path) -> None:
 
 
 def test_urls_with_the_same_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If two URLs share a hash, the positions of both are returned, and the caller tells them apart."""
+    """If two URLs share a hash, the positions of both URLs are returned. The caller compares the URLs."""
     monkeypatch.setattr(url_index, "_hash", lambda url: (b"a" if url in "ab" else b"z") * 8)
     with UrlIndex(tmp_path / "index") as index:
         index.add("b", 1)
@@ -51,7 +51,7 @@ def test_empty_index(tmp_path: Path) -> None:
 
 
 def test_removes_files_of_a_killed_producer(tmp_path: Path) -> None:
-    """Files of a killed producer in the folder are removed."""
+    """Files that a killed producer left in the folder are removed."""
     (tmp_path / "index").mkdir()
     (tmp_path / "index" / "0000").write_bytes(b"x" * 16)
     with UrlIndex(tmp_path / "index") as index:

@@ -23,7 +23,8 @@ from tasks.storage.local_store import LocalStore
 from tests.runs import RUN_ID, SIZE, make_run
 from tests.waiting import wait_for
 
-#: The first list has a shard that is not full, so its indexes end at 10 and those of the second list begin at 12.
+#: The last shard of the first list is not full. So the first list's indexes end at 10, and the second list's begin at
+#: 12.
 _ROWS, _SHARDS, _ADDED = 11, 4, 5
 _FIRST_INDEX = 12
 
@@ -53,7 +54,7 @@ def plan_all(run: Run, store: LocalStore) -> None:
 
 
 def extend(store: LocalStore, added: Path) -> RunFile:
-    """Extend a run, and let it fail without workers when everything is planned; return its record."""
+    """Extend a run, and let it fail without workers once everything is planned. Return the run's record."""
     plan_all(Run.extend(store, url_list.read(str(added)), str(added), SourceOptions()), store)
     return RunFile.load(store)
 
@@ -70,7 +71,7 @@ def indexes(store: LocalStore) -> list[list[int]]:
 
 
 def collect_added(store: LocalStore) -> None:
-    """Give the added shards manifests with only failures."""
+    """Write manifests for the added shards. Every image in them has failed."""
     for shard in (4, 5):
         requests = plan.requests(plan.decode(store.read(plan.name(shard))))
         outcomes = [
@@ -81,7 +82,7 @@ def collect_added(store: LocalStore) -> None:
 
 
 def test_new_rows_come_in_new_shards(store: LocalStore, added: Path) -> None:
-    """The existing shards keep their rows and files, and the new rows are numbered from the next shard on."""
+    """The existing shards keep their rows and files. The new rows are numbered from the next shard on."""
     before = contents(store)
     record = extend(store, added)
     assert indexes(store) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10], [12, 13, 14], [15, 16]]
@@ -94,7 +95,7 @@ def test_new_rows_come_in_new_shards(store: LocalStore, added: Path) -> None:
 
 @pytest.mark.parametrize("planned", [0, 1, 2])
 def test_resume_after_the_producer_was_killed(store: LocalStore, added: Path, planned: int) -> None:
-    """If an extending producer dies after planning none, some or all new shards, resuming plans the others."""
+    """An extending producer may die after planning none, some or all new shards. Resuming plans the missing shards."""
     record = extend(store, added)
     whole = contents(store)
     for shard in range(_SHARDS + planned, _SHARDS + 2):
@@ -108,7 +109,7 @@ def test_resume_after_the_producer_was_killed(store: LocalStore, added: Path, pl
 
 
 def test_changed_list_is_not_planned_further(store: LocalStore, added: Path) -> None:
-    """If the second list has changed since the crash, resuming reports it and plans nothing."""
+    """If the second list has changed since the crash, resuming reports the change and plans nothing."""
     record = extend(store, added)
     store.remove(plan.name(5))
     record.save(store, state=State.RUNNING, plan=PlanState.OPEN)
@@ -123,7 +124,10 @@ def test_changed_list_is_not_planned_further(store: LocalStore, added: Path) -> 
 def test_repairs_the_plan_of_the_new_shards(
     store: LocalStore, added: Path, caplog: pytest.LogCaptureFixture, state: PlanState
 ) -> None:
-    """A damaged plan file of the last list is rebuilt from it; one of an earlier list is reported, with the reason."""
+    """A damaged plan file of the last list is rebuilt.
+
+    A damaged file of an earlier list is reported with the reason.
+    """
     record = extend(store, added)
     whole = contents(store)
     record = record.save(store, plan=state)
@@ -139,7 +143,7 @@ def test_repairs_the_plan_of_the_new_shards(
 
 
 def test_extended_run_is_retried_as_a_whole(store: LocalStore, added: Path) -> None:
-    """Retrying an extended run covers the failed images of all lists; another list can follow."""
+    """Retrying an extended run repeats the failed images of all lists. After that, another list can be added."""
     record = extend(store, added)
     collect_added(store)
     record.save(store, state=State.COMPLETE, totals={"total": _ROWS + _ADDED, "failed": 0})
@@ -169,7 +173,7 @@ def test_damaged_run_is_not_extended(store: LocalStore, added: Path, tmp_path: P
 
 
 def test_unfinished_run_is_not_extended(store: LocalStore, added: Path) -> None:
-    """Only a complete run can be extended; the hint is the command to complete it."""
+    """Only a complete run can be extended. For an incomplete run, the hint is the command that completes it."""
     RunFile.load(store).save(store, state=State.INTERRUPTED)
     with pytest.raises(UsageError, match="is not complete") as caught:
         extend(store, added)

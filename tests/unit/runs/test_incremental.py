@@ -22,7 +22,7 @@ from tasks.storage.local_store import LocalStore
 from tests.runs import SIZE, make_run
 from tests.waiting import wait_for
 
-#: The fields of a run's options without an option of the command.
+#: The fields of a run's options that have no option of the command.
 _LIBRARY_ONLY = {"--backoff", "--max-pixels"}
 
 
@@ -67,7 +67,7 @@ def test_names_the_differing_options() -> None:
 
 
 def test_same_run_is_continued(store: LocalStore, source: Path, tmp_path: Path) -> None:
-    """The run of the same list with the same options is continued, also if the list has another path by now."""
+    """A run is continued if its list and its options are the same. The list may have another path by now."""
     assert incremental.resume_same(request(source), store).is_done
     moved = source.rename(tmp_path / "moved.txt")
     run = incremental.resume_same(request(moved), store)
@@ -75,7 +75,7 @@ def test_same_run_is_continued(store: LocalStore, source: Path, tmp_path: Path) 
 
 
 def test_another_list_is_not_skipped(store: LocalStore, source: Path, tmp_path: Path) -> None:
-    """Another list, a changed list, and standard input are refused; nothing is changed."""
+    """Another list, a changed list, and standard input are refused. Nothing in the folder is changed."""
     record = store.read("run.json")
     other = tmp_path / "other.txt"
     other.write_bytes(b"http://b.example/\n")
@@ -89,7 +89,7 @@ def test_another_list_is_not_skipped(store: LocalStore, source: Path, tmp_path: 
 
 @pytest.mark.parametrize("given", [None, {"--timeout", "--url-col"}])
 def test_other_options_are_refused(store: LocalStore, source: Path, given: set[str] | None) -> None:
-    """Continuing or extending a run with another option names this option."""
+    """If an option differs, continuing or extending the run is refused, and the error names the option."""
     wanted = request(source, RunConfig(FetchOptions(timeout=3.0), shard_size=SIZE), given)
     with pytest.raises(UsageError, match="has other options") as caught:
         incremental.resume_same(wanted, store)
@@ -100,7 +100,7 @@ def test_other_options_are_refused(store: LocalStore, source: Path, given: set[s
 
 
 def test_extension_takes_its_options_from_the_run(store: LocalStore, source: Path) -> None:
-    """An option that is not given comes from the run, except for those that say how to read the list."""
+    """An omitted option comes from the run. Options that say how to read the list do not."""
     reading = SourceOptions(encoding="latin-1")
     source.write_bytes(b"http://b.example/\n")
     prepared = incremental.prepare(
@@ -113,7 +113,7 @@ def test_extension_takes_its_options_from_the_run(store: LocalStore, source: Pat
 
 
 def test_same_list_does_not_extend(store: LocalStore, source: Path) -> None:
-    """A list whose rows are in the run is refused; other rows of it are not."""
+    """A list whose rows are already in the run is refused. A part of the list with other rows is accepted."""
     with pytest.raises(UsageError, match="has the rows of this list already"):
         incremental.prepare(request(source), IncrementalMode.EXTEND, store, None)
     offset = RunConfig(shard_size=SIZE, source=SourceOptions(offset=4))
@@ -121,7 +121,10 @@ def test_same_list_does_not_extend(store: LocalStore, source: Path) -> None:
 
 
 def test_runs_with_other_file_names(store: LocalStore, source: Path) -> None:
-    """Images with names from a template are never mixed with others, and only a complete run shows all its images."""
+    """Images with names from a template are never mixed with other images.
+
+    Only a complete run shows all of its images.
+    """
     named = RunConfig(shard_size=SIZE, output=OutputOptions(path_template="full/{url_sha1}"))
     extension, replacement = IncrementalMode.EXTEND, IncrementalMode.OVERWRITE
     with pytest.raises(UsageError, match="can't be overwritten"):
@@ -137,7 +140,7 @@ def test_runs_with_other_file_names(store: LocalStore, source: Path) -> None:
 
 
 def test_overwriting_keeps_the_run_until_there_are_workers(store: LocalStore, source: Path) -> None:
-    """Nothing is removed while the new run is prepared. When it starts, it has replaced the old one."""
+    """Nothing is removed while the new run is prepared. When the new run starts, it has replaced the old run."""
     before = RunFile.load(store)
     source.write_bytes(b"http://b.example/\n")
     wanted = request(source, replace(before.options, window=2))
@@ -152,7 +155,7 @@ def test_overwriting_keeps_the_run_until_there_are_workers(store: LocalStore, so
 
 @pytest.mark.parametrize("mode", [None, *IncrementalMode])
 def test_folder_without_a_run_gets_one(tmp_path: Path, mode: IncrementalMode | None) -> None:
-    """In a folder without a run, each mode begins one. Leftovers without run.json are refused."""
+    """In a folder without a run, each mode begins a new run. Leftovers without run.json are refused."""
     source = tmp_path / "list.txt"
     source.write_bytes(b"http://a.example/\n")
     with incremental.run_folder(tmp_path / "out", None, mode) as store:

@@ -12,7 +12,7 @@ from tasks.model import FetchOptions
 
 
 def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the workers share this process's environment and would refuse the run, it is refused at once."""
+    """If the workers share this process's environment and would refuse the run, the run is refused at once."""
     config = RunConfig(FetchOptions(insecure=True))
     with pytest.raises(UsageError, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
         preflight.check_insecure(config)

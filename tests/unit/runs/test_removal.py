@@ -1,4 +1,4 @@
-"""Overwriting removes the files of the run, all of them, and nothing else."""
+"""Overwriting removes all files of the run, and no other file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.runs import RUN_ID, make_run
 
 @pytest.fixture
 def store(tmp_path: Path) -> LocalStore:
-    """Return the folder of an interrupted run of four shards, of which two are complete, with some images."""
+    """Return the folder of an interrupted run of four shards. Two shards are complete. Some images are saved."""
     (tmp_path / "out").mkdir()
     store = LocalStore(tmp_path / "out")
     make_run(tmp_path / "list.txt", store, 11, 2, State.INTERRUPTED, PlanState.OPEN)
@@ -37,7 +37,7 @@ def files(store: LocalStore) -> set[str]:
 
 
 def test_removes_all_files_of_the_run(store: LocalStore) -> None:
-    """Images, with the files beside them, plan, manifests, stats and record are removed; other files stay."""
+    """The images, their sidecars, the plan, the manifests, the stats and the record are removed. Other files stay."""
     store.create("notes.txt", b"mine")
     store.create("lists/list.txt", b"mine")
     RunRemoval(RunFile.load(store), store).remove()
@@ -56,7 +56,7 @@ def test_removes_packed_files(store: LocalStore, kind: OutputFormat) -> None:
 
 @pytest.mark.parametrize("name", ["00000/notes.txt", "00001/000000.jpg", "00077.parquet", ".plan/mine", "00004/x"])
 def test_foreign_file_is_reported_first(store: LocalStore, name: str) -> None:
-    """A foreign file among those of the run would be mixed with those of a new run, so nothing is removed."""
+    """If a foreign file is among the run's files, nothing is removed. A new run would mix its files with that file."""
     store.create(name, b"mine")
     before = files(store)
     with pytest.raises(UsageError, match="can't be overwritten") as caught:
@@ -69,7 +69,10 @@ def test_foreign_file_is_reported_first(store: LocalStore, name: str) -> None:
 def test_interrupted_removal_can_only_be_repeated(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """A removal that dies half-way leaves a run that no command takes for a usable one, and is done by another one."""
+    """After a removal that dies half-way, every command refuses the run.
+
+    Another removal removes the remaining files.
+    """
     left = step
 
     def remove(name: str) -> None:

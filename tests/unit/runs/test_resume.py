@@ -1,4 +1,4 @@
-"""Resuming a packed run removes the files that a dead collect task has left, and no other files."""
+"""Resuming a packed run removes only the files that a dead collect task has left."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_removes_left_files_of_finished_shards(tmp_path: Path, output_format: Ou
 
 
 def test_files_stay(tmp_path: Path) -> None:
-    """In a run that keeps the files, nothing is removed."""
+    """If a run is not packed, nothing is removed."""
     store = LocalStore(tmp_path / "out")
     store.root.mkdir()
     make_run(tmp_path / "list.txt", store, 2 * SIZE, 2, State.INTERRUPTED, PlanState.COMPLETE)

@@ -47,7 +47,7 @@ def test_reports_a_changed_byte_of_a_manifest(store: LocalStore, shard: int, pla
 
 
 def test_retry_checks_the_plan_first(store: LocalStore) -> None:
-    """A damaged plan file of a shard to retry is reported before the record changes."""
+    """If a shard to retry has a damaged plan file, the file is reported before the record changes."""
     flip(store, plan.name(2))
     record = store.read("run.json")
     with pytest.raises(CommandError, match="is unusable"):
@@ -57,7 +57,7 @@ def test_retry_checks_the_plan_first(store: LocalStore) -> None:
 
 
 def test_retry_that_sends_nothing_changes_nothing(store: LocalStore) -> None:
-    """If a retry gets no fleet, the record is unchanged; if it is interrupted, it can be resumed."""
+    """If a retry gets no fleet, the record is unchanged. An interrupted retry can be resumed."""
     record = store.read("run.json")
     with pytest.raises(KeyError), Run.retry(store, ["timeout"]):
         raise KeyError
@@ -79,7 +79,7 @@ def test_missing_manifest(store: LocalStore) -> None:
 
 
 def test_refuses_to_retry_an_unfinished_run(store: LocalStore) -> None:
-    """Retrying an unfinished run is a usage error. The hint has the command to finish it, quoted for the shell."""
+    """Retrying an unfinished run is a usage error. The hint has the command to finish the run, quoted for the shell."""
     RunFile.load(store).save(store, state=State.INTERRUPTED)
     with pytest.raises(UsageError, match="is not complete") as caught:
         Run.retry(store, ["timeout"])

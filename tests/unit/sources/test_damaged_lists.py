@@ -1,4 +1,4 @@
-"""A list that is missing, unreadable or damaged is an error that names the place."""
+"""If a list is missing, unreadable or damaged, an error names the place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BODY = b"url,id\n" + b"".join(b"http://a.example/%d,%d\n" % (index, index * 791
 
 @pytest.mark.parametrize("compress", _COMPRESSORS.values(), ids=_COMPRESSORS)
 def test_truncated_data_names_the_place(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
-    """The rows before the end of truncated data are read. Then an error names the line."""
+    """The rows before the end of truncated data are read. After these rows, an error names the line."""
     path = tmp_path / "list.csv.gz"
     body = compress(_BODY)
     path.write_bytes(body[: len(body) * 3 // 4])
@@ -40,7 +40,7 @@ def test_truncated_data_names_the_place(tmp_path: Path, compress: Callable[[byte
 
 @pytest.mark.parametrize("compress", _COMPRESSORS.values(), ids=_COMPRESSORS)
 def test_damaged_data_is_an_error(tmp_path: Path, compress: Callable[[bytes], bytes]) -> None:
-    """Damaged compressed data is an error too, at the start or further on."""
+    """Compressed data that is damaged is an error too, wherever the damage is."""
     path = tmp_path / "list.csv"
     body = bytearray(compress(_BODY))
     middle = len(body) // 2
@@ -54,7 +54,7 @@ def test_damaged_data_is_an_error(tmp_path: Path, compress: Callable[[bytes], by
 
 
 def test_missing_list_is_an_error(tmp_path: Path) -> None:
-    """A missing file is an error of the command line."""
+    """A missing file is reported as an error of the command line."""
     with pytest.raises(UsageError, match="can't be read") as caught:
         list(url_list.read(str(tmp_path / "missing.csv"), SourceOptions()))
     assert caught.value.exit_code == 2

@@ -1,4 +1,4 @@
-"""Messy tables: each row that can't be read is refused with its line, and no other row is lost."""
+"""In a messy table, each unreadable row is refused with its line. No other row is lost."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_bad_rows_are_refused_with_their_lines(tmp_path: Path, body: bytes, expe
 
 
 def test_a_huge_field_is_refused(tmp_path: Path) -> None:
-    """A field of more than a MiB, within quotation marks or not, costs its row only."""
+    """A field of more than a MiB makes only its own row invalid, with or without quotation marks."""
     huge = b"x" * (1 << 20)
     body = b"url,caption\nhttp://a/1," + huge + b'\nhttp://a/2,"' + huge + b'"\nhttp://a/3,b\n'
     requests = read(tmp_path / "list.csv", body)
@@ -75,7 +75,7 @@ def test_quotation_marks_in_tsv_may_be_plain_text(tmp_path: Path) -> None:
 
 
 def test_columns_by_number(tmp_path: Path) -> None:
-    """Without a header, columns are given by number. The column with the URLs is found by itself."""
+    """Without a header, columns are given by number. The column with the URLs is found automatically."""
     for options in (
         SourceOptions(header=False, url_col="2", caption_col="1"),
         SourceOptions(header=False, caption_col="1"),
@@ -87,7 +87,7 @@ def test_columns_by_number(tmp_path: Path) -> None:
 
 
 def test_encodings(tmp_path: Path) -> None:
-    """Latin-1 is read if it is named, and UTF-16 without a byte order mark too."""
+    """Latin-1, and UTF-16 without a byte order mark, are read if the encoding is named."""
     for encoding in ("latin-1", "utf-16-le", "cp1252"):
         body = "url,caption\nhttp://a/,\u00e4\n".encode(encoding)
         (request,) = read(tmp_path / "list.csv", body, SourceOptions(caption_col="caption", encoding=encoding))
@@ -130,7 +130,7 @@ def test_unknown_column_is_an_error(tmp_path: Path, options: SourceOptions, opti
 
 @pytest.mark.parametrize("name", ["URL", "Image URL", "image_url", "img-url", "link", "src", "photo_url", "image_link"])
 def test_finds_the_column_with_the_urls(tmp_path: Path, name: str) -> None:
-    """A column with a usual name has the URLs, whatever its case."""
+    """The column with a usual name has the URLs. Upper and lower case make no difference."""
     requests = read(tmp_path / "list.csv", f"id,{name},page\n1,http://a/,2\n".encode())
     assert [request.url for request in requests] == ["http://a/"]
 
@@ -145,7 +145,7 @@ def test_header_alone_has_no_urls(tmp_path: Path) -> None:
 
 
 def test_explicit_format_wins_over_the_name(tmp_path: Path) -> None:
-    """`--input-format` reads a table whose name says nothing."""
+    """With `--input-format`, a table is read even if its name does not show its format."""
     body = b"url\tcaption\nhttp://a/1\tb, c\nhttp://a/2\td\n"
     requests = read(tmp_path / "list", body, SourceOptions(InputFormat.TSV))
     assert [request.url for request in requests] == ["http://a/1", "http://a/2"]

@@ -1,4 +1,4 @@
-"""A list may have several files: a folder of them, or those that match a pattern."""
+"""A list may have several files: all files of a folder, or the files that match a pattern."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _NUMBER = SourceOptions(columns=("n",))
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a folder with three files of four rows each, of which one can't be read, and other files."""
+    """Return a folder with three files of a list, and other files. Each file of the list has four rows.
+
+    One of these rows is unreadable.
+    """
     folder = tmp_path / "lists"
     folder.mkdir()
     for name in ("b.csv", "a.csv", "c.csv"):
@@ -32,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("pattern", ["", "*.csv", "[abc].csv", "../**/*.csv"])
 def test_files_are_read_in_order(folder: Path, pattern: str) -> None:
-    """Files are sorted by name, and their rows are numbered on. Messages name the file."""
+    """Files are sorted by name, and their rows are numbered consecutively. Messages name the file."""
     requests = list(url_list.read(str(folder / pattern), _NUMBER))
     good = [f"http://{name}.csv/{row}" for name in "abc" for row in range(3)]
     assert [request.url for request in requests if not request.refused] == good
@@ -66,14 +69,14 @@ def test_no_files(tmp_path: Path) -> None:
     ],
 )
 def test_other_files_are_refused_before_the_first_row(folder: Path, name: str, body: bytes, message: str) -> None:
-    """All files have one format and the selected columns. They are checked when the list is opened."""
+    """All files must have the same format and the selected columns. The files are checked when the list is opened."""
     (folder / name).write_bytes(body)
     with pytest.raises(UsageError, match=message):
         iter(url_list.read(str(folder), _NUMBER))
 
 
 def test_types_come_from_the_first_file(tmp_path: Path) -> None:
-    """A row of a later file is refused if its value has another type than in the first file."""
+    """A row of a later file is refused if its value does not have the column's type in the first file."""
     for name, value in (("a", 1), ("b", "text")):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"url": "http://a/", "n": value}))
     first, second = url_list.read(str(tmp_path), _NUMBER)
@@ -82,7 +85,7 @@ def test_types_come_from_the_first_file(tmp_path: Path) -> None:
 
 
 def test_fingerprint_covers_all_files(folder: Path) -> None:
-    """The fingerprint changes with any file, its name or their number."""
+    """The fingerprint changes if any file, a file's name or the number of files changes."""
     prints = [url_list.fingerprint(str(folder))]
     assert prints == [url_list.fingerprint(str(folder / "*.csv"))]
     (folder / "b.csv").write_text("url,n\n")

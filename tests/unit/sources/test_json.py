@@ -1,4 +1,4 @@
-"""JSON rows: their types come from the first rows, and each row that does not fit is refused with its place."""
+"""The first rows of a JSON list give the types. Each row that does not fit is refused with its place."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read(path: Path, body: bytes, options: SourceOptions | None = None) -> list[
 
 @pytest.mark.parametrize(("values", "kind", "stored"), _VALUES.values(), ids=_VALUES)
 def test_types_of_columns(tmp_path: Path, values: list[Any], kind: str, stored: list[Any]) -> None:
-    """A column has the type of all its first values, or is text with the values as JSON."""
+    """A column has the common type of its first values. Without a common type, it is text with the values as JSON."""
     path = tmp_path / "list.jsonl"
     path.write_text("".join(json.dumps({"url": "http://a/", "it": value}) + "\n" for value in values))
     requests = url_list.read(str(path), SourceOptions(columns=("it",)))
@@ -80,7 +80,7 @@ def test_bad_lines_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
 @pytest.mark.parametrize("name", ["list.json", "list.jsonl"])
 def test_deep_values(tmp_path: Path, name: str, start: str, end: str, depth: int) -> None:
-    """A deep value is text, or makes its row or list invalid. It never overflows the stack."""
+    """A deeply nested value becomes text, or makes its row or list invalid. A deep value never overflows the stack."""
     row = f'{{"url": "http://a/", "a": {start * depth}1{end * depth}}}\n'
     body = row if name.endswith("l") else f"[{row}]"
     try:
@@ -92,7 +92,7 @@ def test_deep_values(tmp_path: Path, name: str, start: str, end: str, depth: int
 
 
 def test_a_huge_line_is_refused(tmp_path: Path) -> None:
-    """A line of more than 16 MiB costs its row only."""
+    """A line of more than 16 MiB makes only its own row invalid."""
     requests = read(
         tmp_path / "list.jsonl", b'{"url": "http://a/"}\n{"a": "' + b"x" * (17 << 20) + b'"}\n"http://b/"\n'
     )
@@ -102,7 +102,7 @@ def test_a_huge_line_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["list.json", "list.jsonl", "list"])
 @pytest.mark.parametrize("body", [b'["http://a/",\n "http://b/"]', b'{"link": "http://a/"}\n{"link": "http://b/"}\n'])
 def test_array_and_lines_are_told_apart(tmp_path: Path, name: str, body: bytes) -> None:
-    """The content decides between an array and lines, unless --input-format says it."""
+    """Unless --input-format is given, the content shows whether a file is an array or lines."""
     assert [request.url for request in read(tmp_path / name, body)] == ["http://a/", "http://b/"]
     other = InputFormat.JSONL if body.startswith(b"[") else InputFormat.JSON
     with pytest.raises(UsageError, match="look"):

@@ -1,4 +1,4 @@
-"""Parquet files keep the types of their columns, and are read from any place."""
+"""The columns of a Parquet file keep their types. The file may be read from any place."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
 
 
 def test_compressed_file_and_standard_input(tmp_path: Path) -> None:
-    """A file that can't seek is read too, through a temporary file."""
+    """A source without seeking is read too, through a temporary file."""
     path = tmp_path / "list.parquet"
     write(path)
     compressed = tmp_path / "list.parquet.gz"
@@ -91,7 +91,7 @@ def test_truncated_file_is_an_error(tmp_path: Path, cut: int) -> None:
 
 
 def test_damaged_page_names_the_place(tmp_path: Path) -> None:
-    """A file that is damaged in the middle is an error after its good rows."""
+    """If a file is damaged in the middle, its good rows are read. Then an error is raised."""
     path = tmp_path / "list.parquet"
     urls = [f"http://a.example/{row * 7919 % 100003}" for row in range(30_000)]
     pq.write_table(pa.table({"url": urls}), path, row_group_size=10_000, compression="zstd")
@@ -107,7 +107,7 @@ def test_damaged_page_names_the_place(tmp_path: Path) -> None:
 
 
 def test_other_content_is_not_parquet(tmp_path: Path) -> None:
-    """The content is checked: Parquet named as text is told, and text named as Parquet too."""
+    """The content is checked. An error reports Parquet with the name of a text, and text with the name of Parquet."""
     path = tmp_path / "list.csv"
     write(path)
     with pytest.raises(UsageError, match="looks like a Parquet file") as caught:

@@ -34,7 +34,7 @@ _TABLE = b"url,text\n" + b"".join(f'{url},"a, b"\n'.encode() for url in _URLS)
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read a list of 90 KB in several blocks, and repeat a request at once."""
+    """Read a list of 90 KB in several blocks, and repeat a failed request at once."""
     monkeypatch.setattr(http_object, "_FIRST_BLOCK_BYTES", 20_000)
     monkeypatch.setattr(remote_file, "_BLOCK_BYTES", 20_000)
     monkeypatch.setattr("producer.sources.location.HEAD_BYTES", 10_000)
@@ -81,7 +81,10 @@ _LISTS = {
 @pytest.mark.parametrize("has_ranges", [True, False])
 @pytest.mark.parametrize("name", _LISTS)
 def test_reads_from_the_web(web: ListServer, name: str, has_ranges: bool) -> None:
-    """Each format is read, also from a server without ranges. The name's ending comes before a query."""
+    """Each format is read, also from a server without ranges.
+
+    The ending of the file name comes before the URL's query.
+    """
     web.files[f"/{name}"], web.has_ranges = _LISTS[name], has_ranges
     assert read(f"{web.url}/{name}?X-Amz-Signature=secret") == _URLS
     assert (len(web.requests) > 1) is has_ranges or len(_LISTS[name]) < 20_000
@@ -92,7 +95,7 @@ def test_reads_from_the_web(web: ListServer, name: str, has_ranges: bool) -> Non
 
 @pytest.mark.parametrize("name", _LISTS)
 def test_reads_from_an_object_store(bucket: ObjectServer, name: str) -> None:
-    """Each format is read from an object, whose name may have characters that a folder of a run may not have."""
+    """Each format is read from an object. The object's name may have characters that a run's folder can't have."""
     bucket.buckets["bucket"][f"my lists/a,b {name}"] = _LISTS[name]
     assert read(f"s3://bucket/my lists/a,b {name}") == _URLS
 
@@ -118,7 +121,7 @@ def test_continues_after_a_fault_of_an_object_store(bucket: ObjectServer) -> Non
 
 @pytest.mark.parametrize("has_ranges", [True, False])
 def test_says_how_far_it_read(web: ListServer, has_ranges: bool) -> None:
-    """If the connection stays broken, the error says how much was read, and hides the signature."""
+    """If the connection stays broken, the error says how much was read. It hides the URL's signature."""
     web.files["/list.txt"], web.has_ranges = _TEXT, has_ranges
     web.fault = lambda number: "cut" if number > 2 or not has_ranges else None
     with pytest.raises(CommandError, match="can't be read further") as caught:
@@ -131,7 +134,7 @@ def test_says_how_far_it_read(web: ListServer, has_ranges: bool) -> None:
 
 @pytest.mark.parametrize("versions", [("ETag",), ("Last-Modified",), ()])
 def test_notices_a_change_while_reading(web: ListServer, versions: tuple[str, ...]) -> None:
-    """A list that is replaced while it is read is never mixed with the new one."""
+    """If a list is replaced while it is read, its rows are never mixed with the new list's rows."""
     web.files["/list.txt"], web.versions = _TEXT, versions
 
     def replace_it(number: int) -> None:
@@ -144,7 +147,7 @@ def test_notices_a_change_while_reading(web: ListServer, versions: tuple[str, ..
 
 
 def test_notices_a_changed_object(bucket: ObjectServer) -> None:
-    """An object that is replaced while it is read is never mixed with the new one."""
+    """If an object is replaced while it is read, its rows are never mixed with the new object's rows."""
     bucket.buckets["bucket"]["list.txt"] = _TEXT
     requests = url_list.read("s3://bucket/list.txt")
     next(iter(requests))
@@ -162,7 +165,7 @@ def test_notices_a_changed_object(bucket: ObjectServer) -> None:
     ],
 )
 def test_refusals_of_a_web_server(web: ListServer, status: int, why: str) -> None:
-    """A list that can't be opened is reported with the server's answer, without a password."""
+    """If a list can't be opened, the error quotes the server's answer. It shows no password."""
     web.fault = lambda _: status
     with pytest.raises(UsageError, match="can't be read") as caught:
         read(web.url.replace("://", "://user:secret@") + "/list.txt")
@@ -190,14 +193,17 @@ def test_server_without_an_answer(web: ListServer) -> None:
     ],
 )
 def test_no_such_object(bucket: ObjectServer, url: str, why: str) -> None:
-    """A missing object, and a URL that names none, are reported as such."""
+    """A missing object, and a URL that names no object, are reported as such."""
     with pytest.raises(UsageError, match="can't be read") as caught:
         read(url)
     assert caught.value.why == why
 
 
 def test_reads_folders_and_patterns(bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder and a pattern of an object store have the objects that those of files have, in the order of names."""
+    """In an object store, folders and patterns select objects as they select files.
+
+    The objects are in the order of names.
+    """
     objects = bucket.buckets["bucket"]
     for number, name in enumerate(("b.txt", "a.txt", "x/c.txt", "x/y/d.txt", ".hidden", "_SUCCESS", "list.csv")):
         objects[f"lists/{name}"] = f"http://{number}.example/\n".encode()
@@ -239,14 +245,14 @@ def test_names_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_empty_lists(web: ListServer, bucket: ObjectServer) -> None:
-    """A list without bytes is read as an empty one."""
+    """A list without bytes is read as an empty list."""
     web.files["/list.txt"] = bucket.buckets["bucket"]["list.txt"] = b""
     for source in (f"{web.url}/list.txt", "s3://bucket/list.txt"):
         assert read(source) == []
 
 
 def test_fingerprints(web: ListServer, bucket: ObjectServer) -> None:
-    """The fingerprint changes with the list, and needs a version from the server."""
+    """The fingerprint changes with the list. The server must give a version, or there is no fingerprint."""
     for source, files, name in (
         (f"{web.url}/list.txt", web.files, "/list.txt"),
         ("s3://bucket/list.txt", bucket.buckets["bucket"], "list.txt"),
@@ -271,7 +277,10 @@ def plans(store: LocalStore) -> dict[str, bytes]:
 
 
 def test_resumes_and_repairs_a_plan(web: ListServer, tmp_path: Path) -> None:
-    """An unchanged remote list continues a plan and rebuilds its damaged files; a changed one does neither."""
+    """A plan is continued from an unchanged remote list, and its damaged files are rebuilt.
+
+    A changed list does neither.
+    """
     web.files["/list.txt"] = _TEXT
     source, store = f"{web.url}/list.txt?token=abc", LocalStore(tmp_path)
     record = RunFile("id", source, str(tmp_path), RunConfig(), url_list.fingerprint(source))
@@ -295,7 +304,7 @@ def test_resumes_and_repairs_a_plan(web: ListServer, tmp_path: Path) -> None:
 
 
 def test_run_shows_no_signature(web: ListServer, tmp_path: Path) -> None:
-    """A run records the URL of its list as given, so that it can be resumed, but never shows its signature."""
+    """A run records its list's URL as given, so that the run can be resumed. It never shows the URL's signature."""
     web.files["/list.txt"] = _TEXT
     source, store = f"{web.url}/list.txt?sig=abc", LocalStore(tmp_path)
     with Run.begin(url_list.read(source), source, store, RunConfig()) as run:

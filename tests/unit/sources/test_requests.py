@@ -30,7 +30,10 @@ _BASES = [
 
 @pytest.mark.parametrize(("base", "url", "expected"), _BASES)
 def test_base_url_completes_urls(tmp_path: Path, base: str, url: str, expected: str) -> None:
-    """A scheme completes a host, and the URL of a page completes a path. Whole URLs stay as they are."""
+    """A host is completed with a scheme, and a path is completed with the URL of a page.
+
+    Whole URLs stay as they are.
+    """
     path = tmp_path / "list.txt"
     path.write_text(f"{url}\n")
     (request,) = url_list.read(str(path), SourceOptions(base_url=base))
@@ -39,7 +42,7 @@ def test_base_url_completes_urls(tmp_path: Path, base: str, url: str, expected: 
 
 @pytest.mark.parametrize("kind", list(HashKind))
 def test_hashes(tmp_path: Path, kind: HashKind) -> None:
-    """A hash is checked for its length and digits. A missing hash is allowed."""
+    """The length and the digits of a hash are checked. A missing hash is allowed."""
     digits = hashlib.new(kind, b"").hexdigest()
     path = tmp_path / "list.csv"
     path.write_text(
@@ -108,7 +111,7 @@ def test_options_survive_json() -> None:
 
 
 def test_file_names(tmp_path: Path) -> None:
-    """A column names the files; a row without a name has the default name. Hashes can be given as well."""
+    """A column names the files. If a row has no name, it gets the default name. A list can give hashes as well."""
     path, digits = tmp_path / "list.csv", "0" * 32
     path.write_text(f"url,n,h\nhttp://a.example/,cats/tom.jpg,{digits}\nhttp://b.example/,,\nhttp://c.example/,7,\n")
     requests = list(url_list.read(str(path), SourceOptions(path_col="n", hash_col="h", verify_hash=HashKind.MD5)))

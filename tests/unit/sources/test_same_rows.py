@@ -68,7 +68,7 @@ def table(delimiter: str) -> str:
 
 
 def objects() -> list[dict[str, object]]:
-    """Return the rows as objects with a nested one, some of which are null."""
+    """Return the rows as objects. Each has a nested object, or null in its place."""
     return [
         {"number": number, "text": caption, "URL": url, "size": {"width": number, "tags": ["a"]} if caption else None}
         for url, caption, number in rows()
@@ -117,7 +117,10 @@ def test_each_format_gives_the_same_requests(tmp_path: Path, kind: str, compress
 
 @pytest.mark.parametrize("compression", _COMPRESSIONS)
 def test_text_gives_the_same_urls(tmp_path: Path, compression: str) -> None:
-    """A text gives the same URLs, compressed or not. The compression is recognized without its name too."""
+    """A text gives the same URLs, compressed or not.
+
+    The compression is recognized even if the file's name does not show it.
+    """
     path = tmp_path / "list.txt"
     path.write_bytes(_COMPRESSIONS[compression](body("text")))
     assert [request.url for request in url_list.read(str(path))] == [url for url, _, _ in rows()]
@@ -125,7 +128,7 @@ def test_text_gives_the_same_urls(tmp_path: Path, compression: str) -> None:
 
 @pytest.mark.parametrize("wrong", [".gz", ".xz", ""])
 def test_the_name_of_a_compression_may_be_wrong(tmp_path: Path, wrong: str) -> None:
-    """The content decides about the compression: a file may be named .gz without being compressed."""
+    """The content shows whether a file is compressed. A file named .gz may be uncompressed."""
     path = tmp_path / f"list.csv{wrong}"
     path.write_bytes(bz2.compress(b"url\nhttp://a.example/\n"))
     assert [request.url for request in url_list.read(str(path))] == ["http://a.example/"]
@@ -134,7 +137,10 @@ def test_the_name_of_a_compression_may_be_wrong(tmp_path: Path, wrong: str) -> N
 
 
 def test_other_columns_are_passed_through(tmp_path: Path) -> None:
-    """Columns keep their order: the caption, then the others as given. The schema has their types."""
+    """The caption is the first column. All other columns follow in the given order.
+
+    The schema has the types of the columns.
+    """
     path = tmp_path / "list.csv"
     path.write_bytes(body("csv"))
     requests = url_list.read(str(path), SourceOptions(InputFormat.CSV, "URL", "text", ("number", "text")))
@@ -148,7 +154,7 @@ def test_other_columns_are_passed_through(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", _NESTED)
 def test_nested_columns_keep_their_types(tmp_path: Path, kind: str) -> None:
-    """JSON and Parquet pass numbers, lists and objects through, whole or by a path."""
+    """JSON and Parquet keep numbers, lists and objects. A column may be a whole value, or a part selected by a path."""
     path = tmp_path / f"list.{kind}"
     path.write_bytes(body(kind))
     requests = url_list.read(str(path), SourceOptions(columns=("number", "size", "size.width")))

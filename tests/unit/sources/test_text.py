@@ -123,7 +123,7 @@ _OTHER_FORMATS = {
     ),
     "aria2 with mirrors": (b"http://a/1\thttp://b/1\n  out=one.jpg\n", "with tabs", "--input-format tsv"),
 }
-#: Each table gets nine more rows, because with one row it would be a list of a single bad row.
+#: Each table gets nine more rows, because a table of one row counts as a list with a bad row.
 _LISTS = {
     "commas of an image service": b"https://res.example/demo/image/upload/w_400,h_400,c_crop,g_face/w_200/lady.jpg",
     "commas after an extension": b"https://static.example/media/x.jpg/v1/fill/w_980,h_653,al_c,q_85/x.jpg",
@@ -165,7 +165,7 @@ def test_lines_become_requests(tmp_path: Path, body: bytes, urls: list[str]) -> 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0\ufeff"), max_size=20), max_size=20))
 def test_each_line_is_one_request(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
-    """Any line is one request or none, and does not affect the lines around it."""
+    """Any line is at most one request. It does not affect the lines around it."""
     every_line = [line for text in lines for line in ("http://a", text)]
     requests = read("\n".join(every_line).encode(), tmp_path_factory.getbasetemp())
     assert [request.index for request in requests] == list(range(len(requests)))
@@ -183,7 +183,7 @@ def test_refuses_a_binary_file(tmp_path: Path, body: bytes) -> None:
 
 @pytest.mark.parametrize(("body", "name", "todo"), _OTHER_FORMATS.values(), ids=_OTHER_FORMATS)
 def test_refuses_another_format(tmp_path: Path, body: bytes, name: str, todo: str) -> None:
-    """A list in another format is refused before its first request. The message says how to read it."""
+    """A list in another format is refused before its first request. The message says how to read the list."""
     with pytest.raises(UsageError, match=f"looks like .*{name}") as caught:
         read(body, tmp_path)
     assert todo in caught.value.hint
@@ -191,7 +191,7 @@ def test_refuses_another_format(tmp_path: Path, body: bytes, name: str, todo: st
 
 @pytest.mark.parametrize("row", _LISTS.values(), ids=_LISTS)
 def test_accepts_unusual_urls(tmp_path: Path, row: bytes) -> None:
-    """URLs may contain commas, spaces and other URLs; a list of them is not a table."""
+    """URLs may contain commas, spaces and other URLs. A list of URLs is still not a table."""
     requests = read((row + b"\n") * 10, tmp_path)
     assert [request.url for request in requests] == [row.decode().strip().removesuffix(",")] * 10
     assert len(list(url_list.require_urls(iter(requests), "list.txt"))) == 10
@@ -202,14 +202,14 @@ def test_accepts_unusual_urls(tmp_path: Path, row: bytes) -> None:
     [b"1\thttp://a.example/1.jpg", b'{"url": "http://a.example/1.jpg"}', b"url,caption", b"out=one.jpg", b"<html>"],
 )
 def test_one_bad_row_is_not_a_table(tmp_path: Path, row: bytes) -> None:
-    """A list with a row of another format in its middle is read, and the row gets its own Outcome."""
+    """A list is read even if a row in its middle has another format. That row gets its own Outcome."""
     requests = read(b"http://a.example/1.jpg\n" * 3 + row + b"\n" + b"http://a.example/2.jpg\n" * 3, tmp_path)
     assert requests[3].url == row.decode()
     assert len(requests) == 7
 
 
 def test_header_of_one_column_is_a_bad_row(tmp_path: Path) -> None:
-    """A column of URLs with a header is a list with a bad first row."""
+    """A single column of URLs under a header is a list with a bad first row."""
     assert [request.url for request in read(b"url\nhttp://a.example/1.jpg\n", tmp_path)] == [
         "url",
         "http://a.example/1.jpg",
@@ -271,7 +271,7 @@ def test_reads_nothing_before_the_first_request(tmp_path: Path) -> None:
 
 
 def test_reads_a_pipe_only_as_far_as_needed(tmp_path: Path) -> None:
-    """The first requests of a pipe are available while its writer still waits to write the rest."""
+    """The first requests of a pipe are available while the pipe's writer has not written the last rows."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     more = threading.Event()
@@ -378,7 +378,7 @@ def test_fingerprint_detects_a_change_at_either_end(tmp_path: Path, size: int) -
 
 
 def test_fingerprint_of_unrepeatable_sources(tmp_path: Path) -> None:
-    """Standard input, pipes, folders and missing files have no fingerprint, and a pipe is not waited for."""
+    """Standard input, pipes, folders and missing files have no fingerprint. No time is spent waiting for a pipe."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for source in ("-", str(pipe), str(tmp_path), str(tmp_path / "missing.txt"), "/dev/null"):

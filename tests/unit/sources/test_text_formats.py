@@ -1,4 +1,7 @@
-"""Lines of words and input files of aria2 are read if --input-format says so, and recognized otherwise."""
+"""With --input-format, lines of words and input files of aria2 are read.
+
+Without it, they are recognized and refused.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def read(path: Path, body: bytes, options: SourceOptions) -> list[ImageRequest]:
 
 
 def test_words(tmp_path: Path) -> None:
-    """The URL is found among the words. The words before it and the rest of the line are columns."""
+    """The URL is found among the words. The words before the URL, and the text after it, are columns."""
     options = SourceOptions(InputFormat.WORDS, caption_col="3", columns=("1",))
     requests = read(tmp_path / "imagenet.txt", _IMAGENET, options)
     assert [request.url for request in requests] == ["http://a/1", "http://a/2", ""]
@@ -48,7 +51,7 @@ def test_words_after_the_url(tmp_path: Path) -> None:
 
 
 def test_aria2(tmp_path: Path) -> None:
-    """A row is a line of URLs, of which the first is used. Its options are columns."""
+    """Each row is a line of URLs. The first URL is used. Its options are columns."""
     requests = read(tmp_path / "list.txt", _ARIA2, SourceOptions(InputFormat.ARIA2, columns=("out", "dir")))
     assert [request.url for request in requests] == ["http://a/1", "http://a/2", "http://a/3"]
     assert [request.columns["out"] for request in requests] == ["one.jpg", "two.jpg", None]
@@ -56,7 +59,7 @@ def test_aria2(tmp_path: Path) -> None:
 
 
 def test_aria2_names_the_files(tmp_path: Path) -> None:
-    """With `--path-col out`, images get the names that aria2 would give them. A row without one has no name."""
+    """With `--path-col out`, images get the names that aria2 would give them. A row without `out` has no name."""
     requests = read(tmp_path / "list.txt", _ARIA2, SourceOptions(InputFormat.ARIA2, path_col="out"))
     assert [request.path for request in requests] == ["one.jpg", "two.jpg", None]
 

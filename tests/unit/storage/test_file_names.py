@@ -1,4 +1,4 @@
-"""Names of image files stay in the output folder, can be written on every system, and don't hide the run's files."""
+"""Image files stay in the output folder. Every system can write their names. No name hides a file of the run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_invalid_name_is_refused(name: str, why: str) -> None:
 
 @given(st.text(st.sampled_from("aA.:/\\ ~\0-é\U0001f600n\u202e"), max_size=12) | st.text(max_size=12))
 def test_no_valid_name_leaves_the_folder(name: str) -> None:
-    """On no system does a valid name lead out of the folder."""
+    """A valid name does not lead out of the folder on any system."""
     try:
         check_name(name)
     except ValueError:

@@ -34,7 +34,7 @@ def test_same_folder(tmp_path: Path, out: Path) -> None:
 
 
 def test_probe_is_removed(out: Path) -> None:
-    """The producer's file is removed at the end; removing it twice is no error."""
+    """The producer's file is removed at the end. Removing the file twice is no error."""
     for _ in range(2):
         folder_probe.remove_probe(LocalStore(out), TOKEN)
     assert list(out.iterdir()) == []
@@ -52,7 +52,7 @@ def test_folder_outside_of_the_roots(tmp_path: Path, out: Path) -> None:
 
 
 def test_another_folder(tmp_path: Path, out: Path) -> None:
-    """A folder without the producer's file is a different one, and nothing is created there."""
+    """A folder without the producer's file is another folder. Nothing is created there."""
     other = tmp_path / "other"
     other.mkdir()
     assert folder_probe.probe_folder(str(other), TOKEN, [tmp_path]).error == "the producer's file does not exist"
@@ -77,7 +77,7 @@ def test_file_with_other_content_is_not_the_probe(out: Path) -> None:
 
 
 def test_unwritable_folder_is_reported(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same folder without write access is reported with the reason."""
+    """If the worker can't write to the same folder, the reply gives the reason."""
 
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")
@@ -90,7 +90,7 @@ def test_unwritable_folder_is_reported(out: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("token", ["", "../../etc/passwd", "a" * 31, "A" * 32, f"{TOKEN}\n", None, 3, "g" * 32])
 def test_invalid_token_is_refused(out: Path, token: Any) -> None:
-    """A token is 32 hexadecimal digits; for any other, no file is opened."""
+    """A token has 32 hexadecimal digits. No file is opened for any other token."""
     assert folder_probe.probe_folder(str(out), token, [out]) == ProbeResult(error="the producer's request is not valid")
 
 

@@ -38,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 
 def files(folder: Path, count: int) -> list[str]:
-    """Create this many files; return their paths."""
+    """Create this many files. Return the paths of the files."""
     for number in range(count):
         (folder / f"{number}").write_bytes(b"x")
     return [str(folder / f"{number}") for number in range(count)]
@@ -56,7 +56,7 @@ def mounts(path: Path, folder: Path, kind: str) -> Path:
 def test_file_system_type_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: dict[str, int], kind: str, together: bool
 ) -> None:
-    """A local disk is synced as a whole; on a network file system each file is synced."""
+    """A local disk is synced as a whole. On a network file system, each file is synced."""
     folder = tmp_path / "a folder"
     folder.mkdir()
     monkeypatch.setattr(fsync, "_MOUNT_INFO", mounts(tmp_path / "mounts", folder, kind))

@@ -27,7 +27,10 @@ def temporary_files(store: LocalStore) -> list[str]:
 
 
 def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """Simulate a file system without hard links: each fails with this error, or ENOENT if its folder is missing."""
+    """Simulate a file system without hard links.
+
+    Linking fails with this error, or with ENOENT if the folder is missing.
+    """
 
     def link(_: object, target: str, **__: object) -> None:
         if not Path(target).parent.exists():
@@ -39,14 +42,14 @@ def without_links(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 @pytest.fixture(params=["links", "EPERM", "ENOTSUP"])
 def any_store(request: pytest.FixtureRequest, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
-    """Return a LocalStore on a file system with hard links, and on others without."""
+    """Return a LocalStore on a file system with hard links, and then on file systems without hard links."""
     if request.param != "links":
         without_links(monkeypatch, getattr(errno, request.param))
     return store
 
 
 def test_creates_a_whole_file(any_store: LocalStore) -> None:
-    """Saved bytes are under their name, in a newly created folder, and no temporary file remains."""
+    """The saved bytes are under their name in a newly created folder. No temporary file remains."""
     assert any_store.create("00000/a.jpg", b"body")
     assert any_store.exists("00000/a.jpg")
     assert any_store.read("00000/a.jpg") == b"body"
@@ -54,7 +57,7 @@ def test_creates_a_whole_file(any_store: LocalStore) -> None:
 
 
 def test_does_not_replace_an_existing_file(any_store: LocalStore) -> None:
-    """The second writer of a name changes nothing, and learns that from the result."""
+    """The second writer of a name changes nothing. The result says that the file existed."""
     assert any_store.create("00000/a.jpg", b"first")
     assert not any_store.create("00000/a.jpg", b"second")
     assert any_store.read("00000/a.jpg") == b"first"
@@ -62,7 +65,7 @@ def test_does_not_replace_an_existing_file(any_store: LocalStore) -> None:
 
 
 def test_first_of_many_writers_wins(any_store: LocalStore) -> None:
-    """Of many writers of one name exactly one wins, and the file has all of its bytes."""
+    """If many writers use one name, exactly one writer wins. The file has all of the winner's bytes."""
     barrier = threading.Barrier(_WRITERS)
 
     def write(number: int) -> bool:
@@ -77,7 +80,7 @@ def test_first_of_many_writers_wins(any_store: LocalStore) -> None:
 
 
 def test_links_an_existing_file(store: LocalStore) -> None:
-    """An existing file elsewhere on the disk gets a second name: nothing is written, and it stays unchanged."""
+    """An existing file elsewhere on the disk gets a second name. No bytes are written, and the file stays unchanged."""
     (store.root / "old").write_bytes(b"body")
     assert store.create_linked("00000/a.jpg", b"body", store, "old")
     assert store.path("00000/a.jpg").samefile(store.path("old"))
@@ -86,7 +89,7 @@ def test_links_an_existing_file(store: LocalStore) -> None:
 
 
 def test_copies_a_file_without_hard_links(any_store: LocalStore) -> None:
-    """Without hard links, the bytes are written again; the existing file stays."""
+    """Without hard links, the bytes are written again. The existing file stays."""
     (any_store.root / "old").write_bytes(b"body")
     assert any_store.create_linked("00000/a.jpg", b"body", any_store, "old")
     assert not any_store.create_linked("00000/a.jpg", b"body", any_store, "old")
@@ -120,7 +123,7 @@ def test_takes_over_the_claim_of_a_dead_writer(store: LocalStore, monkeypatch: p
 
 
 def test_waits_for_the_claim_of_a_live_writer(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without links, the second writer waits until the first has given its file its name."""
+    """Without links, the second writer waits until the first writer has given the file its name."""
     without_links(monkeypatch, errno.EPERM)
     store.path("00000").mkdir()
     store.path("00000/.a.jpg.claim").touch()
@@ -237,7 +240,10 @@ def test_syncs_a_durable_file_before_naming_it(store: LocalStore, monkeypatch: p
 
 
 def test_syncs_files_and_their_folder(store: LocalStore) -> None:
-    """A shard's files can be synced. A missing file is an error; a missing folder without files is not."""
+    """A shard's files can be synced. A missing file is an error.
+
+    A missing folder is no error if it should have no files.
+    """
     store.create("00000/a.jpg", b"body")
     store.sync("00000", ["00000/a.jpg"])
     store.sync("00001", [])
@@ -257,7 +263,7 @@ def test_lists_and_removes_files(store: LocalStore) -> None:
 
 @pytest.mark.parametrize("root", ["{base}", "{base}/run", "{base}/a/../run", "{base}/inside/run"])
 def test_allows_a_store_below_a_root(tmp_path: Path, root: str) -> None:
-    """A root, folders below it, and links that stay below it are allowed."""
+    """A root, the folders below the root, and links that stay below the root are allowed."""
     base = tmp_path / "base"
     (base / "real").mkdir(parents=True)
     (base / "inside").symlink_to(base / "real")
@@ -310,7 +316,7 @@ def test_replaces_from_chunks(store: LocalStore) -> None:
 
 
 def test_error_of_chunks_keeps_the_file(store: LocalStore) -> None:
-    """If the chunks end with an error, the existing file stays, and the error reaches the caller."""
+    """If producing the chunks fails, the existing file stays. The error reaches the caller."""
 
     def broken() -> Iterator[bytes]:
         yield b"new"
@@ -323,7 +329,7 @@ def test_error_of_chunks_keeps_the_file(store: LocalStore) -> None:
 
 
 def test_removes_only_empty_folders(store: LocalStore) -> None:
-    """A folder is removed when its last file is; a missing folder is no error."""
+    """A folder is removed together with its last file. A missing folder is no error."""
     store.create("00000/a.jpg", b"")
     store.remove_folder("00000")
     assert store.exists("00000/a.jpg")

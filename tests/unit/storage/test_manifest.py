@@ -1,4 +1,4 @@
-"""A manifest has the documented columns in the documented order, and stats in img2dataset's format."""
+"""A manifest has the documented columns in the documented order. Its stats have img2dataset's format."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _FAILED = Outcome(
 
 
 def table(*columns: str) -> pa.Table:
-    """Return the manifest of a saved and a failed image from a URL list with these other columns."""
+    """Return a manifest with a saved image and a failed image. The URL list has these additional columns."""
     rows = [ImageRequest(index, f"http://a.example/{index}", dict.fromkeys(columns, "its own")) for index in (0, 1)]
     outcomes = [success(0, width=4, height=3, sha256="f00", fetch_seconds=1.0), _FAILED]
     return manifest.decode(manifest.encode(plan.decode(plan.encode(rows, _MARK)), outcomes, _MARK))
@@ -90,7 +90,7 @@ def test_reads_a_manifest_of_an_earlier_version() -> None:
 
 
 def test_renames_a_source_column_named_like_ours() -> None:
-    """If the URL list has a column with one of our names, ours keeps the name and the other gets a prefix."""
+    """If a column of the URL list has one of our names, our column keeps the name. The list's column gets a prefix."""
     both = table("width", "caption", "key")
     assert both.column_names == ["url", "source_width", "caption", "source_key", *_COLUMNS]
     assert both["source_width"].to_pylist() == ["its own", "its own"]
@@ -98,7 +98,10 @@ def test_renames_a_source_column_named_like_ours() -> None:
 
 
 def test_previous_run_columns_stay_in_the_plan() -> None:
-    """A URL's data from a previous run is not part of the manifest; a source column with the same name is."""
+    """A URL's data from a previous run is not in the manifest.
+
+    A source column with the same name is in the manifest.
+    """
     former = PreviousImage("00000/00000000.png", 4, 3, "png", 5, "f00", etag='"e"')
     rows = [ImageRequest(0, "a", {"imagefleet.previous": "its own"}, former)]
     both = manifest.decode(manifest.encode(plan.decode(plan.encode(rows, _MARK)), [success(0)], _MARK))
@@ -107,13 +110,13 @@ def test_previous_run_columns_stay_in_the_plan() -> None:
 
 
 def test_names_stay_distinct() -> None:
-    """If a URL list has a column with one of our names and another with the prefixed name, both columns are kept."""
+    """Both columns are kept if one column of the URL list has one of our names, and another has the prefixed name."""
     names = table("source_width", "width").column_names
     assert len(names) == len(set(names))
 
 
 def test_reads_only_the_requested_columns() -> None:
-    """A reader that asks for some columns reads only those."""
+    """If some columns are requested, only these columns are read."""
     body = manifest.encode(plan.decode(plan.encode([ImageRequest(0, "a")], _MARK)), [success(0)], _MARK)
     assert manifest.decode(body, ["status", "bytes"]).to_pydict() == {"status": ["success"], "bytes": [3]}
 
@@ -132,7 +135,10 @@ def test_refuses_a_column_name_with_a_changed_byte() -> None:
 
 
 def test_reading_starts_no_threads(tmp_path: Path) -> None:
-    """Reading starts no Arrow threads, because these may abort a producer at exit, after it has printed its report."""
+    """Reading starts no Arrow threads.
+
+    At exit, such a thread may abort a producer that has already printed its report.
+    """
     planned = plan.encode([ImageRequest(index, "http://a.example/") for index in (0, 1)], _MARK)
     (tmp_path / "plan").write_bytes(planned)
     (tmp_path / "manifest").write_bytes(manifest.encode(plan.decode(planned), [success(0), _FAILED], _MARK))

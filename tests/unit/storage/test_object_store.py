@@ -1,4 +1,4 @@
-"""An object store with faults: its errors are explained without secrets, and no write is lost or done twice."""
+"""The errors of a faulty object store are explained without secrets. No write is lost or done twice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TOKEN = "0123456789abcdef" * 2
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
-    """Run an S3 server that this process's environment names, with clients that wait little between attempts."""
+    """Run an S3 server. This process's environment names the server. Clients wait only briefly between attempts."""
     required_module("obstore")
     monkeypatch.setattr(object_store, "_FIRST_BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(object_store, "_MAX_BACKOFF_SECONDS", 0.002)
@@ -54,7 +54,7 @@ def store(server: ObjectServer) -> ObjectStore:
     ],
 )
 def test_explains_errors(server: ObjectServer, store: ObjectStore, status: int, why: str) -> None:
-    """The message has the cause in plain words, and neither the response nor the id of the credentials."""
+    """The message gives the cause in plain words. It has no response of the server, and no id of the credentials."""
     server.fault = lambda *_: status
     for action in (lambda: store.create("a", b"1"), lambda: store.replace("a", b"1"), lambda: store.list_files("a")):
         with pytest.raises(StorageError, match=why) as caught:
@@ -71,7 +71,7 @@ def test_explains_a_missing_bucket(server: ObjectServer) -> None:
 
 
 def test_explains_a_missing_server(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that can't be reached is reported as such, after some attempts."""
+    """A server is reported as unreachable after some attempts."""
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
@@ -89,7 +89,7 @@ def test_waits_for_an_overloaded_store(server: ObjectServer, store: ObjectStore)
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_lost_response_to_a_write(server: ObjectServer, store: ObjectStore, times: int) -> None:
-    """If the response to a write is lost, the client repeats the write, and the own bytes count as created."""
+    """If the response to a write is lost, the client repeats the write. It recognises its own bytes as created."""
     answers = iter(["lost"] * times)
     server.fault = lambda method, _: next(answers, None) if method == "PUT" else None
     assert store.create_durably("a", b"1")
@@ -97,7 +97,7 @@ def test_lost_response_to_a_write(server: ObjectServer, store: ObjectStore, time
 
 
 def test_lost_response_does_not_hide_the_first_writer(server: ObjectServer, store: ObjectStore) -> None:
-    """If another writer was first, its bytes stay, also if the response to this writer's request is lost."""
+    """If another writer was first, that writer's bytes stay, even if the response to this writer's request is lost."""
     server.buckets["bucket"]["run/a"] = b"first"
     answers = iter(["lost"])
     server.fault = lambda method, _: next(answers, None) if method == "PUT" else None
@@ -130,7 +130,7 @@ def test_replaces_a_version_once(store: ObjectStore) -> None:
 
 
 def test_worker_opens_only_allowed_prefixes(server: ObjectServer, tmp_path: Path) -> None:
-    """A worker opens a URL only below a root that is a URL, whatever a message says."""
+    """Whatever a message says, a worker opens a URL only if the URL is below one of its root URLs."""
     roots: list[Path | StoreUrl] = [tmp_path, StoreUrl.parse("s3://bucket/runs")]
     assert open_allowed("s3://bucket/runs/one", roots).location == "s3://bucket/runs/one"
     for text in ("s3://bucket/run", "s3://bucket/runs/../x", "s3://bucket/runs-2", "gs://bucket/runs/one", "s3://"):
@@ -164,7 +164,7 @@ def test_missing_client(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_previous_image_in_an_unreachable_store(server: ObjectServer, store: ObjectStore) -> None:
-    """If the store of a previous run fails, its image is not reused, and no error ends the download."""
+    """If a previous run's store fails, the run's image is not reused. The download continues without an error."""
     image = PreviousImage("00000/00000000.png", 2, 2, "png", 4, "0" * 64, etag='"e"')
     store.create(image.path, b"body")
     assert PreviousFile(image, store).validators() is not None

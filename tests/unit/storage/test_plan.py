@@ -33,7 +33,7 @@ def test_requests_come_back(first: int, urls: list[str]) -> None:
 
 
 def test_columns_and_types() -> None:
-    """The plan's columns are index, url, and then the source's own with their types; a missing value is null."""
+    """The plan's columns are index, url, and the source's columns with their types. A missing value is null."""
     rows = [ImageRequest(0, "a", {"caption": "x", "width": 3}), ImageRequest(1, "b", {"caption": None})]
     table = plan.decode(plan.encode(rows, _MARK))
     assert table.schema.names == ["index", "url", "caption", "width"]
@@ -42,7 +42,7 @@ def test_columns_and_types() -> None:
 
 
 def test_other_columns_stay_in_the_plan() -> None:
-    """A decoded request has only its index and URL: the other columns are never sent."""
+    """A decoded request has only its index and URL, because the other columns are never sent."""
     table = plan.decode(plan.encode([ImageRequest(5, "a", {"caption": "x"})], _MARK))
     assert plan.requests(table) == [ImageRequest(5, "a")]
 
@@ -60,7 +60,7 @@ def test_previous_run_data_comes_back() -> None:
 
 
 def test_facts_of_a_request_come_back() -> None:
-    """A request's refusal, file name and expected hash come back; the file has no column without values."""
+    """A request's refusal, file name and expected hash come back. The file has no column without values."""
     refused = Refusal(Reason.DUPLICATE, "the URL of 00000000")
     requests = [
         ImageRequest(0, "a", path="cats/1", expected_hash="md5:900150983cd24fb0d6963f7d28e17f72"),
@@ -72,7 +72,7 @@ def test_facts_of_a_request_come_back() -> None:
 
 
 def test_renames_source_columns_named_like_the_plans() -> None:
-    """The plan's own columns keep their names; source columns with the same names are renamed."""
+    """The plan's own columns keep their names. Source columns that have the same names are renamed."""
     own = {"index": "x", "imagefleet.previous": "y", "source_index": "z"}
     table = plan.decode(plan.encode([ImageRequest(7, "a", own, _FORMER), ImageRequest(8, "b", own)], _MARK))
     assert plan.requests(table) == [ImageRequest(7, "a", previous=_FORMER), ImageRequest(8, "b")]
@@ -100,6 +100,6 @@ _BROKEN = {
 
 @pytest.mark.parametrize("body", _BROKEN.values(), ids=_BROKEN)
 def test_refuses_an_invalid_plan(body: bytes) -> None:
-    """A broken file, an empty file and another table are refused as a plan."""
+    """A broken file, an empty file, and a table that is no plan are refused."""
     with pytest.raises(CorruptPlanError, match="not a "):
         plan.decode(body)

@@ -36,7 +36,7 @@ def test_table_survives_a_round_trip(run_id: str, shard: int, revision: int) -> 
 
 
 def test_reads_only_the_requested_columns() -> None:
-    """A reader of some columns gets only those, in the requested order."""
+    """If some columns are requested, only these columns are returned, in the requested order."""
     assert shard_parquet.decode(_WHOLE, ["bytes", "key"], _MARK).to_pydict() == {"bytes": [1, None], "key": ["a", "b"]}
 
 
@@ -75,7 +75,7 @@ _NOBODYS = {
 
 @pytest.mark.parametrize("metadata", _NOBODYS.values(), ids=_NOBODYS)
 def test_refuses_a_file_without_a_mark(metadata: dict[bytes, bytes] | None) -> None:
-    """A Parquet file that names no run and shard is refused, and has no revision."""
+    """A Parquet file that names no run and no shard is refused. It has no revision."""
     body = parquet(metadata)
     with pytest.raises(CorruptShardFileError, match="it belongs to no run, not to shard 3"):
         shard_parquet.decode(body, expected=_MARK)

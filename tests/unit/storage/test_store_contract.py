@@ -58,14 +58,14 @@ def test_missing_files(any_store: Store) -> None:
 
 @pytest.mark.parametrize("method", ["create", "create_durably"])
 def test_first_writer_wins(any_store: Store, method: str) -> None:
-    """A second writer of a name changes nothing, and learns that from the result."""
+    """A second writer of a name changes nothing. The result says that the file existed."""
     assert getattr(any_store, method)("00000/a", b"first")
     assert not getattr(any_store, method)("00000/a", b"second")
     assert any_store.read("00000/a") == b"first"
 
 
 def test_first_of_many_writers_wins(any_store: Store) -> None:
-    """Of many writers of one name exactly one wins, and the file has all of its bytes."""
+    """If many writers use one name, exactly one writer wins. The file has all of the winner's bytes."""
     barrier = threading.Barrier(_WRITERS)
 
     def write(number: int) -> bool:
@@ -108,7 +108,7 @@ def test_replaces_from_chunks(any_store: Store) -> None:
 
 
 def test_creates_from_an_existing_file(any_store: Store) -> None:
-    """A file with the bytes of another one is created as exclusively as any other."""
+    """Copying a file to an existing name changes nothing, as with any other write."""
     any_store.create("old", b"body")
     assert any_store.create_linked("00000/a.jpg", b"body", any_store, "old")
     assert not any_store.create_linked("00000/a.jpg", b"body", any_store, "old")
@@ -116,7 +116,7 @@ def test_creates_from_an_existing_file(any_store: Store) -> None:
 
 
 def test_lists(any_store: Store) -> None:
-    """Listings have the names directly in a folder, also those with unusual characters."""
+    """A listing has the names directly in a folder, even names with unusual characters."""
     names = ["00000/a b.jpg", "00000/x&<y>%2e#?ü.jpg", "00000/deep/c.jpg", "00001/d.jpg", "run.json"]
     for name in names:
         any_store.create(name, b"1")
