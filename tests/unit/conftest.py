@@ -43,7 +43,7 @@ def response(body: bytes = b"body", status: str = "200 OK", *fields: str, length
     return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
 
 
-#: The answer of a `Canned` server to a request. Each piece is sent in a separate call.
+#: The answer of a `Canned` server to a request. Each piece of the answer is sent in a separate call.
 Answer = Callable[[bytes], Iterable[bytes]]
 
 
@@ -147,7 +147,10 @@ def demo_sessions(allowed: list[str]) -> Sessions:
 
 @pytest.fixture
 def downloader(demo_sessions: Sessions, waits: list[float]) -> Downloader:
-    """Return a downloader that may connect only to the demo server. It records its waits instead of sleeping."""
+    """Return a downloader that may connect only to the demo server.
+
+    The downloader records its waits instead of sleeping.
+    """
     return Downloader(demo_sessions, sleep=waits.append)
 
 

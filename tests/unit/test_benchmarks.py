@@ -92,7 +92,7 @@ def test_result_with_its_own_goals() -> None:
 
 
 def test_page_of_a_workload() -> None:
-    """The page names the versions and the chosen fleet size. It says which figures were not counted."""
+    """The page names the versions and the chosen fleet size. The page says which figures were not counted."""
     kept = {HTTP_SMALL.name: result([1.0], [2.0])}
     page = report.page(kept)
     assert f"{BASE} 1.2.3 (2 x 32)" in page
@@ -181,7 +181,7 @@ def test_failed_command_is_an_error() -> None:
 
 
 class Server:
-    """Stand in for a Redis server's process. It has only the part that a message counter uses."""
+    """Stand in for a Redis server's process. The stand-in has only the part that a message counter uses."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

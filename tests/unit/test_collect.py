@@ -1,4 +1,4 @@
-"""A manifest is written once, as the last file. Its plan's requests must have exactly one Outcome each."""
+"""A manifest is written once, as the last file. A manifest needs exactly one Outcome for each request of its plan."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_stats_of_a_failed_revision_are_removed(
 ) -> None:
     """If a later revision can't replace the manifest, the new stats are removed.
 
-    They would not match the old manifest.
+    The new stats would not match the old manifest.
     """
     collect(_SHARD, outcomes, _RUN, planned)
     before = planned.read("00002.parquet")

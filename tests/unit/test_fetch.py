@@ -319,7 +319,7 @@ def test_second_delivery_of_the_same_resized_image(demo: DemoServer, downloader:
 def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
     """The second delivery's Outcome describes the saved file.
 
-    It lacks the original's size, because that size is unknown by then.
+    The Outcome lacks the original's size, because that size is unknown by then.
     """
     first = fetch(FetchRequest(f"{demo.url}/images/3.png?width=200&height=100", 0), _RESIZING, store, downloader)
     second = fetch(FetchRequest(f"{demo.url}/images/4.png?width=300&height=100", 0), _RESIZING, store, downloader)
@@ -330,7 +330,7 @@ def test_second_delivery_of_another_resized_image(demo: DemoServer, downloader: 
 
 @pytest.fixture
 def finished(store: LocalStore) -> LocalStore:
-    """Return a store with a finished shard. Its first image is saved, and its second image has failed."""
+    """Return a store with a finished shard. The shard's first image is saved, and its second image has failed."""
     store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a"), ImageRequest(1, "b")], ShardRef("", 0)))
     store.create("00000/000000.png", image())
     named = Outcome("000000", Status.SUCCESS, path="00000/000000.png")
@@ -440,7 +440,10 @@ def conditional(body: bytes, *fields: str) -> Callable[[bytes], list[bytes]]:
 def test_unchanged_image_is_reused(
     old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions], run: RunOptions
 ) -> None:
-    """An unchanged image costs only a 304. Its file gets a second name, and its Outcome equals a download's Outcome."""
+    """An unchanged image costs only a 304.
+
+    The image's file gets a second name, and its Outcome equals a download's Outcome.
+    """
     with Canned(conditional(draw_image(3, 80, 60, "png"))) as server:
         downloader = Downloader(sessions_to(server.address))
         previous = saved_before(server.url, downloader, old, run)

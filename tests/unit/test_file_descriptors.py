@@ -142,7 +142,7 @@ def test_slots_leave_room_for_everything_else() -> None:
 def test_closed_idle_connection_is_replaced(sessions_to: Callable[..., Sessions]) -> None:
     """If a thread's idle connection was closed to make room, the thread opens a new connection.
 
-    This costs no attempt.
+    Opening the new connection costs no attempt.
     """
     with Canned(always(response())) as server:
         sessions = sessions_to("127.0.0.1")
@@ -228,7 +228,10 @@ def test_all_images_are_saved_with_few_descriptors(tmp_path: Path, kept_alive: i
 
 @pytest.fixture
 def kept_alive() -> Iterator[int]:
-    """Run a server that keeps every connection open, and return its port. It listens on all loopback addresses."""
+    """Run a server that keeps every connection open, and return its port.
+
+    The server listens on all loopback addresses.
+    """
     with Canned(always(response()), host="0.0.0.0") as server:  # all of 127.0.0.0/8
         yield server.port
 

@@ -40,7 +40,7 @@ import tasks
 from tasks.download.connection import GuardedConnection, Response
 from tasks.download.sockets import PlainSocket
 
-#: The parts that we override or call, and their callers. Each has the first digits of its source's SHA-256.
+#: The parts that we override or call, and their callers. Each part has the first digits of its source's SHA-256.
 _SOURCES = {
     # requests calls the methods that our adapter overrides, and our pool's `urlopen`.
     "adapters.HTTPAdapter.__init__": "fd3e5e9d250e",
@@ -105,7 +105,7 @@ _MODULES = {
     "ssl_": ssl_,
     "response": response,
 }
-#: The private names that our code calls, sets or overrides. Each has the part or the test that covers it.
+#: The private names that our code calls, sets or overrides. Each name has the part or the test that covers it.
 _PRIVATE = {
     "_new_conn": "urllib3_connection.HTTPConnection.connect",
     "_get_conn": "connectionpool.HTTPConnectionPool._get_conn",
@@ -136,7 +136,7 @@ def test_source_is_unchanged(name: str, digest: str) -> None:
 
 @pytest.mark.parametrize("library", ["requests", "urllib3"])
 def test_next_minor_version_is_not_installed(library: str) -> None:
-    """The bounds in pyproject.toml allow the version with these digests. They allow no later minor version."""
+    """The bounds in pyproject.toml allow the version with these digests. The bounds allow no later minor version."""
     text = (Path(tasks.__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
     bounds = [Requirement(item) for item in tomllib.loads(text)["project"]["dependencies"]]
     allowed = next(item.specifier for item in bounds if item.name == library)
@@ -232,7 +232,7 @@ def _socket(sent: bytes) -> PlainSocket:
 
 
 def _response(sent: bytes) -> _CountingResponse:
-    """Return a response with these bytes. Its headers have been read."""
+    """Return a response with these bytes. The response's headers have been read."""
     with closing(_socket(sent)) as connection:
         found = _CountingResponse(connection, method="GET")
     found.begin()

@@ -33,8 +33,8 @@ def test_only_needed_packages_are_imported(module: str, needed: set[str]) -> Non
     assert set(loaded) & _HEAVY <= needed
 
 
-#: A program that imports all modules and prints the changes. It prints old and new values by name, and the calls of
-#: ``mallopt``.
+#: A program that imports all modules and prints the changes. The program prints old and new values by name, and the
+#: calls of ``mallopt``.
 _IMPORT_ALL = """
 import ctypes, gc, importlib, json, logging, pkgutil, warnings
 from PIL import Image, PngImagePlugin

@@ -38,7 +38,7 @@ _LATER = RetryLater("HTTP 429", 61.5, PriorAttempts(2, 0.75))
 def test_task_is_resent_with_its_attempts_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Resending keeps the arguments and redacted texts, and adds attempts and time.
 
-    It waits for an unreachable Redis.
+    Resending waits for an unreachable Redis.
     """
     monkeypatch.setattr("tasks.broker.redis_retry.time.sleep", lambda _: None)
     task: Any = Sending(2, revision=1, recover=True, attempts=1, seconds=0.5)

@@ -62,7 +62,7 @@ def test_key_matches_img2dataset(shard: int, shard_size: int) -> None:
     [(0, 1000, "00000000"), (3_007, 1000, "00003007"), (123_456_999, 1000, "123456999"), (2, 1, "000020")],
 )
 def test_keys_of_known_images(index: int, shard_size: int, key: str) -> None:
-    """Keys usually have eight digits. They are longer only if the shard number needs more than five digits."""
+    """Keys usually have eight digits. Keys are longer only if the shard number needs more than five digits."""
     assert image_key(index, shard_size) == key
 
 
@@ -80,7 +80,7 @@ def test_shard_name_grows() -> None:
 
 @given(_outcomes)
 def test_outcome_survives_json(outcome: Outcome) -> None:
-    """An Outcome that is sent through Redis as JSON comes back equal. Its enums do not become strings."""
+    """An Outcome that is sent through Redis as JSON comes back equal. The Outcome's enums do not become strings."""
     back = Outcome.from_json(json.loads(json.dumps(outcome.to_json())))
     assert back == outcome
     assert isinstance(back.status, Status)

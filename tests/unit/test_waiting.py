@@ -12,6 +12,6 @@ def test_returns_the_first_true_result() -> None:
 
 
 def test_returns_the_last_result_after_the_time() -> None:
-    """With no time left, the function is called once. Its false result is returned."""
+    """With no time left, the function is called once. The function's false result is returned."""
     results = iter(["", "ready"])
     assert wait_until(lambda: next(results), 0.0, 60.0) == ""

@@ -88,7 +88,7 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 
 
 def test_dead_host_fails_if_others_are_reachable(fleet: Fleet) -> None:
-    """The network works if a host that responded before accepts a connection. The proof is valid only briefly."""
+    """The network works if a host that responded before accepts a connection. A response proves this only briefly."""
     fleet.succeeds(url="http://good:81/1.jpg")
     assert [fleet.fails(DnsError("no such name"), f"http://dead{number}/") for number in range(4)] == [None] * 4
     assert fleet.probed == ["good:81"]

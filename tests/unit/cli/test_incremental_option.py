@@ -1,4 +1,4 @@
-"""`--incremental extend` compares only the options on the command line. It refuses before anything starts."""
+"""`--incremental extend` compares only the options on the command line. The command refuses before anything starts."""
 
 from __future__ import annotations
 

@@ -264,7 +264,7 @@ def test_invalid_worker_setting_is_refused_before_the_fleet_starts(
 def test_worker_settings_are_not_checked_with_a_broker(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With `--broker`, workers have their own environments. Therefore the command's environment is not checked."""
+    """With `--broker`, workers have their own environments. The command's own environment is not checked."""
     monkeypatch.setenv("IMAGEFLEET_PROXY", "me:word")
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     _, _, errors = main("run", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"), "--broker", _DEAD)
@@ -361,7 +361,10 @@ def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.REMOVING])
 def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, state: State) -> None:
-    """If a resumed run gets no fleet, its record keeps the state. Only the state "running" becomes "failed"."""
+    """If a resumed run gets no fleet, its record keeps the state.
+
+    Only a record in the state "running" becomes "failed".
+    """
     store = LocalStore(tmp_path)
     record = RunFile("id", "-", str(tmp_path), RunConfig(), plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1)
     record.create(store)
@@ -396,7 +399,7 @@ def test_cancel_asks_the_runs_broker(main: Main, tmp_path: Path, broker: str, st
 def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """`cancel` does not ask the configured broker about a run with a local fleet.
 
-    That run left nothing in the broker.
+    A run with a local fleet leaves nothing in the configured broker.
     """
     monkeypatch.setenv("IMAGEFLEET_BROKER_URL", _DEAD)
     store = LocalStore(tmp_path)

@@ -89,7 +89,7 @@ def test_any_outcome_is_read(outcome: Outcome) -> None:
 
 @pytest.mark.parametrize("result", _OTHERS)
 def test_other_results_are_unchanged(result: str) -> None:
-    """A result that is not an Outcome is shown unchanged. It does not count as a failure."""
+    """A result that is not an Outcome is shown unchanged. Such a result does not count as a failure."""
     assert format_line(result) == format_page(result) == result
     assert adjust_event(success_event(result)) == success_event(result)
 

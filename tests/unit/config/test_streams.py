@@ -54,7 +54,10 @@ def test_reports_a_file_name_outside_utf_8(tmp_path: Path, env: dict[str, str]) 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams(tmp_path: Path, closed: str) -> None:
-    """A command with closed standard streams works as usual. It does not write into another file by accident."""
+    """A command with closed standard streams works as usual.
+
+    The command does not write into another file by accident.
+    """
     argv = " ".join(command("run", "-", "--out", tmp_path / "out"))
     done = run_to_end(["sh", "-c", f"{argv} {closed}"], {}, stdin=subprocess.DEVNULL)
     assert done.returncode == 2, done.stderr

@@ -80,7 +80,7 @@ def test_dead_worker_is_not_waited_for(workers: Any) -> None:
 
 
 def test_worker_of_another_version_counts_as_idle(workers: Any) -> None:
-    """A worker of another version takes no task of the run. It replies that it does not know the command."""
+    """A worker of another version takes no task of the run. The worker replies that it does not know the command."""
     found = start_drain(workers, "a@x")
     error: Any = {"error": "KeyError('imagefleet_drain')"}
     assert ask(ask(found, workers, {"a@x": error}), workers, {"a@x": error}).idle

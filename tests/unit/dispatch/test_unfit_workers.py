@@ -30,7 +30,7 @@ def report_unfit(server: fakeredis.FakeRedis, worker: str, kind: str, certain: b
 def test_reports_a_certainly_unfit_worker_at_once(
     server: fakeredis.FakeRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A worker is reported once. It stays in the report after it recovers, because it slowed the run."""
+    """A worker is reported once. The worker stays in the report after it recovers, because it slowed the run."""
     workers = UnfitWorkers(server, "run")
     workers.refresh()
     assert (workers.found, workers.note) == ([], "")

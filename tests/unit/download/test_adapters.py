@@ -210,7 +210,10 @@ def test_ignores_the_environment(
 
 
 def test_userinfo_is_basic_auth(sessions_to: Callable[..., Sessions]) -> None:
-    """A URL's user and password are unescaped. They are sent as Basic credentials, not in the request line."""
+    """A URL's user and password are unescaped.
+
+    User and password are sent as Basic credentials, not in the request line.
+    """
     with Canned(always(response())) as server:
         get(f"http://us%C3%A9r:wo%40rd@{server.address}/b", sessions_to(server.address))
     expected = base64.b64encode("usér:wo@rd".encode()).decode()

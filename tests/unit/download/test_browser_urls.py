@@ -25,8 +25,8 @@ _REFUSED = {
     # The DNS can't hold such a name.
     "a part of it is empty": 3,
 }
-#: URLs that we accept and browsers refused in 2023. They have an ASCII label that begins with "xn--" but is not valid
-#: Punycode. ada-url accepts such a label. The label can't pass for another name, and the DNS holds no such name.
+#: URLs that we accept and browsers refused in 2023. Each URL has an ASCII label that begins with "xn--" but is not
+#: valid Punycode. ada-url accepts such a label. The label can't pass for another name, and the DNS holds no such name.
 _ACCEPTED_BY_US_ALONE = 7
 
 

@@ -1,4 +1,4 @@
-"""The guard checks addresses, not names. It opens no connection that the operator's policy denies."""
+"""The guard checks addresses, not names. The guard opens no connection that the operator's policy denies."""
 
 from __future__ import annotations
 

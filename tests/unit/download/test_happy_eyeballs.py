@@ -146,7 +146,7 @@ def test_memory_expires(network: Network, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_remembered_address_must_still_resolve(network: Network) -> None:
-    """Remembered addresses change the order of the addresses that the guard has checked. They add no address."""
+    """Remembered addresses change the order of the addresses that the guard has checked. The memory adds no address."""
     good, dead, other = network.listen("127.0.0.3"), network.ignore("127.0.0.2"), network.listen("127.0.0.4")
     connector = Connector()
     network.connect(connector, dead, good)
@@ -183,7 +183,7 @@ def test_all_addresses_fail(network: Network) -> None:
 def test_refusal_outranks_a_missing_route(network: Network) -> None:
     """If one address family has no route and the other refuses, the refusal is raised.
 
-    Its message names both causes.
+    The error's message names both causes.
     """
 
     def opener(family: int, *kind: int) -> socket.socket:

@@ -135,7 +135,7 @@ def test_retry_after_beyond_the_deadline_gives_up(
 
 @given(st.integers(0, 10), st.floats(0, 100), st.none() | st.floats(0, 1e6))
 def test_backoff_stays_in_its_bounds(retry: int, base: float, retry_after: float | None) -> None:
-    """A wait is 50 to 100 % of the doubled base, but at most 30 s. It is never shorter than Retry-After."""
+    """A wait is 50 to 100 % of the doubled base, but at most 30 s. A wait is never shorter than Retry-After."""
     full = min(base * 2**retry, 30.0)
     least = retry_after or 0.0
     assert max(full / 2, least) <= backoff(retry, base, retry_after) <= max(full, least)

@@ -33,7 +33,7 @@ class EndingServer(Canned):
     def __init__(self, end: Ending, tls: ssl.SSLContext | None = None, answered_connections: int = 100) -> None:
         """Take the way to end a connection, and the number of connections that get an answer.
 
-        Later ones get no answer.
+        Later connections get no answer.
         """
         super().__init__(always(), tls)
         self._end, self._answered = end, answered_connections

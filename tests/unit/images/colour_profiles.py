@@ -24,7 +24,10 @@ def grey(gamma: float) -> bytes:
 
 
 def cmyk() -> bytes:
-    """Return the profile of a printer whose black ink is normal. Its cyan, magenta and yellow inks are clear water."""
+    """Return the profile of a printer whose black ink is normal.
+
+    The printer's cyan, magenta and yellow inks are clear water.
+    """
     straight = bytes(range(256))
     colours = b"".join(bytes((0 if black else 255, 128, 128)) for *_, black in product(range(2), repeat=4))
     matrix = struct.pack(">9i", *(65536 * (index % 4 == 0) for index in range(9)))

@@ -70,7 +70,10 @@ def test_long_and_unprintable_values_are_left_out() -> None:
 
 @given(st.dictionaries(st.text(max_size=20), st.text(max_size=60), max_size=20), st.integers(0, 500))
 def test_json_fits(tags: dict[str, str], limit: int) -> None:
-    """With any tags and any limit, the JSON is valid and has only whole tags. It fits as a string inside of JSON."""
+    """With any tags and any limit, the JSON is valid and has only whole tags.
+
+    The JSON fits as a string inside of other JSON.
+    """
     text = exif_json(tags, limit)
     if text is not None:
         assert json.loads(text).items() <= tags.items()

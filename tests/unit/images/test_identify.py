@@ -42,7 +42,7 @@ _OTHER_FORMATS = ["PPM", "PCX", "TGA", "EPS", "PDF", "JPEG2000", "DDS", "ICNS"]
 
 
 def png(width: int, height: int) -> bytes:
-    """Return a PNG of a few bytes. Its header declares these sides."""
+    """Return a PNG of a few bytes. The PNG's header declares these sides."""
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", b""), (b"IEND", b"")]
     packed = (
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
@@ -169,7 +169,7 @@ def test_pillows_limit_does_not_apply() -> None:
 
 
 def test_pixels_are_not_decoded() -> None:
-    """Only the header is read. Therefore an image is described even if its pixels are garbage."""
+    """Only the header is read. An image is described even if its pixels are garbage."""
     whole = image("PNG", (16, 12))
     at = whole.index(b"IDAT") + 4
     assert inspect(whole[:at] + b"\xff" * (len(whole) - at), _LIMIT).width == 16

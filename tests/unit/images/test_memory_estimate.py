@@ -94,7 +94,7 @@ def test_segments_are_limited() -> None:
 
 
 def test_tiles_are_limited() -> None:
-    """A TIFF's tile size counts too. Its limit is the same as the limit of the image's size."""
+    """A TIFF's tile size counts too. The tile size has the same limit as the image's size."""
     assert estimated_pixels(bombs.tiled_tiff((512, 256))) == 512 * 256
     with pytest.raises(TooManyPixelsError, match="tiles of 32768x32768 pixels, more than 1000000"):
         estimated_pixels(bombs.tiled_tiff((32768, 32768)))
@@ -105,7 +105,7 @@ def test_tiles_are_limited() -> None:
 def test_first_tile_size_counts() -> None:
     """If a TIFF has two tile sizes, the first one counts, as in the decoder.
 
-    `_BOMBS` has a TIFF with a large second one.
+    `_BOMBS` has a TIFF with a large second tile size.
     """
     assert estimated_pixels(bombs.tiled_tiff((32, 32), (32768, 32768))) == 32 * 32
     with pytest.raises(TooManyPixelsError, match="tiles of"):
@@ -113,7 +113,7 @@ def test_first_tile_size_counts() -> None:
 
 
 def test_avif_counts_as_the_largest_allowed() -> None:
-    """The header of an AVIF does not bound the coded size. Therefore the largest size that is decoded counts."""
+    """The header of an AVIF does not bound the coded size. For an AVIF, the largest size that is decoded counts."""
     body = bombs.small_avif((640, 480))
     assert identify.inspect(body, _LIMIT).width == 16
     assert estimated_pixels(body) == 16384 * 16384
@@ -199,7 +199,10 @@ def test_bombs_are_cheap() -> None:
 
 @pytest.mark.parametrize(("call", "widths"), [(_decoded, [64, 16, 8, 8]), (_resized, [16] * 4)])
 def test_bombs_are_images(call: Callable[[bytes], ImageInfo], widths: list[int]) -> None:
-    """The same images are valid if their sizes are allowed. So the test above sees them refused only for their size."""
+    """The same images are valid if their sizes are allowed.
+
+    So the test above sees these images refused only for their size.
+    """
     gifs = (bombs.gif((8, 8), (8, 8), disposal=disposal) for disposal in (2, 3))
     bodies = (bombs.jpeg((64, 64), 3), bombs.small_avif((64, 64)), *gifs)
     assert [call(body).width for body in bodies] == widths

@@ -178,7 +178,10 @@ def test_animation_with_a_damaged_order_is_a_still_image() -> None:
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
 def test_truncated_animation(kind: str) -> None:
-    """A truncated animation is saved if only its header is checked. It is refused if every frame is decoded."""
+    """A truncated animation is saved if only its header is checked.
+
+    The animation is refused if every frame is decoded.
+    """
     frames = [Image.effect_noise(IMAGE.size, 10 + number).convert("RGB") for number in range(3)]
     body = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
     cut = body[: len(body) * 7 // 9]

@@ -220,7 +220,7 @@ def test_adobes_inks_are_inverted(colour: tuple[int, int, int]) -> None:
 
 
 def in_adobe_rgb(colour: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the Adobe RGB value of an sRGB colour. It follows from the definitions of both colour spaces."""
+    """Return the Adobe RGB value of an sRGB colour. The value follows from the definitions of sRGB and Adobe RGB."""
     red, green, blue = (
         (part / 255 / 12.92 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4) for part in colour
     )
@@ -275,8 +275,8 @@ def test_threads_share_a_profile() -> None:
         assert len(set(pool.map(lambda _: resize_to(body).body, range(64)))) == 1
 
 
-#: For each EXIF orientation, the transposition that stores an upright image. It is the inverse of the reader's
-#: transposition.
+#: For each EXIF orientation, the transposition that stores an upright image. This transposition is the inverse of the
+#: reader's transposition.
 _LAID = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -293,7 +293,7 @@ _LAID = {
 def test_image_is_upright(kind: str, orientation: int) -> None:
     """Each of the eight orientations is applied once, in each format with orientations.
 
-    Sizes are of the upright image.
+    The reported sizes are the upright image's sizes.
     """
     upright = quarters(192, 128)
     stored = upright.transpose(_LAID[orientation]) if orientation in _LAID else upright
@@ -486,7 +486,7 @@ def test_jpeg_is_decoded_once_and_small(
 )
 @pytest.mark.parametrize("kind", ["jpeg", "png"])
 def test_reduced_decoding_costs_no_quality(size: tuple[int, int], smaller_side: int, kind: str) -> None:
-    """The result looks like full decoding with the best filter. Nothing moves by half a pixel."""
+    """The result looks like full decoding with the best filter. No part of the image moves by half a pixel."""
     body = draw_image(3, *size, kind)
     best = Image.open(io.BytesIO(body)).convert("RGB").resize(scaled_size(size, smaller_side), Resampling.LANCZOS)
     reached = psnr(view(body, smaller_side), best)
@@ -516,7 +516,7 @@ def ticking() -> Iterator[Callable[[], int]]:
         nonlocal count
         while not ended.is_set():
             count += 1
-            # The function releases the lock itself. Without that, the lock would stay held.
+            # `time.sleep` releases the lock. Without the call, this function would keep the lock.
             time.sleep(0)
 
     before = sys.getswitchinterval()

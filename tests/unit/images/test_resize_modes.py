@@ -177,7 +177,10 @@ def test_every_mode_is_upright(mode: ResizeMode, orientation: int, size: int) ->
 
 
 def test_encoding_without_resizing() -> None:
-    """--encode-format without --resize keeps the size. It converts and turns the image, and removes transparency."""
+    """--encode-format without --resize keeps the size.
+
+    The option converts and turns the image, and removes transparency.
+    """
     result = resized(draw_image(3, 90, 70, "gif"), ResizeMode.NO, encode_format=EncodeFormat.WEBP)
     assert (result.info.format, result.info.extension, result.info.width, result.info.height) == (
         "webp",
@@ -331,7 +334,7 @@ def test_skip_reencode_still_decodes() -> None:
 def test_sides_too_long_for_the_format(mode: ResizeMode, size: tuple[int, int], encode_format: EncodeFormat) -> None:
     """A result is refused before decoding if its format can't hold its sides.
 
-    Other modes and formats accept the image.
+    Other modes and formats accept the same image.
     """
     body = encoded(Image.new("L", size))
     with pytest.raises(TooManyPixelsError, match="side has at most"):

@@ -38,7 +38,7 @@ with lock.hold(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
 
 @contextmanager
 def other_holder(out: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run another process that holds the lock. It ends when its stdin ends or it is killed."""
+    """Run another process that holds the lock. The process ends when its stdin ends or it is killed."""
     argv = [sys.executable, "-c", _HOLDER, str(out), "--broker=redis://me:word@there:6379/0", "--header", "A: word"]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

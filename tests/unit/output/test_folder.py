@@ -1,4 +1,4 @@
-"""An output folder is created and tested for writing. It is refused if it already holds a run."""
+"""An output folder is created and tested for writing. An output folder is refused if it already holds a run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def test_refuses_an_output_folder_with_a_run(tmp_path: Path) -> None:
 
 
 def test_reports_a_folder_in_use_first(tmp_path: Path) -> None:
-    """If a folder is in use, a new run reports the other producer. It does not advise to remove that run's files."""
+    """If a folder is in use, a new run reports the other producer.
+
+    The error does not advise to remove the other run's files.
+    """
     with new_run_folder(tmp_path, None) as store:
         RunFile("id", "list.txt", "/out", RunConfig()).create(store)
         (tmp_path / TEMPORARY_FOLDER).mkdir(exist_ok=True)

@@ -37,7 +37,7 @@ with lease.hold(ObjectStore(StoreUrl.parse("{URL}")), "redis://me:word@there:637
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
-    """Run an S3 server and speed up the leases. This process's environment names the server."""
+    """Run an S3 server and speed up the leases. This process's environment names the S3 server."""
     required_module("obstore")
     for name, seconds in (("_RENEWAL_SECONDS", 0.05), ("_LIFETIME_SECONDS", 0.3), ("_WATCH_INTERVAL_SECONDS", 0.02)):
         monkeypatch.setattr(lease, name, seconds)
@@ -55,7 +55,7 @@ def store(server: ObjectServer) -> ObjectStore:
 
 @contextmanager
 def other_holder() -> Iterator[subprocess.Popen[str]]:
-    """Run another process that holds the lock. It ends when its stdin ends or it is killed."""
+    """Run another process that holds the lock. The process ends when its stdin ends or it is killed."""
     argv = [sys.executable, "-c", _HOLDER]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

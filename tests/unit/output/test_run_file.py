@@ -1,4 +1,4 @@
-"""A run's record describes the run and is replaced atomically. It keeps other runs out of the folder."""
+"""A run's record describes the run and is replaced atomically. The record keeps other runs out of the folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _RECORD = RunFile(
 
 
 def test_writes_a_new_record(store: LocalStore) -> None:
-    """A new run's record has an id, a source and options. Its state is "running", and its plan is incomplete."""
+    """A new run's record has an id, a source and options.
+
+    The record's state is "running", and its plan is incomplete.
+    """
     _RECORD.create(store)
     written = json.loads(store.read("run.json"))
     assert len(written.pop("checksum")) == 64
@@ -121,7 +124,7 @@ def test_ids_are_distinct_and_sort() -> None:
 def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
     """A stale manifest or shard folder keeps a run out.
 
-    The run would use that manifest, or remove files in that folder.
+    The run would use the stale manifest, or remove files in the shard folder.
     """
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).touch()
@@ -132,7 +135,7 @@ def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
 def test_complete_run_is_not_resumed(store: LocalStore) -> None:
     """For a complete run, the hint says how to retry it or download the list again.
 
-    It does not say how to resume it.
+    The hint does not say how to resume the run.
     """
     _RECORD.create(store)
     _RECORD.save(store, state=State.COMPLETE)

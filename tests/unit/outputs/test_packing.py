@@ -1,4 +1,7 @@
-"""A packed shard is complete or absent. It has exactly its manifest's images, however often it is collected."""
+"""A packed shard is complete or absent.
+
+A packed shard has exactly its manifest's images, however often it is collected.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shard's Parquet file holds its images, and any Parquet reader can read it. Its row groups are bounded."""
+"""A shard's Parquet file holds its images, and any Parquet reader can read it. The file's row groups are bounded."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_list_with_an_image_column() -> None:
 
 
 def test_row_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row group ends once it has enough bytes. It is written before the next image is read."""
+    """A row group ends once it has enough bytes. The row group is written before the next image is read."""
     monkeypatch.setattr(parquet, "_ROW_GROUP_BYTES", 5)
     taken: list[str] = []
 

@@ -1,4 +1,7 @@
-"""Sidecars are beside their images. Like the images, they are complete. They are removed together with the images."""
+"""Sidecars are beside their images.
+
+Sidecars are as complete as their images, and are removed together with the images.
+"""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_names_the_first_row(tmp_path: Path) -> None:
 
 
 def test_other_rows_stay_unchanged(tmp_path: Path) -> None:
-    """An invalid URL, or a row that is refused anyway, is no duplicate. No other row is a duplicate of it."""
+    """An invalid URL, or a row that is refused anyway, is no duplicate. No other row is a duplicate of such a row."""
     refused = ImageRequest(1, "http://a/", refused=Refusal(Reason.INVALID_ROW, "line 2 is damaged"))
     listed = [ImageRequest(0, "nonsense"), refused, ImageRequest(2, "nonsense"), ImageRequest(3, "http://a/")]
     assert list(refuse_seen(listed, 10, tmp_path / "seen")) == listed

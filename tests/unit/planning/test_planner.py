@@ -124,7 +124,7 @@ def test_failing_callback(store: LocalStore) -> None:
 
 
 def test_continues_an_earlier_plan(store: LocalStore) -> None:
-    """An earlier command's plan is kept and counted. It is continued with the unplanned rows of the URL list."""
+    """An earlier command's plan is kept and counted. The plan is continued with the unplanned rows of the URL list."""
     planned(requests(4), store, 2)
     before = [store.read(plan.name(shard)) for shard in (0, 1)]
     reported: Reports = []

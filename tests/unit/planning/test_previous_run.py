@@ -1,4 +1,7 @@
-"""A run that refreshes a previous run finds reusable images there. It changes nothing in the previous run's folder."""
+"""A run that refreshes a previous run finds reusable images there.
+
+Refreshing changes nothing in the previous run's folder.
+"""
 
 from __future__ import annotations
 

@@ -151,7 +151,10 @@ def test_complete_run_needs_no_plan(store: LocalStore, source: Path) -> None:
 def test_record_states_how_a_run_ended(
     store: LocalStore, source: Path, done: int, state: State, error: type[BaseException], expected: State
 ) -> None:
-    """A run that fails before it executes keeps its earlier state. Only the state "running" is replaced."""
+    """A run that fails before it executes keeps its earlier state.
+
+    Only a run in the state "running" gets another state.
+    """
     make_run(source, store, _ROWS, done, state, PlanState.COMPLETE)
     run = Run.resume(store)
     assert run.abandoned is (state is State.RUNNING)
@@ -161,7 +164,10 @@ def test_record_states_how_a_run_ended(
 
 
 def test_rebuilds_the_columns_of_a_table(store: LocalStore, tmp_path: Path) -> None:
-    """A table's plan has the table's columns in each shard, with the same types. It is rebuilt with these columns."""
+    """A table's plan has the table's columns in each shard, with the same types.
+
+    The plan is rebuilt with the same columns.
+    """
     table = tmp_path / "list.csv"
     rows = ["http://a.example/{},", "bad,row,{}", "http://a.example/{},dog"]
     table.write_text("url,text\n" + "".join(f"{rows[index // 3 % 3].format(index)}\n" for index in range(_ROWS)))
@@ -184,7 +190,10 @@ def test_rebuilds_the_columns_of_a_table(store: LocalStore, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("sample", [None, 7])
 def test_folder_of_compressed_tables_is_resumed(store: LocalStore, tmp_path: Path, sample: int | None) -> None:
-    """A list of several files, or a sample of a list, is read on where planning stopped. Its options stay the same."""
+    """A list of several files, or a sample of a list, is read on where planning stopped.
+
+    The options of the list stay the same.
+    """
     folder = tmp_path / "lists"
     folder.mkdir()
     for name in "ab":

@@ -71,7 +71,7 @@ def test_interrupted_removal_can_only_be_repeated(
 ) -> None:
     """After a removal that dies half-way, every command refuses the run.
 
-    Another removal removes the remaining files.
+    A second removal removes the remaining files.
     """
     left = step
 

@@ -19,7 +19,7 @@ _NUMBER = SourceOptions(columns=("n",))
 def folder(tmp_path: Path) -> Path:
     """Return a folder with three files of a list, and other files. Each file of the list has four rows.
 
-    One of these rows is unreadable.
+    One row of each file is unreadable.
     """
     folder = tmp_path / "lists"
     folder.mkdir()

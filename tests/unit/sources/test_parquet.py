@@ -91,7 +91,7 @@ def test_truncated_file_is_an_error(tmp_path: Path, cut: int) -> None:
 
 
 def test_damaged_page_names_the_place(tmp_path: Path) -> None:
-    """If a file is damaged in the middle, its good rows are read. Then an error is raised."""
+    """If a file is damaged in the middle, its good rows are read. An error follows the good rows."""
     path = tmp_path / "list.parquet"
     urls = [f"http://a.example/{row * 7919 % 100003}" for row in range(30_000)]
     pq.write_table(pa.table({"url": urls}), path, row_group_size=10_000, compression="zstd")

@@ -121,7 +121,7 @@ def test_continues_after_a_fault_of_an_object_store(bucket: ObjectServer) -> Non
 
 @pytest.mark.parametrize("has_ranges", [True, False])
 def test_says_how_far_it_read(web: ListServer, has_ranges: bool) -> None:
-    """If the connection stays broken, the error says how much was read. It hides the URL's signature."""
+    """If the connection stays broken, the error says how much was read. The error hides the URL's signature."""
     web.files["/list.txt"], web.has_ranges = _TEXT, has_ranges
     web.fault = lambda number: "cut" if number > 2 or not has_ranges else None
     with pytest.raises(CommandError, match="can't be read further") as caught:
@@ -279,7 +279,7 @@ def plans(store: LocalStore) -> dict[str, bytes]:
 def test_resumes_and_repairs_a_plan(web: ListServer, tmp_path: Path) -> None:
     """A plan is continued from an unchanged remote list, and its damaged files are rebuilt.
 
-    A changed list does neither.
+    From a changed list, nothing is planned or rebuilt.
     """
     web.files["/list.txt"] = _TEXT
     source, store = f"{web.url}/list.txt?token=abc", LocalStore(tmp_path)
@@ -304,7 +304,10 @@ def test_resumes_and_repairs_a_plan(web: ListServer, tmp_path: Path) -> None:
 
 
 def test_run_shows_no_signature(web: ListServer, tmp_path: Path) -> None:
-    """A run records its list's URL as given, so that the run can be resumed. It never shows the URL's signature."""
+    """A run records its list's URL as given, so that the run can be resumed.
+
+    The run never shows the URL's signature.
+    """
     web.files["/list.txt"] = _TEXT
     source, store = f"{web.url}/list.txt?sig=abc", LocalStore(tmp_path)
     with Run.begin(url_list.read(source), source, store, RunConfig()) as run:

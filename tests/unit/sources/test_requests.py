@@ -71,7 +71,7 @@ def rows(source: str, options: SourceOptions) -> list[int]:
 
 
 def test_offset_and_limit(hundred: str) -> None:
-    """A part of a list is numbered from 0."""
+    """The rows of a part of a list are numbered from 0."""
     assert rows(hundred, SourceOptions(offset=95)) == [95, 96, 97, 98, 99]
     assert rows(hundred, SourceOptions(limit=2)) == [0, 1]
     assert rows(hundred, SourceOptions(offset=98, limit=5)) == [98, 99]

@@ -68,7 +68,7 @@ def table(delimiter: str) -> str:
 
 
 def objects() -> list[dict[str, object]]:
-    """Return the rows as objects. Each has a nested object, or null in its place."""
+    """Return the rows as objects. Each object has a nested object, or null in its place."""
     return [
         {"number": number, "text": caption, "URL": url, "size": {"width": number, "tags": ["a"]} if caption else None}
         for url, caption, number in rows()

@@ -165,7 +165,7 @@ def test_lines_become_requests(tmp_path: Path, body: bytes, urls: list[str]) -> 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0\ufeff"), max_size=20), max_size=20))
 def test_each_line_is_one_request(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
-    """Any line is at most one request. It does not affect the lines around it."""
+    """Any line is at most one request. A line does not affect the lines around it."""
     every_line = [line for text in lines for line in ("http://a", text)]
     requests = read("\n".join(every_line).encode(), tmp_path_factory.getbasetemp())
     assert [request.index for request in requests] == list(range(len(requests)))
@@ -202,7 +202,7 @@ def test_accepts_unusual_urls(tmp_path: Path, row: bytes) -> None:
     [b"1\thttp://a.example/1.jpg", b'{"url": "http://a.example/1.jpg"}', b"url,caption", b"out=one.jpg", b"<html>"],
 )
 def test_one_bad_row_is_not_a_table(tmp_path: Path, row: bytes) -> None:
-    """A list is read even if a row in its middle has another format. That row gets its own Outcome."""
+    """A list is read even if a row in its middle has another format. A row of another format gets its own Outcome."""
     requests = read(b"http://a.example/1.jpg\n" * 3 + row + b"\n" + b"http://a.example/2.jpg\n" * 3, tmp_path)
     assert requests[3].url == row.decode()
     assert len(requests) == 7

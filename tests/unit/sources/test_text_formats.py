@@ -1,6 +1,6 @@
 """With --input-format, lines of words and input files of aria2 are read.
 
-Without it, they are recognized and refused.
+Without the option, such lists are recognized and refused.
 """
 
 from __future__ import annotations

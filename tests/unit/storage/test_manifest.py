@@ -1,4 +1,4 @@
-"""A manifest has the documented columns in the documented order. Its stats have img2dataset's format."""
+"""A manifest has the documented columns in the documented order. The stats have img2dataset's format."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_refuses_a_column_name_with_a_changed_byte() -> None:
 def test_reading_starts_no_threads(tmp_path: Path) -> None:
     """Reading starts no Arrow threads.
 
-    At exit, such a thread may abort a producer that has already printed its report.
+    At exit, Arrow's threads may abort a producer that has already printed its report.
     """
     planned = plan.encode([ImageRequest(index, "http://a.example/") for index in (0, 1)], _MARK)
     (tmp_path / "plan").write_bytes(planned)

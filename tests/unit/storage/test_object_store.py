@@ -25,7 +25,7 @@ _TOKEN = "0123456789abcdef" * 2
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
-    """Run an S3 server. This process's environment names the server. Clients wait only briefly between attempts."""
+    """Run an S3 server. This process's environment names the S3 server. Clients wait only briefly between attempts."""
     required_module("obstore")
     monkeypatch.setattr(object_store, "_FIRST_BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(object_store, "_MAX_BACKOFF_SECONDS", 0.002)
@@ -54,7 +54,10 @@ def store(server: ObjectServer) -> ObjectStore:
     ],
 )
 def test_explains_errors(server: ObjectServer, store: ObjectStore, status: int, why: str) -> None:
-    """The message gives the cause in plain words. It has no response of the server, and no id of the credentials."""
+    """The message gives the cause in plain words.
+
+    The message has no response of the server, and no id of the credentials.
+    """
     server.fault = lambda *_: status
     for action in (lambda: store.create("a", b"1"), lambda: store.replace("a", b"1"), lambda: store.list_files("a")):
         with pytest.raises(StorageError, match=why) as caught:
@@ -89,7 +92,7 @@ def test_waits_for_an_overloaded_store(server: ObjectServer, store: ObjectStore)
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_lost_response_to_a_write(server: ObjectServer, store: ObjectStore, times: int) -> None:
-    """If the response to a write is lost, the client repeats the write. It recognises its own bytes as created."""
+    """If the response to a write is lost, the client repeats the write. The client's own bytes count as created."""
     answers = iter(["lost"] * times)
     server.fault = lambda method, _: next(answers, None) if method == "PUT" else None
     assert store.create_durably("a", b"1")
