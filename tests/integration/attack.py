@@ -1,6 +1,6 @@
 """``python -m tests.integration.attack URL FOLDER FAULT…``: let all slots of one process fetch from a hostile server.
 
-Prints each download's path, reason and seconds, and the process's peak memory growth in bytes.
+Prints the path, the reason and the seconds of each download. Also prints by how many bytes the peak memory grew.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from tasks.model import FetchOptions, RunOptions
 from tasks.storage.local_store import LocalStore
 
 SLOTS = 64
-#: The largest body in bytes, and the deadline of a download in seconds.
+#: The maximum size of a body in bytes, and the deadline of a download in seconds.
 CAP, DEADLINE = 1 << 20, 4.0
 HEAVY = ("/fault/gzip-bomb", "/fault/huge?declared=no")
-#: Bombs for decoders that need an extra window, the window's size in bytes, and the number of simultaneous bombs.
+#: The bombs for decoders that need an extra window, the size of this window in bytes, and the number of bombs at a
+#: time.
 WINDOWED, WINDOW, AT_ONCE = ("/fault/br-bomb", "/fault/zstd-bomb"), 16 << 20, 16
 
 
 def main() -> None:
-    """Fetch everything at once, and print the report."""
+    """Fetch all routes at once, and print the report."""
     runtime_tuning.return_large_blocks()
     runtime_tuning.configure_pillow()
     url, folder, *faults = sys.argv[1:]
-    # First fetch each route once, then fill all slots at once with routes whose bodies have the maximum size.
+    # First, each route is fetched once. Then, all slots at once fetch routes with bodies of the maximum size.
     jobs = [*faults, *(HEAVY[number % len(HEAVY)] for number in range(2 * SLOTS))]
     others = range(len(jobs), len(jobs) + AT_ONCE)
     jobs += [WINDOWED[number % len(WINDOWED)] for number in others]
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def _growth(work: Callable[[], None]) -> int:
-    """Return this process's peak memory growth during the work, in bytes."""
+    """Return by how many bytes the work raises the peak memory of this process."""
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # Reset the peak.
     work()
@@ -68,7 +69,7 @@ def _growth(work: Callable[[], None]) -> int:
 
 
 def _memory(name: str) -> int:
-    """Return a line of this process's status, in bytes."""
+    """Return the value of a line of this process's status, in bytes."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith(name)))
 

@@ -1,4 +1,4 @@
-"""Versions of the protocol with one defect each, to check that the model test finds such defects.
+"""Broken versions of the protocol. Each version has one defect, which the model test must find.
 
 To add a broken version, add a function here that patches the code, and its description to `BROKEN`.
 """
@@ -26,7 +26,7 @@ Patch = pytest.MonkeyPatch
 
 
 class _Everything(frozenset[str]):
-    """A superset of any set."""
+    """A set that compares as a superset of any set."""
 
     def __ge__(self, _: Any) -> bool:
         return True

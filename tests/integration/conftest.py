@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: servers started once, and one fleet of plain Celery workers."""
+"""Fixtures of the integration tests: servers that are started once, and one fleet of plain Celery workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RESOLVER = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
 
 @pytest.fixture(scope="session")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Give the TCP port of a Redis for the whole session; the fleet uses its database 0."""
+    """Give the TCP port of a Redis for the whole session; the fleet uses database 0 of this Redis."""
     with processes.redis_server(tmp_path_factory.mktemp("redis")) as port:
         yield port
 
@@ -38,13 +38,13 @@ def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(store_root: Path) -> Path:
-    """Give a separate output folder below the fleet's store root; it does not exist yet."""
+    """Give the path of a separate output folder below the fleet's store root. The folder does not exist yet."""
     return store_root / f"out-{next(_numbers)}"
 
 
 @pytest.fixture(scope="session")
 def fleet(redis_port: int, store_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a broker with two workers, the first started by the plain Celery command without options."""
+    """Give the URL of a broker with two workers. The plain Celery command without options starts the first worker."""
     url = f"redis://127.0.0.1:{redis_port}/0"
     folder = tmp_path_factory.mktemp("workers")
     with (
@@ -57,7 +57,7 @@ def fleet(redis_port: int, store_root: Path, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="session")
 def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Give the URL of a demo server with small images and no latency unless a URL sets one."""
+    """Give the URL of a demo server with small images. It has no latency, unless a URL sets a latency."""
     argv = [sys.executable, "-m", "producer.demo", "--port", "0", "--width", "80", "--height", "40"]
     with processes.started("demo", argv, tmp_path_factory.mktemp("demo")) as server:
         yield server.first_line()
@@ -65,7 +65,7 @@ def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """Give the broker URL of a real Redis on a Unix socket; skip without a server program, but fail in CI."""
+    """Give the broker URL of a real Redis on a Unix socket. If Redis is missing, skip the test; in CI, fail."""
     program = redis_program()
     # The paths of pytest's own folders are too long for a Unix socket.
     folder = Path(tempfile.mkdtemp(prefix="imagefleet-test-"))
@@ -95,7 +95,8 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 def possible_namespace(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], str]:
     """Give the beginning of a command that runs in a new network namespace, or the reason why this is impossible.
 
-    The namespace has its own resolver. The command needs no root if the system lets every user create namespaces.
+    The namespace has its own resolver. The command does not need to run as root if the system lets every user create
+    namespaces.
     """
     missing = [program for program in ("ip", "unshare") if installed(program) is None]
     if missing:

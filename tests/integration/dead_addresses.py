@@ -1,9 +1,9 @@
-"""``python -m tests.integration.dead_addresses FOLDER``: run inside a network namespace, and print a run's results.
+"""``python -m tests.integration.dead_addresses FOLDER``: make a run inside a network namespace, and print the results.
 
 A second namespace, connected by a virtual cable, plays the internet. This second namespace has the addresses that
-answer, and drops packets to all others. A DNS server in this process defines the names. FOLDER is the run's folder.
-With a second argument ``compare``, curl and requests fetch the same URLs, so that the documentation can show their
-times beside ours.
+answer. It drops packets to all other addresses. A DNS server in this process defines the names. FOLDER is the run's
+folder. With a second argument ``compare``, curl and requests fetch the same URLs. The documentation shows the times of
+curl and requests beside ours.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from tests.integration.name_server import NameServer
 _SERVFAIL = 2
 GOOD4, GOOD6 = "93.184.215.14", "2606:4700:2::1"
 DEAD4 = ("93.184.216.1", "93.184.216.2", "93.184.216.3")
-# These addresses share longer prefixes with this side's own address, so the resolver puts them first (RFC 6724).
+# These addresses share longer prefixes with this side's own address than the good addresses do, so the resolver puts
+# the dead addresses first (RFC 6724).
 DEAD6 = ("2606:4700:1::d1", "2606:4700:1::d2", "2606:4700:1::d3")
-#: The names with one to three dead addresses before the one that answers.
+#: The names with one to three dead addresses before the address that answers.
 NAMES = {
     "one-dead4.example": [DEAD4[0], GOOD4],
     "one-dead6.example": [DEAD6[0], GOOD4],
@@ -38,7 +39,7 @@ NAMES = {
     "three-dead.example": [DEAD6[0], DEAD6[1], DEAD4[0], GOOD4],
     "three-dead6.example": [*DEAD6, GOOD6],
 }
-#: The names for which the name server reports an error for one address family, or ignores the query for it.
+#: The names for which the name server reports an error for one address family, or ignores the query for this family.
 PARTIAL = {
     "servfail6.example": ([GOOD4], 6, _SERVFAIL),
     "servfail4.example": ([GOOD6], 4, _SERVFAIL),
@@ -49,7 +50,7 @@ _THERE4, _THERE6 = "192.168.7.2", "fe80::2"
 
 
 def main(folder: Path, compare: bool) -> None:
-    """Fetch two images of every name, and print the run's rows and seconds."""
+    """Fetch two images of every host name, and print the run's rows and seconds."""
     internet = _connect_cable()
     addresses = {**NAMES, **{name: found for name, (found, _, _) in PARTIAL.items()}}
     faults = {(name, version): fault for name, (_, version, fault) in PARTIAL.items()}
@@ -73,7 +74,7 @@ def main(folder: Path, compare: bool) -> None:
 
 
 def serve() -> None:
-    """Play the internet: answer at the good addresses, and drop everything else."""
+    """Play the internet: answer at the good addresses, and drop packets to all other addresses."""
     _ip("link", "set", "lo", "up")
     for address in (f"{GOOD4}/32", f"{GOOD6}/128"):
         _ip("addr", "add", address, "dev", "lo")
@@ -89,7 +90,7 @@ def serve() -> None:
     server.socket = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print("ready", flush=True)
-    # The other side closes this pipe when it ends.
+    # The process on the other side closes this pipe when the process ends.
     sys.stdin.read()
 
 
@@ -110,7 +111,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _connect_cable() -> subprocess.Popen[str]:
-    """Create the second namespace with its server and a cable to it, and return its process."""
+    """Create the second namespace with its server, connect it by a cable, and return the server's process."""
     _ip("link", "set", "lo", "up")
     unshare = shutil.which("unshare") or "/usr/bin/unshare"
     argv = [unshare, "--net", sys.executable, "-m", "tests.integration.dead_addresses", "serve"]
@@ -137,8 +138,9 @@ def _curl(url: str) -> float | str:
 
 
 def _requests(url: str) -> float | str:
-    """Return the time of requests in seconds, with our timeout, or its error."""
-    # The run needs a new process, because urllib3 checks for IPv6 at import, and this process had no network then.
+    """Return the time that the library requests needs with our timeout, in seconds, or the error that it raises."""
+    # The run needs a new process. urllib3 checks for IPv6 when it is imported, and this process had no network at that
+    # time.
     program = f"import requests, time; t = time.time(); requests.get({url!r}, timeout=10); print(time.time() - t)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     return done.stderr.splitlines()[-1] if done.returncode else float(done.stdout)

@@ -1,10 +1,10 @@
-"""``python -m tests.integration.hostile_network``: run inside its own network namespace, and print the results.
+"""``python -m tests.integration.hostile_network``: fetch hostile URLs inside a network namespace.
 
-In the namespace, all forbidden addresses and one allowed address belong to this machine. Connections to port 80 of any
-of them are answered and counted. A DNS server in this process defines the names.
+In the namespace, all forbidden addresses and one allowed address belong to this machine. A server answers and counts
+the connections to port 80 of these addresses. A DNS server in this process defines the names.
 
-With the argument ``simulated``, it runs without a namespace: this process resolves the names from the same table, and
-counts each address that a socket connects to.
+With the argument ``simulated``, the program runs without a namespace. In this case, this process resolves the names
+from the same table, and counts each address to which a socket connects.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tasks.model import FetchOptions
 from tests.hostile_urls import URLS
 from tests.integration.name_server import NameServer
 
-#: The one allowed address; outside of this namespace it is a public one.
+#: The only allowed address. Outside of this namespace, it is a public address.
 GOOD = "93.184.215.14"
 ADDRESSES = (
     *(f"{GOOD}/32", "10.0.0.1/32", "172.16.0.1/32", "192.168.0.1/32", "100.64.0.1/32", "169.254.169.254/32"),
@@ -35,7 +35,7 @@ ADDRESSES = (
     *("64:ff9b:1::7f00:1/128", "64:ff9b:1:7f00:0:100::/128", "2002:7f00:1::/128", "2001:0:7f00:1::80ff:fffe/128"),
     *("2606:4700::5efe:7f00:1/128", "::7f00:1/128"),
 )
-#: The addresses of each name at the first lookup, and at later ones.
+#: The addresses of each name at the first lookup, and at later lookups.
 NAMES = {
     "good.example": [[GOOD]],
     "loopback.example": [["127.0.0.1"]],
@@ -54,7 +54,7 @@ NAMES = {
 
 
 def main() -> None:
-    """Fetch every hostile URL and name, and print the reasons, the reached addresses and the number of lookups."""
+    """Fetch every hostile URL and name. Print the failure reasons, the reached addresses and the number of lookups."""
     reached: Counter[str] = Counter()
     lookups = _simulate(reached) if "simulated" in sys.argv else _set_up(reached)
     downloader = Downloader(Sessions(Guard()))
@@ -67,11 +67,12 @@ def main() -> None:
     }
     before = dict(reached)
     good = _reason(downloader, "http://good.example/")
-    # The name has only allowed addresses when it is checked. Addresses that it gets later do not matter until the next
-    # check.
+    # The name has only allowed addresses when it is checked. Addresses that the name gets later do not matter until the
+    # next check.
     first = _reason(downloader, "http://rebinding.example/")
     lookups_of_name = lookups["rebinding.example", 4]
-    # New sessions have no cached addresses, as in another process, or in the same process half a minute later.
+    # New sessions have no cached addresses. Another process has none either, nor has the same process half a minute
+    # later.
     second = _reason(Downloader(Sessions(Guard())), "http://rebinding.example/")
     facts = {
         "hostile": hostile,
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def _set_up(reached: Counter[str]) -> Counter[tuple[str, int]]:
-    """Give all addresses to this namespace, and start both servers; return the number of lookups by name and family."""
+    """Give all addresses to this namespace, and start both servers; return the lookup counts by name and family."""
     for command in ("link set lo up", *(f"addr add {address} dev lo nodad" for address in ADDRESSES)):
         subprocess.run(["ip", *command.split()], check=True)
     listener = socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -93,7 +94,7 @@ def _set_up(reached: Counter[str]) -> Counter[tuple[str, int]]:
 
 
 def _simulate(reached: Counter[str]) -> Counter[tuple[str, int]]:
-    """Let this process's sockets and lookups behave as in the namespace; return the number of lookups as above."""
+    """Let this process's sockets and lookups behave as in the namespace; return the counts by name and family."""
     lookups: Counter[tuple[str, int]] = Counter()
     resolve, connect = socket.getaddrinfo, socket.socket.connect
     listener = socket.create_server(("127.0.0.1", 0))
@@ -101,7 +102,7 @@ def _simulate(reached: Counter[str]) -> Counter[tuple[str, int]]:
 
     def getaddrinfo(host: str, port: int, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0) -> list[Any]:
         if host not in NAMES:
-            # This resolver knows no names, only addresses, in each notation that the system understands.
+            # This resolver knows no names. It knows addresses in every notation that the system understands.
             return resolve(host, port, family, type, proto, flags | socket.AI_NUMERICHOST)
         addresses = NAMES[host][min(lookups[host, 4], len(NAMES[host]) - 1)]
         lookups[host, 4] += 1
@@ -129,7 +130,7 @@ def _reason(downloader: Downloader, url: str) -> str:
 
 
 def _serve(listener: socket.socket, reached: Counter[str]) -> None:
-    """Answer each connection with a few bytes, and count it by its local address."""
+    """Answer each connection with a few bytes, and count the connections by local address."""
     while True:
         client, _ = listener.accept()
         with client, suppress(OSError):

@@ -14,7 +14,7 @@ _NO_NAME = 3
 
 
 class NameServer:
-    """Answers from a table, which lists for each name the addresses at the first query, at the second, and so on."""
+    """Answers from a table, which lists for each name the addresses at the first query, the second query, and so on."""
 
     def __init__(
         self,
@@ -22,13 +22,13 @@ class NameServer:
         address: tuple[str, int],
         faults: Mapping[tuple[str, int], int | None] | None = None,
     ) -> None:
-        """Take the table; a name's last entry is repeated, and a name outside of the table does not exist.
+        """Take the table. A name's last entry is repeated, and a name outside of the table does not exist.
 
         Args:
             names: the addresses of each name, by query.
-            address: the host and port to listen at.
-            faults: for a name and address family (4 or 6), the response code instead of an answer; None to ignore the
-                query.
+            address: the host and port at which the server listens.
+            faults: for a name and an address family (4 or 6), the response code that is sent instead of an answer; None
+                to ignore the query.
         """
         self._names, self._faults = names, faults or {}
         #: The number of queries for each name, by address family.

@@ -45,7 +45,7 @@ class Completed:
     err: str
 
     def json(self) -> dict[str, Any]:
-        """Return the one JSON object on its standard output."""
+        """Return the one JSON object on the command's standard output."""
         assert self.code == 0, self.err
         value = json.loads(self.out)
         assert isinstance(value, dict)
@@ -62,7 +62,7 @@ def eventually(condition: Callable[[], _T], what: str, seconds: float = 30.0) ->
 
 
 def environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment without imagefleet's settings, plus the changes."""
+    """Return this process's environment without the settings of imagefleet but with these changes."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEFLEET_")}
     return {**inherited, "PYTHONPATH": str(ROOT), **changes}
 
@@ -102,16 +102,16 @@ class Background:
 
     @property
     def out(self) -> str:
-        """Return its standard output so far."""
+        """Return the program's standard output so far."""
         return (self.folder / f"{self.name}.out").read_text(errors="replace")
 
     @property
     def err(self) -> str:
-        """Return its standard error so far."""
+        """Return the program's standard error so far."""
         return (self.folder / f"{self.name}.err").read_text(errors="replace")
 
     def first_line(self) -> str:
-        """Wait for its first line on standard output and return it."""
+        """Wait for the program's first line on standard output, and return this line."""
 
         def line() -> str:
             assert self.process.poll() is None, f"{self.name} has ended: {self.err}"
@@ -120,11 +120,11 @@ class Background:
         return eventually(line, f"the first line of {self.name}")
 
     def wait(self, seconds: float = 30.0) -> Completed:
-        """Wait for it to end."""
+        """Wait for the program to end."""
         return Completed(self.process.wait(seconds), self.out, self.err)
 
     def descendants(self) -> list[psutil.Process]:
-        """Return its child processes and their descendants."""
+        """Return the program's child processes and the descendants of these child processes."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
@@ -137,7 +137,7 @@ def started(
     cwd: Path = ROOT,
     stdin: int = subprocess.DEVNULL,
 ) -> Iterator[Background]:
-    """Start a program in its own session, as a terminal does; end it when the block is left."""
+    """Start a program in its own session, as a terminal does; end the program when the block is left."""
     with (folder / f"{name}.out").open("wb") as out, (folder / f"{name}.err").open("wb") as err:
         process = subprocess.Popen(
             argv, env=environment(env or {}), cwd=cwd, stdin=stdin, stdout=out, stderr=err, start_new_session=True
@@ -158,7 +158,7 @@ def started(
 
 @dataclass
 class Screen:
-    """A program on a terminal of 80 columns, and all its output."""
+    """A program on a terminal of 80 columns, and all output of the program."""
 
     process: subprocess.Popen[bytes]
     _terminal: int
@@ -182,10 +182,11 @@ class Screen:
 
 @contextmanager
 def terminal(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[Screen]:
-    """Start a program on its own terminal; kill it if it still runs when the block is left."""
+    """Start a program on its own terminal; kill the program if it still runs when the block is left."""
     keyboard, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    # The first terminal opened by a new session becomes its controlling terminal, so Ctrl-C there reaches the session.
+    # The first terminal that a new session opens becomes the session's controlling terminal, so Ctrl-C on this terminal
+    # reaches the session.
     starter = [sys.executable, "-c", _ON_TERMINAL, os.ttyname(end), *argv]
     process = subprocess.Popen(
         starter, env=environment(env), cwd=ROOT, stdin=end, stdout=end, stderr=end, start_new_session=True
@@ -239,7 +240,7 @@ def redis_server(folder: Path, *options: str, port: int | None = None) -> Iterat
 
 
 def _answers(port: int) -> bool:
-    # A server with a password answers too, with -NOAUTH.
+    # A server with a password also answers, with the error -NOAUTH.
     try:
         with socket.create_connection(("127.0.0.1", port), 1) as connection:
             connection.sendall(b"PING\r\n")
@@ -249,7 +250,7 @@ def _answers(port: int) -> bool:
 
 
 def set_up_redis(folder: Path, names: str) -> None:
-    """Run the first commands of docs/many-machines.md, those for the Redis host, for this folder and these names."""
+    """Run the commands of docs/many-machines.md for the Redis host, with this folder and these names."""
     required("openssl")
     commands = (ROOT / "docs" / "many-machines.md").read_text().split("```sh\n")[1].partition("```")[0]
     script = commands.replace("/etc/imagefleet", str(folder)).replace("DNS:redis.example.com", names)
@@ -277,7 +278,7 @@ def worker_stats(broker_url: str) -> dict[str, dict[str, Any]]:
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "inspect", "stats", "--json"]
     env = environment({"IMAGEFLEET_BROKER_URL": broker_url})
     done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, timeout=60, check=False)
-    # Without any worker, the command prints a message instead of JSON and fails.
+    # If there is no worker, the command prints a message instead of JSON and fails.
     return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
 
 
@@ -285,13 +286,13 @@ def worker_stats(broker_url: str) -> dict[str, dict[str, Any]]:
 def nginx(folder: Path, files: Path, more: str = "") -> Iterator[int]:
     """Start an nginx that serves a folder at a port of loopback.
 
-    Each request is logged three times: hits.log has its path, requests.log its path and query, and answers.log its
-    path, status and body size in bytes.
+    Each request is logged three times: hits.log has the path, requests.log has the path and query, and answers.log has
+    the path, status and body size in bytes.
 
     Args:
-        folder: for its configuration and logs.
+        folder: the folder for the configuration and logs of nginx.
         files: the folder to serve.
-        more: further directives for its server block.
+        more: further directives for the server block.
     """
     port = free_port()
     # As root, nginx would run its workers as another user without access to the tests' folders.
@@ -320,7 +321,7 @@ def nginx(folder: Path, files: Path, more: str = "") -> Iterator[int]:
 def file_server(folder: Path, files: Path) -> Iterator[int]:
     """Serve a folder at a port of loopback by nginx or, where nginx is not installed, by `tests/file_server.py`.
 
-    Both write the same logs; see `nginx`.
+    Both programs write the same logs; see `nginx`.
     """
     if installed("nginx"):
         with nginx(folder, files) as port:
@@ -335,7 +336,7 @@ def file_server(folder: Path, files: Path) -> Iterator[int]:
 
 @contextmanager
 def tls_proxy(folder: Path, target: int, certificate: Path, key: Path, port: int) -> Iterator[None]:
-    """Accept TLS at a port of loopback for a server without TLS at the port `target`."""
+    """Accept TLS at a port of loopback, for a server that listens without TLS at the port `target`."""
     argv = [sys.executable, "-m", "tests.tls_proxy", str(port), str(target), str(certificate), str(key)]
     with started("tls-proxy", argv, folder) as proxy:
         eventually(lambda: listens(proxy, port), "the TLS proxy")
@@ -357,7 +358,7 @@ def app_with_broker(broker_url: str | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        # Celery's results unsubscribe when they are collected, which needs the Redis.
+        # Celery's results unsubscribe when they are garbage-collected, and this needs the Redis.
         gc.collect()
         use_broker(before)
 
@@ -398,7 +399,7 @@ def image_files(out: Path) -> set[str]:
 def error_parts(ended: Completed) -> tuple[str, str, str]:
     """Return the three parts of a command's error message: what happened, why, and what to do.
 
-    With ``--json``, make sure that the one object on standard output has the same three parts.
+    If the command ran with ``--json``, make sure that its one object on standard output has the same three parts.
     """
     assert "Traceback" not in ended.err, ended.err
     # Log lines may come before the error, and a long part continues on indented lines.
@@ -412,7 +413,7 @@ def error_parts(ended: Completed) -> tuple[str, str, str]:
         assert ended.out.count("\n") == 1
         error = json.loads(ended.out)["error"]
         assert error.pop("exit_code") == ended.code
-        # A word longer than a line of the message is broken there.
+        # The message breaks a word that is longer than a line.
         assert [_unspaced(error[name]) for name in ("what", "why", "todo")] == [*map(_unspaced, (what, why, todo))]
     return what, why, todo
 

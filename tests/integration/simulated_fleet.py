@@ -1,4 +1,4 @@
-"""A simulated fleet whose workers handle messages one by one on a test's command, and a producer that runs in steps.
+"""A simulated fleet whose workers handle messages one by one on a test's command. Its producer runs in steps.
 
 Everything else is real. Messages, chords and their collect tasks are in a real Redis. The tasks are those of
 ``tasks/jobs.py``, with a downloader that generates images. A worker's unacknowledged messages are recorded in Redis as
@@ -49,19 +49,20 @@ from tests.integration import processes
 from tests.waiting import PATIENCE, wait_for
 
 RUN_ID = "20260101-000000-abcdef"
-#: URL suffixes: URLs with the first are refused at each attempt, those with the second at every second attempt.
+#: Two URL suffixes. URLs with the first suffix are refused at each attempt, and URLs with the second suffix at every
+#: second attempt.
 REFUSED, FLAKY = "/refused", "/flaky"
 #: The suffixes of a chord's keys, except the key of the claim.
 _KINDS = (".j", ".t", ".s", ".d")
 
 
 class Killed(BaseException):
-    """Ends a producer at once."""
+    """The exception that ends a producer at once."""
 
 
 @dataclass(frozen=True)
 class TakenMessage:
-    """A message taken by a worker and not acknowledged."""
+    """A message that a worker has taken and not acknowledged."""
 
     worker: str
     tag: str
@@ -105,7 +106,7 @@ def _image(number: int) -> bytes:
 
 
 class Fleet:
-    """Workers that do nothing but the test's commands."""
+    """Workers that only do what a test commands."""
 
     def __init__(self, server: redis.Redis) -> None:
         """Take a client that decodes responses."""
@@ -114,7 +115,7 @@ class Fleet:
         self.taken: list[TakenMessage] = []
         self._done: dict[str, Any] = {}
         self._tags = count()
-        #: Called once, after the producer has read the queues and before it reads the unacknowledged messages.
+        #: Is called once, between the producer's reading of the queues and its reading of the unacknowledged messages.
         self.between_scans: Callable[[], None] | None = None
 
     def waiting(self, queue: str = IMAGE_QUEUE) -> list[dict[str, Any]]:
@@ -141,14 +142,14 @@ class Fleet:
             try:
                 done = task.run(*args, **kwargs)
             except jobs.CollectError:
-                # The task has reported the error to its producer.
+                # The task has already reported the error to its producer.
                 done = None
             finally:
                 task.pop_request()
             self._done[taken.tag] = done.value if isinstance(done, UnloggedResult) else done
 
     def finish(self, taken: TakenMessage) -> None:
-        """Run a message's task, unless it has run, count its part, and acknowledge the message."""
+        """Run the task of a message unless the task has run, count its chord part, and acknowledge the message."""
         self.execute(taken)
         if taken.queue == IMAGE_QUEUE:
             self.count(taken, self._done[taken.tag])
@@ -180,7 +181,7 @@ class Fleet:
         return done
 
     def crash(self, worker: str, lost: bool = False) -> None:
-        """Let a worker die; another worker requeues its messages, or its messages are lost."""
+        """Let a worker die. Its messages are either requeued by another worker or lost."""
         name = worker_id(worker)
         self.taken = [taken for taken in self.taken if taken.worker != name]
         if lost:
@@ -188,7 +189,7 @@ class Fleet:
         requeue.requeue_from_dead_workers(self.server, [name])
 
     def lose(self, queue: str, place: int | None = None) -> None:
-        """Delete one message of a queue, or all of them."""
+        """Delete one message of a queue, or all messages of the queue."""
         raws = self._queue(queue)
         self._put(queue, [] if place is None else [*raws[:place], *raws[place + 1 :]])
 
@@ -211,7 +212,10 @@ class Fleet:
         return Counter(message["headers"]["id"] for message in (*waiting, *(taken.message for taken in self.taken)))
 
     def is_counting(self, shard: int) -> bool:
-        """Return whether a shard's chord counts parts: its size is in Redis, and its collect task was not sent."""
+        """Return whether a shard's chord counts parts.
+
+        It does if the chord's size is in Redis and the shard's collect task was not sent.
+        """
         return self.server.exists(chord_key(shard, ".s")) == 1 and self.server.get(chord_key(shard, ".c")) != "done"
 
     def parts(self, shard: int, suffix: str = "") -> list[str]:
@@ -233,7 +237,10 @@ class Fleet:
         self.server.delete(*(chord_key(shard, kind) for kind in _KINDS))
 
     def claim(self, shard: int) -> None:
-        """Let a worker claim a chord's collect task and die before sending it; later workers find it claimed."""
+        """Let a worker claim a chord's collect task and die before it sends the task.
+
+        Later workers find that the collect task is claimed.
+        """
         self.server.set(chord_key(shard, ".c"), "of a dead worker", ex=60, nx=True)
 
     def claim_expires(self, shard: int) -> None:
@@ -256,7 +263,7 @@ def worker_id(worker: str) -> str:
 
 
 def chord_key(shard: int, kind: str, suffix: str = "") -> str:
-    """Return the name of one of a chord's keys."""
+    """Return the name of a key that belongs to a shard's chord."""
     return cast("bytes", app.backend.get_key_for_group(f"{RUN_ID}.{shard_name(shard)}{suffix}", kind)).decode()
 
 
@@ -286,13 +293,13 @@ class _KillableDispatcher(Dispatcher):
         self.publisher = self._publisher = self._recovery._publisher = _KillablePublisher(options, self.die)
 
     def die(self) -> None:
-        """End the producer as by SIGKILL, without cleaning up."""
+        """End the producer without a clean-up, as SIGKILL does."""
         self._server.delete = lambda *_: 0  # type: ignore[method-assign]
         raise Killed
 
 
 class Producer:
-    """A run's dispatcher that runs step by step in the stage's thread."""
+    """The dispatcher of a run. It runs step by step in the stage's thread."""
 
     def __init__(
         self,
@@ -304,7 +311,7 @@ class Producer:
         resumed: bool = False,
         retried: Sequence[str] = (),
     ) -> None:
-        """Start the producer, and run it to its first check of the fleet or to its end."""
+        """Start the producer, and run it to the producer's end or first check of the fleet."""
         wait_for(lambda: planner.closed)
         self._go, self._came = threading.Semaphore(0), threading.Semaphore(0)
         self._killed = self._ending = False
@@ -320,7 +327,7 @@ class Producer:
         self._wait()
 
     def step(self, times: int = 1) -> None:
-        """Continue to the producer's next check of the fleet, this many times, or to its end."""
+        """Continue until the producer has checked the fleet this many times, or until it ends."""
         for _ in range(times):
             if not self.ended:
                 self._go.release()
@@ -332,11 +339,11 @@ class Producer:
         self.end()
 
     def kill_while_sending(self, messages: int) -> None:
-        """Let the producer die as by SIGKILL after it has sent this many further messages."""
+        """Let the producer die, as if by SIGKILL, after it has sent this many further messages."""
         self._job.publisher.dies_after = messages
 
     def end(self) -> None:
-        """End the producer by an error, after which it removes the run's record."""
+        """End the producer by an error that lets the producer remove the run's record."""
         self._ending = True
         self.step()
 
@@ -395,7 +402,7 @@ def stage(url: str) -> Iterator[Stage]:
             for name in names:
                 patch.setattr(module, name, 0.0)
         yield Stage(url, server, pool)
-        gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
+        gc.collect()  # results unsubscribe when they are garbage-collected, and this needs the server
         _disconnect()
         pool.submit(_disconnect).result()
 
@@ -407,7 +414,7 @@ def _disconnect() -> None:
 
 @contextmanager
 def fleet(stage: Stage) -> Iterator[Fleet]:
-    """Empty Redis, and give a fleet there."""
+    """Empty Redis, and give a fleet at this Redis."""
     stage.server.flushall()
     played = Fleet(stage.server)
     with pytest.MonkeyPatch.context() as patch:

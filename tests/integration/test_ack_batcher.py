@@ -1,4 +1,4 @@
-"""Finished tasks are reported in batches: their parts first, then their acknowledgements."""
+"""Finished tasks are reported in batches: first their chord parts are counted, then the tasks are acknowledged."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _TASK, _GROUP, _SIZE = "tests.part", "group-1", 250
 
 
 class Channel:
-    """A channel that records its flushes of acknowledgements to Redis."""
+    """A channel that records when it sends acknowledgements to Redis."""
 
     def __init__(self, log: list[str]) -> None:
         self.qos = SimpleNamespace(flush=lambda: log.append("flush"))
 
 
 class Message:
-    """A message that records its acknowledgement."""
+    """A message that records when it is acknowledged."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.headers = {"id": name}
@@ -82,19 +82,22 @@ def app(redis_url: str) -> Iterator[Celery]:
     found = Celery("settling", broker=redis_url, backend=redis_url, set_as_current=False)
     backend.install(found, frozenset([_TASK]))
     yield found
-    gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
+    gc.collect()  # results unsubscribe when they are garbage-collected, and this needs the server
     BatchingBackend.batched_tasks, ack_batcher.BatchedRequest.ack_batcher = before
 
 
 def part(place: int) -> Any:
-    """Return Celery's context of a finished task, with the fields needed by chords."""
+    """Return Celery's context of a finished task, with the fields that chords need."""
     body = {"task": "tests.body", "args": [], "kwargs": {}, "options": {"task_id": "body-1"}, "immutable": False}
     ended = {"task": _TASK, "id": f"task-{place}", "root_id": "run-1", "group": _GROUP, "group_index": place}
     return Context(ended, chord=body, called_directly=False)
 
 
 def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redis_url: str) -> None:
-    """In any order and despite duplicates, the last part completes a chord, and its task is the body's parent."""
+    """In any order and despite duplicates, the last part completes a chord.
+
+    The task of the last part is the parent of the chord's body.
+    """
 
     @app.task(name="tests.body")  # type: ignore[untyped-decorator]  # Celery's
     def body(results: list[Any]) -> None:
@@ -123,7 +126,7 @@ def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redi
 
 
 def test_keeps_a_chord_in_celerys_format(app: Celery, redis_url: str) -> None:
-    """Workers with Celery's counting and workers with our batches can share a chord."""
+    """Workers that count parts as Celery does and workers that count in our batches can share a chord."""
     odd = {"text": "\ud800", "n": 1}
     batcher = ack_batcher.BatchedRequest.ack_batcher
     plain = RedisBackend(url=redis_url.removeprefix("redis+"), app=app)
@@ -154,7 +157,7 @@ def test_keeps_a_chord_in_celerys_format(app: Celery, redis_url: str) -> None:
 
 
 def test_leaves_an_unordered_chord_to_celery(app: Celery, redis_url: str) -> None:
-    """Celery keeps such a chord's parts in a list, and counts them itself."""
+    """Celery keeps the parts of this chord in a list, and counts the parts itself."""
     app.conf.result_backend_transport_options = {"result_chord_ordered": False}
     app.backend.set_chord_size(_GROUP, _SIZE)
     for place in (2, 0):
@@ -165,7 +168,7 @@ def test_leaves_an_unordered_chord_to_celery(app: Celery, redis_url: str) -> Non
 
 
 def test_resends_a_script_lost_by_redis(app: Celery, redis_url: str) -> None:
-    """After a restart of Redis, the first batch finds its script missing and sends it again."""
+    """The first batch after a restart of Redis finds that its script is missing, and sends the script again."""
     app.backend.set_chord_size(_GROUP, _SIZE)
     with broker_client.client(redis_url) as server:
         server.script_flush()

@@ -1,4 +1,4 @@
-"""The library call does in a Python program what the commands do."""
+"""In a Python program, the library call does the same as the commands."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ print(json.dumps({
 
 
 def _run(*arguments: str | Path) -> dict[str, Any]:
-    """Run the program above as a user would, outside of the checkout; return what it prints."""
+    """Run the program above outside of the checkout, as a user does; return the output."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, *map(str, arguments)],
         capture_output=True,
@@ -70,7 +70,10 @@ def _run(*arguments: str | Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("place", ["broker", "local"])
 def test_program_downloads_and_reads_its_outcomes(place: str, fleet: str, demo_url: str, out: Path) -> None:
-    """With workers at a broker or its own fleet, a program gets the result, the Outcomes in order, and the progress."""
+    """A program gets the result, the Outcomes in order, and the progress.
+
+    This holds with workers at a broker and with a fleet that the program starts.
+    """
     facts = _run(demo_url, fleet if place == "broker" else "local", out)
     keys = ["000000", "000001", "000002", "000010", "000011", "000012", "000020"]
     reasons = [None] * 5 + ["http_4xx", "invalid_url"]

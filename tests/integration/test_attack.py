@@ -1,4 +1,4 @@
-"""A worker process with all slots under attack ends every download in time, and its memory stays bounded."""
+"""If all slots of a worker process are under attack, every download ends in time, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HOSTILE = {
 
 @pytest.fixture(scope="module")
 def attacked(demo_url: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give the report of the process after the attack."""
+    """Give the report that the process prints after the attack."""
     if not Path("/proc/self/clear_refs").exists():
         lacking("memory is measured by Linux's /proc")
     command = [sys.executable, "-m", "tests.integration.attack", demo_url, str(tmp_path_factory.mktemp("attack"))]
@@ -42,7 +42,7 @@ def test_attack_has_enough_variety(attacked: Any) -> None:
 
 
 def test_each_download_ends_in_time_with_its_reason(attacked: Any) -> None:
-    """Each download has its exact reason, within its deadline plus 10 %."""
+    """Each download ends with the expected reason, within its deadline plus 10 %."""
     for path, reason, seconds in attacked["ended"]:
         assert (path, reason) == (path, _HOSTILE[path])
         assert seconds <= DEADLINE * 1.1, path
@@ -54,5 +54,5 @@ def test_memory_stays_within_the_slots_caps(attacked: Any) -> None:
 
 
 def test_decoder_windows_are_bounded(attacked: Any) -> None:
-    """A br or zstd body also needs the window of its decoder, whose size no server can raise."""
+    """A br or zstd body also needs the window of its decoder. No server can raise the size of this window."""
     assert attacked["grown_with_windows"] <= AT_ONCE * (CAP + WINDOW)

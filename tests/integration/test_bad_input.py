@@ -1,4 +1,4 @@
-"""Commands refuse bad input with what happened, why, and what to do; never with a traceback."""
+"""If a command refuses bad input, it says what happened, why, and what to do. It never shows a traceback."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def refused(code: int, *arguments: str | Path, stdin: bytes = b"") -> tuple[str,
 
 
 def test_refuses_a_missing_list(tmp_path: Path) -> None:
-    """A missing list is named, and no output folder is created."""
+    """The error message names a missing list, and no output folder is created."""
     what, why, _ = refused(2, "run", tmp_path / "none.txt", "--out", tmp_path / "out")
     assert str(tmp_path / "none.txt") in what
     assert "No such file" in why
@@ -66,7 +66,7 @@ def test_refuses_a_binary_list(tmp_path: Path) -> None:
     ids=["table", "PDF", "truncated gzip"],
 )
 def test_refuses_a_list_in_another_format(tmp_path: Path, text: bytes, name: str) -> None:
-    """The error names the list's format, before a fleet starts or a folder is created."""
+    """An error names the list's format. It comes before a fleet starts or a folder is created."""
     what, _, _ = refused(2, "run", "-", "--out", tmp_path / "out", stdin=text)
     assert name in what
     assert not (tmp_path / "out").exists()
@@ -93,7 +93,7 @@ def test_refuses_an_unwritable_output_folder(tmp_path: Path, source: Path) -> No
 
 
 def test_refuses_a_folder_with_a_run(fleet: str, source: Path, out: Path) -> None:
-    """Each command that writes a run refuses a folder with a run, and changes nothing in it."""
+    """Each command that writes a run refuses a folder that has a run, and changes nothing in this folder."""
     assert processes.producer("run", source, "--out", out, "--broker", fleet, "--json").json()["success"] == 1
     before = {name: (out / name).read_bytes() for name in processes.files_below(out)}
     what, _, todo = refused(2, "run", source, "--out", out, "--broker", fleet)
@@ -105,7 +105,7 @@ def test_refuses_a_folder_with_a_run(fleet: str, source: Path, out: Path) -> Non
 
 
 def test_refuses_an_unreachable_broker(tmp_path: Path, source: Path) -> None:
-    """A broker without a listener is refused, and its password is not shown."""
+    """A broker URL without a listener is refused, and the password in the URL is not shown."""
     port = processes.free_port()
     url = f"redis://user:{_PASSWORD}@127.0.0.1:{port}/0"
     what, why, _ = refused(1, "run", source, "--out", tmp_path / "out", "--broker", url)
@@ -114,7 +114,7 @@ def test_refuses_an_unreachable_broker(tmp_path: Path, source: Path) -> None:
 
 
 def test_refuses_an_evicting_broker(tmp_path: Path, source: Path) -> None:
-    """A Redis that may evict keys is refused, and the setting to fix it is named."""
+    """A Redis that may evict keys is refused. The error message names the setting to change."""
     with processes.redis_server(tmp_path, "--maxmemory-policy", "allkeys-lru") as port:
         _, why, todo = refused(1, "run", source, "--out", tmp_path / "out", "--broker", f"redis://127.0.0.1:{port}/0")
     assert "allkeys-lru" in why
@@ -123,7 +123,7 @@ def test_refuses_an_evicting_broker(tmp_path: Path, source: Path) -> None:
 
 @pytest.mark.parametrize("user", ["", f":{_PASSWORD}@", f"user:{_PASSWORD}@"], ids=["none", "wrong", "unknown user"])
 def test_reports_a_wrong_password_without_showing_it(tmp_path: Path, source: Path, locked_port: int, user: str) -> None:
-    """A wrong or missing password is reported as such, and never printed."""
+    """The error message gives a wrong or missing password as the cause. The password is never printed."""
     url = f"redis://{user}127.0.0.1:{locked_port}/0"
     what, _, todo = refused(1, "run", source, "--out", tmp_path / "out", "--broker", url)
     assert f"127.0.0.1:{locked_port}" in what
@@ -142,7 +142,7 @@ def test_refuses_an_unusable_broker_url(tmp_path: Path, source: Path, url: str) 
 
 
 def test_refuses_a_deadline_above_the_redelivery_time(tmp_path: Path, source: Path) -> None:
-    """A deadline above 150 s is refused, because tasks would be redelivered while they run; 150 s is the maximum."""
+    """A deadline above the maximum of 150 s is refused, because tasks would be redelivered while they run."""
     ended = processes.producer("run", source, "--out", tmp_path / "out", "--deadline", "151")
     assert ended.code == 2
     assert ended.out == ""
@@ -160,7 +160,7 @@ def test_accepts_the_longest_deadline(fleet: str, source: Path, out: Path) -> No
 
 
 def test_reads_lists_of_other_programs(fleet: str, demo_url: str, tmp_path: Path, out: Path) -> None:
-    """A list in UTF-16 with CR line ends, quotes and commas works; the rows have its URLs as given."""
+    """A list in UTF-16 with CR line ends, quotes and commas works. The rows have the URLs exactly as in the list."""
     names = ("0.jpg", "a/../1.jpg", "%2E/2.jpg", "../images/3.jpg#part")
     urls = [f"{demo_url}/images/{name}" for name in names]
     source = tmp_path / "wide.txt"
@@ -170,7 +170,7 @@ def test_reads_lists_of_other_programs(fleet: str, demo_url: str, tmp_path: Path
 
 
 def test_survives_a_hand_sent_task(fleet: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A worker logs the mistake in a task sent by `celery call`, and continues."""
+    """If `celery call` sends a task with a mistake, the worker logs the mistake and continues."""
     logs = sorted(tmp_path_factory.getbasetemp().glob("workers*/*.err"))
     url = f"http://user:{_PASSWORD}@127.0.0.1/1.jpg"
     env = processes.environment({"IMAGEFLEET_BROKER_URL": fleet})

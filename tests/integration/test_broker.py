@@ -1,4 +1,4 @@
-"""Only broker URLs of the safe forms are accepted, and only servers that never evict keys."""
+"""A broker is accepted only if its URL has a safe form and its server never evicts keys."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_accepts_documented_urls(url: str) -> None:
 
 @pytest.mark.parametrize(("url", "message"), _BAD.values(), ids=_BAD)
 def test_refuses_other_urls(url: str, message: str) -> None:
-    """Other forms, and TLS without verification, are refused before anything is sent; passwords stay hidden."""
+    """Other forms, and TLS without verification, are refused before anything is sent. Passwords stay hidden."""
     with pytest.raises(UsageError) as caught:
         broker_client.check_url(url)
     assert message in str(caught.value)
@@ -101,7 +101,7 @@ def test_client_of_sentinels() -> None:
 
 
 def test_celery_gets_urls_it_understands() -> None:
-    """Our own parameters are removed from the URL, because kombu would take them for its options."""
+    """Our own parameters are removed from the URL, because kombu would take them for options of kombu."""
     url = "sentinel://one.example:7/2?master_name=main;sentinel://two.example/2?sentinel_password=other"
     assert broker_client.celery_url(url) == "sentinel://one.example:7/2;sentinel://two.example/2"
     assert broker_client.master_name(url) == "main"
@@ -111,7 +111,7 @@ def test_celery_gets_urls_it_understands() -> None:
 
 @contextmanager
 def impatient(url: str) -> Iterator[redis.Redis]:
-    """Give a client that tries only once, so that its error comes at once."""
+    """Give a client that does not retry, so that errors come at once."""
     with broker_client.client(url) as client:
         client.set_retry(Retry(NoBackoff(), 0))
         yield client
@@ -119,7 +119,7 @@ def impatient(url: str) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def server(redis_url: str) -> Iterator[redis.Redis]:
-    """Give a client, and restore the server's settings at the end."""
+    """Give a client of a server, and restore the server's settings at the end."""
     with broker_client.client(redis_url) as client:
         yield client
         client.config_set("maxmemory-policy", "noeviction")
@@ -127,13 +127,13 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def test_accepts_a_good_server(server: redis.Redis, redis_url: str) -> None:
-    """A responding server with the policy noeviction is accepted."""
+    """A server is accepted if it responds and has the policy noeviction."""
     broker_client.check_server(server, redis_url)
     assert server.ping()
 
 
 def test_refuses_an_evicting_server(server: redis.Redis, redis_url: str) -> None:
-    """An evicting server could lose a queue, so it is refused, with the setting to change."""
+    """An evicting server is refused, because it could lose a queue. The error names the setting to change."""
     server.config_set("maxmemory-policy", "allkeys-lru")
     with pytest.raises(CommandError, match="its maxmemory-policy is allkeys-lru") as caught:
         broker_client.check_server(server, redis_url)
@@ -141,7 +141,7 @@ def test_refuses_an_evicting_server(server: redis.Redis, redis_url: str) -> None
 
 
 def test_reports_a_missing_or_wrong_password(server: redis.Redis, redis_url: str) -> None:
-    """A missing or wrong password is reported as such, and never shown."""
+    """The error gives the missing or wrong password as the cause. The password is never shown."""
     server.config_set("requirepass", "right")
     path = redis_url.removeprefix("redis+socket://")
     for url in (redis_url, f"redis+socket://:secret@{path}"):
@@ -166,7 +166,7 @@ def test_reports_an_error_of_redis(server: redis.Redis, redis_url: str) -> None:
 
 
 def test_unreachable_sentinels_end_the_command_soon() -> None:
-    """The error names the master asked for, and how to fix the URL."""
+    """If the Sentinels are unreachable, the error names the requested master and says how to fix the URL."""
     url = f"sentinel://127.0.0.1:{processes.free_port()}/0?master_name=mymaster"
     with (
         broker_client.client(url, retry=False) as client,
@@ -178,7 +178,7 @@ def test_unreachable_sentinels_end_the_command_soon() -> None:
 
 
 def test_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
-    """An unreachable server is an error with the URL, its password redacted."""
+    """The error for an unreachable server has the URL with a redacted password."""
     url = f"redis+socket://:secret@{tmp_path}/redis.sock"
     with impatient(url) as client, pytest.raises(CommandError, match="can't be reached") as caught:
         broker_client.check_server(client, url)

@@ -1,4 +1,4 @@
-"""The demo and `producer compare` download one list in three ways; `producer serve` serves the images for `compare`."""
+"""The demo and `producer compare` download one list in three ways. `producer serve` serves images for `compare`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ WAYS = {"one by one": "one-by-one", "threads": "threads", "fleet": "fleet"}
 
 
 def test_demo_compares_three_ways(tmp_path: Path) -> None:
-    """In an empty folder and without any service, the demo downloads the same ten images three ways.
+    """In an empty folder and without any service, the demo downloads the same ten images in three ways.
 
-    The user's proxy does not know the server on this machine, so it is not used.
+    The user's proxy is not used, because it does not know the server on this machine.
     """
     env = {"IMAGEFLEET_PROXY": "http://127.0.0.1:1"}
     ended = processes.producer("demo", "--json", "--images", "10", "--latency", "300ms", cwd=tmp_path, env=env)
@@ -28,14 +28,14 @@ def test_demo_compares_three_ways(tmp_path: Path) -> None:
     assert_same_images(facts, out, 10)
     one_by_one, threads, fleet = facts["ways"]
     assert one_by_one["wall_seconds"] >= 10 * 0.3
-    # The threshold of the speed-up is low enough for a busy machine. It still shows that the waits of several downloads
-    # overlap.
+    # The threshold of the speed-up is low enough for a busy machine. The threshold still shows that the waits of
+    # several downloads overlap.
     assert threads["speedup"] >= 2
     assert fleet["speedup"] >= 2
 
 
 def test_compare_against_a_demo_server(tmp_path: Path) -> None:
-    """`producer compare` fetches a list from `producer serve`, which ends cleanly on Ctrl-C."""
+    """`producer compare` fetches a list from `producer serve`. Afterwards, the server ends cleanly on Ctrl-C."""
     argv = processes.command(["serve", "--port", "0", "--width", "80", "--height", "40"])
     with processes.started("serve", argv, tmp_path) as server:
         line = server.first_line().split()

@@ -1,4 +1,4 @@
-"""Images as real servers have them, through real workers: damaged metadata and other formats."""
+"""Real workers download images as real servers have them: with damaged metadata and in other formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OTHERS = {
 }
 
 
-#: The large images are left out because they take seconds; unit tests read them.
+#: The large images are left out because they take seconds. Unit tests read the large images.
 _IMAGES = {name: body for name, body in damaged_metadata().items() if len(body) < 100_000}
 
 
@@ -40,7 +40,7 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("options", [("--verify", "decode"), ("--resize", "keep_ratio", "--image-size", "64")])
 def test_run_saves_every_image_with_intact_pixels(fleet: str, served: str, out: Path, options: tuple[str, ...]) -> None:
-    """Workers save each damaged image, byte for byte unless resized, and name the reason for the others."""
+    """Workers save each damaged image, byte for byte unless they resize it. For other files they name the reason."""
     urls = "".join(f"{served}/{quote(name)}\n" for name in [*_IMAGES, *_OTHERS])
     command = ("run", "-", "--out", out, "--broker", fleet, "--json")
     facts = processes.producer(*command, *options, stdin=urls.encode()).json()

@@ -1,4 +1,4 @@
-"""A run saves images of hosts with dead first addresses, or with a name server that answers for one family only."""
+"""A run saves images although the first addresses of the hosts are dead, or DNS answers for one family only."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def fetched(namespace: list[str], tmp_path_factory: pytest.TempPathFactory) -> A
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dead_addresses_cost_no_image(fetched: Any, name: str) -> None:
-    """One to three dead addresses of either family before the good one cost no image and no timeout."""
+    """One to three dead addresses of either family before the good address cost no image and no timeout."""
     rows = [(error, seconds < _SECONDS) for url, error, seconds in fetched if name in url]
     assert rows == [(None, True)] * 2
 
 
 @pytest.mark.parametrize("name", PARTIAL)
 def test_name_server_for_one_family_costs_no_image(fetched: Any, name: str) -> None:
-    """The addresses of one family are used if the query for the other fails or gets no answer."""
+    """The addresses of one family are used if the query for the other family fails or gets no answer."""
     assert [error for url, error, _ in fetched if name in url] == [None, None]

@@ -31,11 +31,11 @@ from tests.zstandard import zstd
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
-QUIET = 0.05  # After this many seconds without a byte, the server counts as silent.
+QUIET = 0.05  # After this many seconds without a byte, the tests consider the server silent.
 
 
 class Answer(NamedTuple):
-    """The response to a request."""
+    """A response to a request."""
 
     status: int
     headers: http.client.HTTPMessage
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[DemoServer]:
-    """Give one server for all tests with only requests."""
+    """Give one server for all tests that only send requests."""
     with running() as server:
         yield server
 
@@ -62,7 +62,7 @@ def fetch(server: DemoServer, path: str, method: str = "GET", **headers: str) ->
 
 @contextmanager
 def connected(server: DemoServer, sent: bytes) -> Iterator[socket.socket]:
-    """Give a raw connection over which `sent` was sent."""
+    """Give a raw connection after `sent` was sent over it."""
     with socket.create_connection(server.address, PATIENCE) as client:
         client.sendall(sent)
         yield client
@@ -100,7 +100,7 @@ def decoded(body: bytes) -> Image.Image:
 
 @pytest.mark.parametrize("extension", FORMATS)
 def test_serves_an_image_in_each_format(server: DemoServer, extension: str) -> None:
-    """An image has validators, and the format, media type and size that its URL names."""
+    """An image has validators. Its format, media type and size are those that the URL names."""
     answer = fetch(server, f"/images/17.{extension}")
     image = decoded(answer.body)
     assert (answer.status, image.format, image.size) == (200, FORMATS[extension], (400, 200))
@@ -112,7 +112,7 @@ def test_serves_an_image_in_each_format(server: DemoServer, extension: str) -> N
 
 
 def test_image_depends_on_its_number_alone() -> None:
-    """A number gives the same bytes each time, and no two numbers give the same."""
+    """An image number gives the same bytes each time, and two different numbers give different bytes."""
     assert draw_image(5) == draw_image(5)
     assert len({draw_image(number, 64, 32) for number in (*range(30), 10**90)}) == 31
 
@@ -125,13 +125,13 @@ def test_image_has_the_requested_size(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("arguments", [(-1, 1, 1, "png"), (0, 0, 1, "png"), (0, 1, 4097, "png"), (0, 1, 1, "bmp")])
 def test_image_out_of_range_is_a_value_error(arguments: tuple[int, int, int, str]) -> None:
-    """A number, size or format out of range is a ValueError."""
+    """An image number, a size or a format out of range raises a ValueError."""
     with pytest.raises(ValueError, match="must be"):
         draw_image(*arguments)
 
 
 def test_query_sets_the_size(server: DemoServer) -> None:
-    """The query's width and height take precedence over the server's."""
+    """The width and height in a query take precedence over the server's width and height."""
     assert decoded(fetch(server, "/images/3.png?width=31&height=17").body).size == (31, 17)
 
 
@@ -159,7 +159,7 @@ def test_head_is_the_answer_without_its_body(server: DemoServer) -> None:
 
 
 def test_latency_delays_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server's latency delays each image, cached or not; a URL may set its own latency, up to 30 s."""
+    """The server's latency delays each image, cached or not. A URL can set another latency, up to 30 s."""
     waits: list[float] = []
     sleep = asyncio.sleep
 
@@ -178,7 +178,7 @@ def test_latency_delays_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_uncached_image_is_drawn_once_and_blocks_no_one(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two requests for one image draw it once, and a third client is answered meanwhile."""
+    """Two requests for one image draw the image once. While it is drawn, a third client gets an answer."""
     started, may_end, drawings = threading.Event(), threading.Event(), []
 
     def slow_drawing(*arguments: Any) -> bytes:
@@ -200,7 +200,7 @@ def test_uncached_image_is_drawn_once_and_blocks_no_one(server: DemoServer, monk
 
 
 def test_image_cache_stays_within_its_limit() -> None:
-    """The least recently requested image is evicted first; one larger than the limit is not cached."""
+    """The least recently requested image is evicted first. An image that is larger than the limit is not cached."""
     kept = DrawingCache(10)
     one, two, three, four = (ImageSpec(number, 1, 1, "png") for number in range(4))
     drawn = DrawnImage(b"12345", 0, "image/png")
@@ -214,7 +214,7 @@ def test_image_cache_stays_within_its_limit() -> None:
 
 
 def test_ready_images_are_drawn_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the server listens, the list's first images are served from the cache; the next one is drawn."""
+    """Once the server listens, the list's first images are served from the cache. The image after them is drawn."""
     with running(DemoOptions(width=20, height=10, ready=6)) as server:
         lines = fetch(server, "/list?count=7").body.decode().splitlines()
         paths = [line.removeprefix(server.url) for line in lines]
@@ -226,7 +226,7 @@ def test_ready_images_are_drawn_before_the_first_request(monkeypatch: pytest.Mon
 
 
 def test_number_of_ready_images_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At most 10,000 images are drawn in advance, even if more are asked for."""
+    """At most 10,000 images are drawn in advance, even if the option asks for more images."""
     drawings: list[int] = []
 
     def fake_drawing(index: int, *_: object) -> bytes:
@@ -251,14 +251,14 @@ def test_list_has_absolute_urls_in_four_formats(server: DemoServer) -> None:
 
 
 def test_changing_is_never_the_same_twice(server: DemoServer) -> None:
-    """Each request gets another image, and the formats alternate."""
+    """Each request gets a different image, and the formats alternate."""
     answers = [fetch(server, "/changing/same.jpg") for _ in range(5)]
     assert len({answer.body for answer in answers}) == 5
     assert len({answer.headers["Content-Type"] for answer in answers}) == 4
 
 
 def test_stats_count_by_route() -> None:
-    """Each request counts for its route, whatever follows the route's name."""
+    """Each request is counted for its route, whatever follows the route's name."""
     with running(DemoOptions(width=10, height=10)) as server:
         for path in ("/images/1.jpg", "/images/1.jpg", "/fault/gone/1", "/fault/gone/2?x", "/nowhere"):
             fetch(server, path)
@@ -305,7 +305,7 @@ def test_status_fault(server: DemoServer, fault: str, status: int) -> None:
 
 
 def test_opted_out(server: DemoServer) -> None:
-    """The image's X-Robots-Tag is the query's tag, always in one line."""
+    """The image's X-Robots-Tag has the tag from the query, always in one line."""
     assert fetch(server, "/fault/opted-out/2.jpg").headers["X-Robots-Tag"] == "noai"
     answer = fetch(server, "/fault/opted-out/2.jpg?tag=imagefleet:%20noindex%0d%0aX-Evil:%20yes")
     assert answer.headers["X-Robots-Tag"] == "imagefleet: noindexX-Evil: yes"
@@ -327,7 +327,7 @@ def test_once_fault_is_over_at_the_second_request(server: DemoServer, fault: str
 
 
 def test_drop_closes_without_an_answer(server: DemoServer) -> None:
-    """The server closes the connection without sending a byte; drop-once gives the image at the second request."""
+    """The server closes the connection without a byte. The route drop-once gives the image at the second request."""
     for path in ("/fault/drop/1.jpg", "/fault/drop-once/1.jpg"):
         with pytest.raises(http.client.RemoteDisconnected):
             fetch(server, path)
@@ -335,13 +335,13 @@ def test_drop_closes_without_an_answer(server: DemoServer) -> None:
 
 
 def test_silent_never_answers(server: DemoServer) -> None:
-    """The request is accepted, and nothing comes back."""
+    """The server accepts the request, and sends nothing back."""
     with connected(server, get("/fault/silent")) as client:
         assert not select.select([client], [], [], QUIET)[0]
 
 
 def test_stall_stops_in_the_middle(server: DemoServer) -> None:
-    """The headers and half of the body arrive, then nothing; the connection stays open."""
+    """The headers and half of the body arrive. Then nothing more arrives, but the connection stays open."""
     whole = fetch(server, "/images/2.jpg")
     with connected(server, get("/fault/stall/2.jpg")) as client:
         head, _, body = read_until_quiet(client, len(whole.body) // 2).partition(b"\r\n\r\n")
@@ -350,14 +350,14 @@ def test_stall_stops_in_the_middle(server: DemoServer) -> None:
 
 
 def test_drip_sends_one_byte_a_second(server: DemoServer) -> None:
-    """After the headers the image comes byte by byte, one each second."""
+    """After the headers, the image comes byte by byte, one byte each second."""
     with connected(server, get("/fault/drip/2.jpg")) as client:
         received = read_until_quiet(client, 1)
     assert received.endswith(b"\r\n\r\n\xff")
 
 
 def test_slow_header_sends_one_byte_a_second(server: DemoServer) -> None:
-    """After the status line the headers come byte by byte, one each second."""
+    """After the status line, the headers come byte by byte, one byte each second."""
     with connected(server, get("/fault/slow-header")) as client:
         assert read_until_quiet(client, 1) == b"HTTP/1.1 200 OK\r\n"
 
@@ -371,7 +371,7 @@ def test_truncated_closes_too_early(server: DemoServer) -> None:
 
 @pytest.mark.parametrize(("query", "lengths"), [("", 1), ("?conflicting", 2)])
 def test_wrong_length_is_unusable(server: DemoServer, query: str, lengths: int) -> None:
-    """The Content-Length is not a number, or there are two; the whole image follows."""
+    """The Content-Length is not a number, or there are two Content-Lengths. The whole image follows."""
     with connected(server, get(f"/fault/wrong-length/2.jpg{query}")) as client:
         head, _, body = read_all(client).partition(b"\r\n\r\n")
     assert head.count(b"Content-Length: ") == lengths
@@ -394,7 +394,7 @@ def test_huge_header_comes_before_the_image(server: DemoServer) -> None:
 
 
 def test_partial_is_half_of_an_image(server: DemoServer) -> None:
-    """The answer has status 206, and its Content-Range names the bytes that it holds."""
+    """The answer has status 206, and the Content-Range names the bytes in the answer's body."""
     answer = fetch(server, "/fault/partial/2.jpg")
     whole = draw_image(2)
     assert answer.status == 206
@@ -448,7 +448,7 @@ def test_zstd_bomb_is_valid_and_large(server: DemoServer) -> None:
 
 
 def test_huge_has_the_requested_size(server: DemoServer) -> None:
-    """The body has the query's number of bytes, declared or not."""
+    """The body has as many bytes as the query asks for, whether the length is declared or not."""
     declared = fetch(server, "/fault/huge?bytes=200001")
     undeclared = fetch(server, "/fault/huge?bytes=200001&declared=no")
     assert len(declared.body) == len(undeclared.body) == 200001
@@ -457,7 +457,7 @@ def test_huge_has_the_requested_size(server: DemoServer) -> None:
 
 
 def test_huge_waits_for_its_reader(server: DemoServer) -> None:
-    """A client that does not read gets no more than the sockets hold, and other clients are served."""
+    """If a client does not read, the server sends no more than the sockets hold, and serves other clients."""
     with connected(server, get("/fault/huge")) as client:
         wait_for(lambda: any(not connection._writable.is_set() for connection in server.connections))
         assert max(connection._transport.get_write_buffer_size() for connection in server.connections) < 256 * 1024
@@ -466,7 +466,7 @@ def test_huge_waits_for_its_reader(server: DemoServer) -> None:
 
 
 def test_bodies_that_are_not_images(server: DemoServer) -> None:
-    """Each of these bodies comes with status 200, and Pillow accepts none of them."""
+    """Each of these bodies comes with status 200, and Pillow refuses each body."""
     for path, content_type in (
         ("html", "image/jpeg"),
         ("json", "application/json"),
@@ -481,7 +481,7 @@ def test_bodies_that_are_not_images(server: DemoServer) -> None:
 
 
 def test_big_pixels_is_a_bomb_for_decoders(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred bytes declare so many pixels that Pillow refuses them."""
+    """A hundred bytes declare so many pixels that Pillow refuses the image."""
     answer = fetch(server, "/fault/big-pixels")
     assert len(answer.body) < 200
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 89_478_485)
@@ -502,7 +502,7 @@ def test_big_pixels_is_a_bomb_for_decoders(server: DemoServer, monkeypatch: pyte
     ],
 )
 def test_redirects(server: DemoServer, path: str, location: str) -> None:
-    """Status 302 leads to the route's target, and can't be used to inject headers."""
+    """The answer with status 302 leads to the route's target. The target can't be used to inject headers."""
     answer = fetch(server, path)
     assert (answer.status, answer.headers["Location"]) == (302, location)
     assert "X-Evil" not in answer.headers
@@ -518,7 +518,7 @@ def test_redirect_chain_ends_in_the_image(server: DemoServer) -> None:
 
 
 def test_pipelined_requests_are_answered_in_order(server: DemoServer) -> None:
-    """Requests sent together are answered in order, even if some take longer."""
+    """Requests that are sent together are answered in order, even if some requests take longer."""
     fetch(server, "/images/40.jpg?latency=0")
     paths = ("/images/41.jpg?latency=0.02", "/images/40.jpg", "/healthcheck", "/fault/gone", "/images/40.jpg")
     with connected(server, b"".join(map(get, paths)) + get("/fault/drop")) as client:
@@ -531,7 +531,7 @@ def test_pipelined_requests_are_answered_in_order(server: DemoServer) -> None:
 @pytest.mark.parametrize("path", ["/images/42.jpg", "/healthcheck"])
 @pytest.mark.parametrize("ending", ["HTTP/1.0", "HTTP/1.1\r\nConnection: close"])
 def test_connection_closes_at_the_clients_request(server: DemoServer, path: str, ending: str) -> None:
-    """A client of HTTP/1.0, or one with Connection: close, gets its answer and then the end."""
+    """A client of HTTP/1.0, or a client that sends Connection: close, gets an answer and then the end of the stream."""
     fetch(server, path)
     with connected(server, f"GET {path} {ending}\r\n\r\n".encode()) as client:
         assert read_all(client).startswith(b"HTTP/1.1 200 OK")
@@ -552,13 +552,13 @@ def test_connection_closes_at_the_clients_request(server: DemoServer, path: str,
     ],
 )
 def test_garbage_is_answered_and_the_connection_closed(server: DemoServer, sent: bytes, status: int) -> None:
-    """An invalid request gets a fitting error status, even while the client is still sending."""
+    """An invalid request gets a fitting error status, even while the client is still sending the request."""
     with connected(server, sent) as client:
         assert read_all(client).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 def test_flooding_client_is_cut_off(server: DemoServer) -> None:
-    """The number of requests that a client may send before it reads the answers is limited."""
+    """A client can only send a limited number of requests before it reads the answers."""
     with connected(server, get("/fault/silent")) as client, pytest.raises(ConnectionError):
         client.sendall(get("/healthcheck") * 1_000_000)
 
@@ -575,7 +575,7 @@ def test_flooding_client_is_cut_off(server: DemoServer) -> None:
     ],
 )
 def test_disconnected_client_is_forgotten(path: str) -> None:
-    """If a client disconnects in the middle, its task ends without an error."""
+    """If a client disconnects in the middle of an answer, the server's task for this client ends without an error."""
     with running() as server:
         with connected(server, get(path)):
             wait_for(lambda: any(connection.answering for connection in server.connections))
@@ -586,7 +586,7 @@ def test_disconnected_client_is_forgotten(path: str) -> None:
 
 
 def test_stop_ends_open_connections() -> None:
-    """After stop(), even connections that would last for ever end within a second."""
+    """Within a second after stop(), all connections end, even those that would last for ever."""
     paths = ("/fault/stall", "/fault/silent", "/fault/drip", "/fault/slow-header", "/fault/huge")
     with running() as server:
         clients = [socket.create_connection(server.address, PATIENCE) for _ in paths]
@@ -619,6 +619,6 @@ def test_foreign_host_is_an_error_that_names_it(host: str) -> None:
     "values", [{"host": ""}, {"port": 65536}, {"latency": -1}, {"latency": float("nan")}, {"width": 0}, {"ready": -1}]
 )
 def test_options_out_of_range_are_refused(values: dict[str, Any]) -> None:
-    """Options are checked when they are created."""
+    """Invalid options raise an error when they are created."""
     with pytest.raises(ValueError, match="must"):
         DemoOptions(**values)

@@ -23,7 +23,7 @@ def demo_process(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_process_prints_its_url_and_ends_silently() -> None:
-    """The process prints its URL, serves the same images, and ends on a signal even if a client waits."""
+    """The process prints its URL and serves the same images. It ends on a signal even if a client waits."""
     with demo_process("--width", "50", "--height", "40") as first, demo_process("--width=50") as second:
         for process, number, height in ((first, signal.SIGINT, 40), (second, signal.SIGTERM, 200)):
             assert process.stdout is not None
@@ -40,7 +40,7 @@ def test_process_prints_its_url_and_ends_silently() -> None:
 
 
 def test_process_draws_its_ready_images_first() -> None:
-    """The process first draws the images to keep ready, then prints its URL; a signal ends it even while it draws."""
+    """The process draws the images to keep ready before it prints its URL. A signal ends it even while it draws."""
     with demo_process("--ready", "2") as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://")
@@ -54,7 +54,7 @@ def test_process_draws_its_ready_images_first() -> None:
 
 
 def test_process_explains_why_it_cannot_start() -> None:
-    """A taken port ends the process with one line and status 1."""
+    """If the port is taken, the process prints one line and ends with status 1."""
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         demo_process("--port", str(taken.getsockname()[1])) as process,

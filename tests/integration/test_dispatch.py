@@ -1,4 +1,4 @@
-"""The dispatcher sends each shard as a Celery chord, a window of them at a time, until all manifests exist."""
+"""The dispatcher sends each shard as a Celery chord until all manifests exist. A window limits the shards in flight."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class StoppedError(Exception):
 
 
 class Sent(NamedTuple):
-    """The messages of one shard, and the size of its chord with its time to live in seconds."""
+    """The messages of one shard, and the size and time to live (in seconds) of the shard's chord."""
 
     messages: list[dict[str, Any]]
     size: tuple[str, int]
@@ -53,10 +53,10 @@ class Sent(NamedTuple):
 
 @pytest.fixture(scope="module")
 def connected(redis_url: str) -> Iterator[redis.Redis]:
-    """Connect the app to the tests' Redis, and give a client for it."""
+    """Connect the app to the tests' Redis, and give a client of this Redis."""
     with processes.app_with_broker(redis_url), broker_client.client(redis_url) as client:
         yield client
-        gc.collect()  # results unsubscribe when they are garbage-collected, which needs the server
+        gc.collect()  # results unsubscribe when they are garbage-collected, and this needs the server
         app.backend.result_consumer.stop()
         app.backend.client.close()
 
@@ -69,7 +69,7 @@ def store(tmp_path: Path) -> LocalStore:
 
 @pytest.fixture
 def server(connected: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Redis:
-    """Give an empty Redis, and let the dispatcher poll it often."""
+    """Give an empty Redis, and let the dispatcher poll Redis often."""
     connected.flushall()
     monkeypatch.setattr(dispatcher_module, "_TICK_SECONDS", 0.01)
     return connected
@@ -82,7 +82,7 @@ def dispatcher(
     check: Callable[[], None] = lambda: None,
     window: int = 1,
 ) -> tuple[Dispatcher, Planner]:
-    """Return a dispatcher for these URLs, and its planner."""
+    """Return a dispatcher for these URLs, and the dispatcher's planner."""
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
     planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None, _RUN_ID)
     planner.start()
@@ -91,7 +91,7 @@ def dispatcher(
 
 
 def run(job: Dispatcher) -> list[Progress]:
-    """Run a dispatcher to its end; return its progress reports."""
+    """Run a dispatcher to its end; return the progress reports."""
     reports: list[Progress] = []
     job.run(reports.append)
     return reports
@@ -141,13 +141,13 @@ def sent_by_celery(server: redis.Redis) -> Sent:
 
 
 def size_of(server: Any, group: str) -> tuple[str, int]:
-    """Return a chord's size in Redis, and its time to live in seconds."""
+    """Return the size of a chord, as stored in Redis, and the chord's time to live in seconds."""
     key = app.backend.get_key_for_group(group, ".s")
     return server.get(key), server.ttl(key)
 
 
 def test_message_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery: Sent) -> None:
-    """For workers, the dispatcher's message equals that of Celery's chord; only fields for display differ."""
+    """For workers, the dispatcher's message equals the message of Celery's chord. Only fields for display differ."""
     assert len(sent_by_us.messages) == len(sent_by_celery.messages) == _SHARD_SIZE
     for mine, theirs in zip(sent_by_us.messages, sent_by_celery.messages, strict=True):
         shown = {"argsrepr", "origin"}
@@ -164,7 +164,7 @@ def test_message_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery:
 
 
 def test_chord_body_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery: Sent) -> None:
-    """The chord's body is the same task as Celery's, with the same arguments and id; it needs no group and no reply."""
+    """The chord's body has the same task, arguments and id as Celery's body. It needs no group and no reply."""
     for mine, theirs in zip(sent_by_us.messages, sent_by_celery.messages, strict=True):
         body, expected = mine["body"][2]["chord"], theirs["body"][2]["chord"]
         for option in ("reply_to", "group_id"):
@@ -179,7 +179,7 @@ def test_chord_size_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_cele
 
 
 def test_message_fields(sent_by_us: Sent) -> None:
-    """A message has these values, and the text that Flower displays for it contains no secret."""
+    """A message has these values. The text that Flower displays for the message contains no secret."""
     headers, (args, kwargs, _) = sent_by_us.messages[1]["headers"], sent_by_us.messages[1]["body"]
     assert (args, kwargs) == ([_RUN_ID, 1, _SECRET_URL], {})
     assert headers["task"] == "tasks.jobs.fetch_image"
@@ -194,7 +194,7 @@ def test_message_fields(sent_by_us: Sent) -> None:
 
 
 def test_truncates_a_too_long_url(server: redis.Redis, store: LocalStore) -> None:
-    """A URL too long to be fetched is sent with just enough characters to be recognised as too long."""
+    """If a URL is too long to be fetched, only enough characters are sent to show that it is too long."""
     job, planner = dispatcher(store, server, ["http://a.example/" + "b" * 1_000_000], stop)
     planner.wait(1, PATIENCE)
     with pytest.raises(StoppedError):
@@ -285,7 +285,7 @@ def test_window_bounds_the_shards_in_flight(server: redis.Redis, store: LocalSto
 
 
 def test_run_is_timed(server: redis.Redis, store: LocalStore) -> None:
-    """The time of a run lasts from its first message to its last manifest."""
+    """The time of a run is measured from its first message to its last manifest."""
     job, _ = dispatcher(store, server, ["http://a.example/"], lambda: finish(server, store, 0))
     timing = job.run(lambda _: None)
     assert 0 < timing.first_sent < timing.last_done
@@ -295,7 +295,7 @@ def test_run_is_timed(server: redis.Redis, store: LocalStore) -> None:
 def test_manifest_counts_without_its_signal(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a shard's completion signal is lost, the shard is done when the producer sees its manifest."""
+    """If the completion signal of a shard is lost, the shard is done when the producer sees the shard's manifest."""
     monkeypatch.setattr(dispatcher_module, "_INSPECT_INTERVAL_SECONDS", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"], lambda: finish(server, store, 0, signal=False))
     assert run(job)
@@ -304,7 +304,7 @@ def test_manifest_counts_without_its_signal(
 def test_signal_does_not_count_without_its_manifest(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A completion signal without a visible manifest is an error, because the worker writes to another folder."""
+    """A completion signal without a visible manifest is an error. It shows that the worker writes to another folder."""
     monkeypatch.setattr(dispatcher_module, "_MANIFEST_TIMEOUT_SECONDS", 0.03)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     server.rpush(keys.done(_RUN_ID), json.dumps({"shard": 0}))
@@ -315,7 +315,7 @@ def test_signal_does_not_count_without_its_manifest(
 
 
 def test_progress_comes_from_the_workers(server: redis.Redis, store: LocalStore) -> None:
-    """The progress listener gets the sums that the workers report, at most the number of images."""
+    """The progress listener gets the sums that the workers report. A sum never exceeds the number of images."""
     server.hset(keys.progress(_RUN_ID), mapping={"success": 5, "failed": 1, "bytes": 77})
 
     def work() -> None:
@@ -330,7 +330,7 @@ def test_progress_comes_from_the_workers(server: redis.Redis, store: LocalStore)
 
 
 def test_run_record_exists_only_during_the_run(server: redis.Redis, store: LocalStore) -> None:
-    """The run's options are in Redis with a time to live; all keys of the run are removed at its end."""
+    """The run's options are in Redis with a time to live. All keys of the run are removed at the end of the run."""
     records: list[Any] = []
 
     def work() -> None:
@@ -346,7 +346,10 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Local
 
 
 def test_restores_a_lost_run_record(server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A producer that only waits for shards restores a lost record, because workers drop tasks without it."""
+    """A producer that only waits for shards restores a lost run record.
+
+    The record is needed because workers drop the tasks of a run without a record.
+    """
     monkeypatch.setattr(dispatcher_module, "_TICK_SECONDS", 0.2)
     monkeypatch.setattr(run_record, "_CHECK_INTERVAL_SECONDS", 0.3)
     observed: list[bool] = []
@@ -366,7 +369,10 @@ def test_restores_a_lost_run_record(server: redis.Redis, store: LocalStore, monk
 
 
 def test_collect_error_ends_the_run(server: redis.Redis, store: LocalStore) -> None:
-    """A worker's collect error ends the run with its message; the record and the queued work are dropped."""
+    """An error of a collect task ends the run with the error's message.
+
+    The run's record and its queued tasks are dropped.
+    """
     job, _ = dispatcher(store, server, ["http://a.example/"])
     message = {"shard": 0, "error": "could not save 00000.parquet: No space left on device"}
     server.rpush(keys.done(_RUN_ID), json.dumps(message))
@@ -376,7 +382,7 @@ def test_collect_error_ends_the_run(server: redis.Redis, store: LocalStore) -> N
 
 
 def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store: LocalStore) -> None:
-    """If the list can't be read to its end, the planned shards are finished, then the error is raised."""
+    """If the list can't be read to its end, the planned shards are finished before the error is raised."""
 
     def urls() -> Iterator[str]:
         yield from ["http://a.example/0", "http://a.example/1"]
@@ -391,7 +397,7 @@ def test_finishes_the_plan_of_a_list_that_breaks_off(server: redis.Redis, store:
 def test_notes_a_standstill_without_workers(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run without workers reports that there are none, instead of waiting silently."""
+    """If there are no workers, the run reports that workers are missing, instead of waiting silently."""
     monkeypatch.setattr(dispatcher_module, "_IDLE_NOTICE_SECONDS", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     reports: list[Progress] = []
@@ -406,7 +412,7 @@ def test_notes_a_standstill_without_workers(
 
 
 def test_ends_a_run_that_can_save_nothing(server: redis.Redis, store: LocalStore) -> None:
-    """A run ends after 200 images in a row could not be saved; one saved image resets the count."""
+    """A run ends after 200 images in a row could not be saved. One saved image resets this count."""
     sums = [(0, 199), (1, 200), (1, 399), (0, 10), (0, 209), (0, 210)]
     reports: list[int] = []
 
@@ -444,7 +450,7 @@ def test_waits_out_a_temporary_redis_error(
 
 
 def test_permanent_redis_error_ends_the_run(store: LocalStore, server: redis.Redis) -> None:
-    """A permanent error ends the run at once, with Redis's message and the command to resume."""
+    """A permanent error ends the run at once. The error has Redis's message and the command to resume."""
     job, _ = dispatcher(store, server, ["http://127.0.0.1/a"])
     server.set("key", "no list")
     with pytest.raises(CommandError, match="Redis refuses a command: it answers: WRONGTYPE") as caught:

@@ -1,4 +1,4 @@
-"""`producer doctor` with real servers and workers: its findings, its exit status, and its clean-up."""
+"""The findings, exit status and clean-up of `producer doctor` with real servers and workers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def diagnose(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple
 
 
 def test_healthy_setup_passes(fleet: str, out: Path) -> None:
-    """With a good broker and good workers all checks pass, except for the missing folder, which stays missing."""
+    """With a good broker and good workers, all checks pass except the check of the missing folder. It stays missing."""
     code, findings = diagnose("--broker", fleet, "--out", out)
     assert code == 0, findings
     disks = {name for name in findings if name.startswith("disk ")}
@@ -58,7 +58,7 @@ def test_healthy_setup_passes(fleet: str, out: Path) -> None:
 
 
 def test_prints_a_table(fleet: str, out: Path) -> None:
-    """Without --json the findings are a table; an existing folder stays unchanged."""
+    """Without --json, the findings are printed as a table. An existing folder stays unchanged."""
     out.mkdir()
     (out / "mine").touch()
     ended = processes.producer("doctor", "--broker", fleet, "--out", out)
@@ -68,7 +68,7 @@ def test_prints_a_table(fleet: str, out: Path) -> None:
 
 
 def test_reports_missing_workers_and_an_unfit_server(tmp_path: Path) -> None:
-    """A broker without workers, without an append-only file, and with eviction gets all three findings."""
+    """A broker that has no workers, has no append-only file, and evicts keys gets a finding for each fault."""
     options = ("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
     with processes.redis_server(tmp_path, *options) as port:
         code, findings = diagnose("--broker", f"redis://127.0.0.1:{port}/0", "--out", tmp_path / "out")
@@ -89,11 +89,11 @@ def test_reports_a_folder_outside_of_the_workers_roots(fleet: str, tmp_path: Pat
 
 @pytest.mark.slow
 def test_reports_a_worker_with_another_folder(redis_port: int, tmp_path: Path) -> None:
-    """A worker with another disk at the folder's path is reported, even if both sides may write there."""
+    """A worker with another disk at the folder's path is reported, even if both the worker and the doctor can write."""
     hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$1" && mkdir "$1/out" && shift && exec "$@"', "sh"]
     root = tmp_path / "root"
     (root / "out").mkdir(parents=True)
-    # Mounting requires root, which the tests do not.
+    # Mounting requires root, but the tests must not require root.
     allowed = subprocess.run([*hide, str(root), "true"], capture_output=True, check=False).returncode == 0
     if not allowed:
         pytest.skip("this user may not mount")
@@ -111,7 +111,7 @@ def test_reports_a_worker_with_another_folder(redis_port: int, tmp_path: Path) -
 
 
 def test_unreachable_broker_is_one_finding() -> None:
-    """An unreachable broker is one finding, with its address and without its password."""
+    """An unreachable broker gives one finding, which has the broker's address but not the password."""
     url = f"redis://me:word@127.0.0.1:{processes.free_port()}/0"
     ended = processes.producer("doctor", "--broker", url)
     assert ended.code == 1
@@ -121,7 +121,7 @@ def test_unreachable_broker_is_one_finding() -> None:
 
 
 def test_reports_a_wrong_password(tmp_path: Path) -> None:
-    """A refused password is reported as such."""
+    """If Redis refuses the password, the finding says so."""
     with processes.redis_server(tmp_path, "--requirepass", "another") as port:
         for login in ("", ":word-of-mine@"):
             code, findings = diagnose("--broker", f"redis://{login}127.0.0.1:{port}/0")
@@ -161,7 +161,7 @@ def test_user_of_the_fleet_may_run_all_checks(tmp_path: Path) -> None:
 
 
 def test_reports_an_unwritable_folder(tmp_path: Path) -> None:
-    """A failed creation of the folder is reported with the reason, even without a broker."""
+    """If the folder can't be created, the doctor reports the reason, even without a broker."""
     (tmp_path / "file").touch()
     code, findings = diagnose("--out", tmp_path / "file" / "out")
     assert code == 1
@@ -178,7 +178,7 @@ def test_without_a_broker(tmp_path: Path) -> None:
 
 
 def test_reports_a_dead_producers_run(tmp_path: Path) -> None:
-    """A run with a dead producer is reported with the command to resume it, and is neither changed nor locked."""
+    """If a run's producer is dead, the doctor names the command to resume it. The run is neither changed nor locked."""
     out = tmp_path / "out"
     out.mkdir()
     make_run(tmp_path / "list.txt", LocalStore(out), 11, 2, State.RUNNING, PlanState.COMPLETE)

@@ -1,4 +1,4 @@
-"""One run, through real workers, of every kind of faulty image, each beside a good one."""
+"""Real workers run a list with every kind of faulty image. Each faulty image is beside a good image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from producer.demo.drawing import draw_image
 from tasks.model import Reason, Status
 from tests.integration import processes
 
-#: The expected failure reason of each line, or None for a success. DEMO and CLOSED stand for addresses.
+#: The expected failure reason of each line, or None for a success. The words DEMO and CLOSED stand for addresses.
 FAULTS: dict[str, str | None] = {
     "DEMO/fault/not-found": "http_4xx",
     "DEMO/fault/forbidden": "http_4xx",
@@ -86,7 +86,8 @@ FAULTS: dict[str, str | None] = {
     "DEMO/images/\x00.jpg": "http_4xx",
     "DEMO/images/77.jpg#unsavable": "storage",
 }
-#: Reasons not caused by a line of a list: they need an early end of the run, an internal error, or a dead worker.
+#: The reasons that a line of a list can't cause. Their causes are an early end of the run, an internal error, or a dead
+#: worker.
 ELSEWHERE = {
     *(Reason.CANCELLED, Reason.INTERNAL, Reason.LOST, Reason.CRASHED),
     # The following reasons need a table, a filter or other options.
@@ -96,7 +97,7 @@ ELSEWHERE = {
 
 @dataclass(frozen=True)
 class Mixed:
-    """The run of all faults: good images and faults in turn, beginning and ending with a good one."""
+    """The run of all faults. Good and faulty images take turns, and the first and the last image are good."""
 
     out: Path
     ended: processes.Completed
@@ -120,7 +121,8 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
     source = tmp_path_factory.mktemp("faults") / "list.txt"
     source.write_bytes(b"\n".join(lines))
     out = store_root / "of-faults"
-    # A dangling symlink has the name of one image's file. It can't be overwritten, and is not taken for the image.
+    # A dangling symlink has the name of one image's file. The symlink can't be overwritten, and is not taken for the
+    # image.
     unsavable = next(at for at, line in enumerate(lines) if line.endswith(b"#unsavable"))
     (out / "00000").mkdir(parents=True)
     (out / f"00000/00000{unsavable:03d}.jpg").symlink_to(out / "nowhere")
@@ -132,12 +134,12 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
 
 
 def good(number: int, demo_url: str) -> bytes:
-    """Return the line of a good image."""
+    """Return the list's line of a good image."""
     return f"{demo_url}/images/{number + 1000}.jpg".encode()
 
 
 def test_every_fault_route_and_reason_is_covered() -> None:
-    """The table above has each fault route of the demo server, and each failure reason that a list's line can cause."""
+    """The table above has each fault route of the demo server and each failure reason that a list's line can cause."""
     routes = {route for route in ROUTES if route.startswith("/fault/")}
     covered = {
         urlsplit(fault.removeprefix("DEMO")).path.removesuffix("/1.png") for fault in FAULTS if "/fault/" in fault
@@ -162,7 +164,7 @@ def test_run_completes_despite_its_faults(mixed: Mixed) -> None:
     ("fault", "reason"), FAULTS.items(), ids=[quote(fault.encode(errors="surrogateescape"))[:60] for fault in FAULTS]
 )
 def test_fault_has_its_exact_outcome(mixed: Mixed, fault: str, reason: str | None) -> None:
-    """Each fault has its expected status and reason, and saves a file only on success."""
+    """Each faulty image has the expected status and reason. A file is saved only if the image succeeds."""
     row = mixed.row(fault)
     assert row["status"] == (Status.SUCCESS if reason is None else Reason(reason).status)
     assert row["reason"] == reason
@@ -177,7 +179,7 @@ def test_fault_has_its_exact_outcome(mixed: Mixed, fault: str, reason: str | Non
 
 
 def test_good_neighbours_are_saved(mixed: Mixed) -> None:
-    """The images between the faults are saved byte for byte, and only successful images have files."""
+    """The good images between the faults are saved byte for byte, and only successful images have files."""
     for number, row in enumerate(mixed.rows[::2]):
         assert row["status"] == "success", row
         assert (mixed.out / row["path"]).read_bytes() == draw_image(number + 1000, 80, 40)
@@ -185,12 +187,12 @@ def test_good_neighbours_are_saved(mixed: Mixed) -> None:
 
 
 def test_urls_are_kept_as_given(mixed: Mixed) -> None:
-    """The manifest's URL is the line of the list, so its rows can be joined with the list."""
+    """The URL in a manifest's row is the line of the list, so the rows can be joined with the list."""
     assert [row["url"] for row in mixed.rows] == [line.decode(errors="replace") for line in mixed.lines]
 
 
 def test_secrets_of_urls_are_not_shown(mixed: Mixed) -> None:
-    """A password or token in a URL appears only in the column of the URL itself."""
+    """A password or token in a URL appears only in the manifest's column of URLs."""
     for row in mixed.rows:
         assert "word-of-mine" not in json.dumps({**row, "url": ""}, default=str)
     assert "word-of-mine" not in mixed.ended.out + mixed.ended.err
@@ -207,7 +209,8 @@ def test_secrets_of_urls_are_not_shown(mixed: Mixed) -> None:
         "DEMO/fault/request-timeout": 2,
         "DEMO/fault/not-implemented": 1,
         "DEMO/fault/opted-out": 1,
-        # The route drop-once is left out: on a reused connection, its request is resent without counting as an attempt.
+        # The route drop-once is left out, because its request on a reused connection is resent without counting as an
+        # attempt.
         "DEMO/fault/drop": 2,
         "CLOSED/1.jpg": 2,
         "DEMO/fault/html": 1,
@@ -220,13 +223,13 @@ def test_retries_only_temporary_failures(mixed: Mixed, fault: str, attempts: int
 
 
 def test_redirected_image_has_its_final_url(mixed: Mixed) -> None:
-    """The row of a redirected image has the URL to which its last redirect led."""
+    """The row of a redirected image has the URL to which the last redirect led."""
     final = mixed.row("DEMO/fault/redirect")["final_url"]
     assert urlsplit(final).path == "/images/0.jpg"
 
 
 def test_foreign_folder_among_the_images_is_tolerated(fleet: str, demo_url: str, out: Path) -> None:
-    """A folder in a shard's folder, created by someone else, does not stop a run."""
+    """If someone else has created a folder in a shard's folder, the run does not stop."""
     (out / "00000/thumbnails").mkdir(parents=True)
     url = f"{demo_url}/images/1.jpg".encode()
     ended = processes.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=url)

@@ -1,4 +1,4 @@
-"""Files and rows agree, even if every task is delivered twice and every request gets another image."""
+"""Files and rows agree, even if every task is delivered twice and every request gets a different image."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ FORMATS = {"jpg": "jpeg", "png": "png", "webp": "webp", "gif": "gif"}
 
 
 def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: Path, out: Path, tmp_path: Path) -> None:
-    """For one URL listed ten times, with another image at each request, the ten rows describe the ten saved files."""
-    # A separate database, so that no worker takes the tasks before their copies are queued.
+    """If a URL is listed ten times and each request gets another image, the ten rows describe the ten saved files."""
+    # The test uses a separate database, so that no worker takes the tasks before their copies are queued.
     broker = f"redis://127.0.0.1:{redis_port}/1"
     source = tmp_path / "list.txt"
     # The latency is long enough for all twenty tasks to run at once.
@@ -55,7 +55,7 @@ def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: P
 
 
 def redelivered(message: str, number: int) -> str:
-    """Return the message as a redelivery has it, with another delivery tag."""
+    """Return the message as Redis redelivers it, with another delivery tag."""
     content = json.loads(message)
     content["properties"]["delivery_tag"] = f"copy-{number}"
     return json.dumps(content)

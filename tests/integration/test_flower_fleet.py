@@ -1,4 +1,4 @@
-"""A local fleet's Flower: its address, its password, its events, and its end with the fleet."""
+"""The Flower of a local fleet: the address, the password, the events, and the end of Flower with the fleet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PRESS = "Press any key"
 
 @contextmanager
 def port_in_use(port: int) -> Iterator[None]:
-    """Make sure that a port is in use, by a socket of this test or by another program."""
+    """Make sure that a port is in use, either by a socket of this test or by another program."""
     with ExitStack() as stack:
         with suppress(OSError):
             stack.enter_context(socket.create_server(("127.0.0.1", port)))
@@ -41,7 +41,7 @@ def flower_processes(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_flower_below_a_prefix(tmp_path: Path) -> None:
-    """With FLOWER_URL_PREFIX, all of Flower is below the prefix and needs the password; its health check passes."""
+    """With FLOWER_URL_PREFIX, all pages are below the prefix and need the password. Flower's health check passes."""
     with running_fleet(tmp_path, "--workers", "1", env={"FLOWER_URL_PREFIX": "/watch/"}) as fleet:
         for path in ("/", "/tasks", "/api/workers", "/static/css/flower.css"):
             assert fleet.flower.get(f"/watch{path}", None)[0] == 401
@@ -56,8 +56,8 @@ def test_flower_below_a_prefix(tmp_path: Path) -> None:
 def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
     """`producer fleet` prints Flower's address; Flower needs its password and listens on loopback only.
 
-    Flower gets an event for every image, and for a shard that can't be collected. Flower's processes end with the
-    fleet.
+    Flower gets an event for every image, and an event for a shard that can't be collected. Flower's processes end with
+    the fleet.
     """
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     with running_fleet(tmp_path, "--workers", "1", env=env) as fleet:
@@ -88,7 +88,7 @@ def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
             broken.process.stdin.write(slow)
             broken.process.stdin.close()
             plan = tmp_path / "broken" / ".plan" / "00000.parquet"
-            # At this moment the producer has read the plan, and the shard is not collected yet.
+            # At this moment, the producer has read the plan, and the shard is not collected yet.
             process_helpers.eventually(
                 lambda: process_helpers.request_count(demo_url, "/images") > before, "the request of the image"
             )
@@ -105,7 +105,7 @@ def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
 
 @pytest.mark.slow
 def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
-    """With IMAGEFLEET_TASK_EVENTS=off Flower knows the workers, and gets no event of an image."""
+    """With IMAGEFLEET_TASK_EVENTS=off, Flower knows the workers but gets no event of an image."""
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_TASK_EVENTS": "off"}
     with running_fleet(tmp_path, "--workers", "1", env=env) as fleet:
         assert fleet.run("unheard", [f"{demo_url}/images/1.jpg"])["success"] == 1
@@ -114,7 +114,7 @@ def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
             workers = json.loads(fleet.flower.get("/workers?json=1", fleet.flower.password)[1])["data"]
             return sum(worker.get("worker-heartbeat", 0) for worker in workers)
 
-        # A worker's heartbeats are events too: the next heartbeat comes after any event of the image.
+        # A worker's heartbeats are events too. The next heartbeat comes after every event of the image.
         before = heartbeats()
         process_helpers.eventually(lambda: heartbeats() > before, "the next heartbeat")
         assert fleet.flower.tasks() == {}
@@ -122,7 +122,7 @@ def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
 
 
 def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
-    """`run --flower --json` prints only its JSON to standard output, and Flower's address to standard error.
+    """`run --flower --json` prints Flower's address to standard error. Only the JSON goes to standard output.
 
     Flower's usual port is taken, so Flower uses another one. The command ends with the run, without waiting for a key.
     """
@@ -148,7 +148,7 @@ def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["compare", "demo"])
 def test_flower_on_a_terminal_stays_until_a_key(tmp_path: Path, demo_url: str, way: str) -> None:
-    """On a terminal the fleet and its Flower stay until a key is pressed, for a person to look at them."""
+    """On a terminal, the fleet and its Flower stay until a key is pressed, so that a person can look at Flower."""
     (tmp_path / "list.txt").write_text(f"{demo_url}/images/1.jpg\n")
     arguments = ["compare", tmp_path / "list.txt"] if way == "compare" else ["demo", "--images=1", "--latency=0"]
     argv = process_helpers.command([*arguments, "--out", tmp_path / "out", "--workers=1", "--flower"])
@@ -205,7 +205,7 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 def test_health_check_reports_the_error() -> None:
-    """It prints nothing for a service that answers 200, and one line with the error otherwise."""
+    """The health check prints nothing if the service answers 200. Otherwise, it prints one line with the error."""
 
     def check(url: str) -> tuple[int, str]:
         argv = [sys.executable, "-m", "config.healthcheck", url]

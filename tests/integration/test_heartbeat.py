@@ -33,7 +33,7 @@ from tests.integration.test_transport import consuming, drain, put
 
 _QUEUE = "presence-test"
 _ME = WorkerId("a@here", "here", "boot.1", os.getpid(), "1")
-#: A worker of another host.
+#: The id of a worker on another host.
 _ELSEWHERE = replace(_ME, node="b@there", host="there", random="2")
 
 pytestmark = pytest.mark.slow
@@ -41,12 +41,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def heartbeat(redis_url: str) -> Heartbeat:
-    """Give this process's heartbeat; the test calls its beats."""
+    """Give this process's heartbeat. The test triggers each beat by a call."""
     return Heartbeat(_ME, lambda: broker_client.client(redis_url, retry=False), transport.known_tags)
 
 
 def record_unacked(server: redis.Redis, worker: WorkerId, count: int, exchange: str = "") -> None:
-    """Record this many unacknowledged messages for a worker, as its transport does."""
+    """Record this number of unacknowledged messages for a worker, as the worker's transport does."""
     server.sadd(keys.WORKERS, worker.name)
     for number in range(count):
         message = {
@@ -61,13 +61,13 @@ def record_unacked(server: redis.Redis, worker: WorkerId, count: int, exchange: 
 
 
 def queued(server: redis.Redis) -> list[dict[str, Any]]:
-    """Return the messages of the queue, the next one last."""
+    """Return the messages of the queue. The next message to deliver is the last one."""
     found: Any = server.lrange(_QUEUE, 0, -1)
     return [json.loads(message) for message in found]
 
 
 def test_requeues_all_tasks_of_a_dead_worker(server: redis.Redis) -> None:
-    """Each message is first in its queue, and differs only by kombu's redelivery marks; the worker is unregistered."""
+    """Each message is first in its queue and differs only by kombu's redelivery marks. The worker is unregistered."""
     record_unacked(server, _ELSEWHERE, 5)
     assert requeue.requeue_from_dead_workers(server) == 5
     messages = queued(server)
@@ -79,7 +79,7 @@ def test_requeues_all_tasks_of_a_dead_worker(server: redis.Redis) -> None:
 
 
 def test_message_goes_to_the_queues_of_its_exchange(server: redis.Redis) -> None:
-    """A message sent to an exchange is requeued along the exchange's bindings."""
+    """If a message was sent to an exchange, it is requeued along the bindings of this exchange."""
     server.sadd("_kombu.binding.shop", "\x06\x16".join([_QUEUE, "", "bound"]), "\x06\x16".join(["x", "", "other"]))
     record_unacked(server, _ELSEWHERE, 1, exchange="shop")
     requeue.requeue_from_dead_workers(server)
@@ -87,7 +87,7 @@ def test_message_goes_to_the_queues_of_its_exchange(server: redis.Redis) -> None
 
 
 def test_damaged_record_goes_to_the_dead_letter_list(server: redis.Redis) -> None:
-    """A damaged record goes to the transport's dead-letter list, and does not keep the dead worker registered."""
+    """A damaged record goes to the transport's dead-letter list. It does not keep the dead worker registered."""
     record_unacked(server, _ELSEWHERE, 1)
     server.hset(keys.worker_key(keys.UNACKED, _ELSEWHERE.name), "odd", "no record")
     requeue.requeue_from_dead_workers(server)
@@ -148,7 +148,7 @@ def test_detects_a_dead_process_of_its_host_at_once(server: redis.Redis, heartbe
 def test_requeues_messages_of_a_lost_reply(
     server: redis.Redis, redis_url: str, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Messages of a reply that never reached this worker are requeued; the worker keeps those that it received."""
+    """If a reply of Redis never reached this worker, its messages are requeued. The worker keeps received messages."""
     transport.install()
     monkeypatch.setattr(transport.Channel, "worker_id", _ME.name)
     put(redis_url, _QUEUE, 3)
@@ -187,7 +187,7 @@ def test_running_task_of_a_broken_connection_is_known(
 
 
 def test_requeues_overdue_messages_of_kombu(server: redis.Redis, heartbeat: Heartbeat) -> None:
-    """Messages that plain kombu has kept beyond the visibility timeout are requeued, as by kombu's own consumers."""
+    """If plain kombu keeps messages beyond the visibility timeout, they are requeued, as kombu's own consumers do."""
     record = [{"headers": {}, "properties": {"delivery_info": {}}}, "", _QUEUE]
     server.hset(keys.UNACKED, mapping={"old": json.dumps(record), "new": json.dumps(record)})
     server.zadd(keys.UNACKED_INDEX, {"old": time.time() - limits.VISIBILITY_TIMEOUT - 1, "new": time.time()})
@@ -202,7 +202,7 @@ def test_lists_all_unacked_hashes(server: redis.Redis) -> None:
 
 
 def test_producer_uses_kombus_keys(redis_url: str) -> None:
-    """A process other than a worker has no worker id, and uses kombu's own key names."""
+    """A process that is not a worker has no worker id, and uses kombu's own key names."""
     transport.install()
     with Connection(redis_url) as connection:
         assert connection.channel().qos.unacked_key == "unacked"
@@ -232,7 +232,7 @@ def start_worker(name: str, folder: Path, url: str) -> Any:
 
 @pytest.mark.timeout(120)
 def test_other_worker_does_the_tasks_of_a_killed_one(own_redis: str, demo_url: str, tmp_path: Path) -> None:
-    """In an otherwise idle fleet, another worker does all tasks of a killed worker well within a minute."""
+    """In a fleet that is otherwise idle, another worker executes all tasks of a killed worker well within a minute."""
     source = slow_list(tmp_path, demo_url, 24, 4)
     argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with (
@@ -251,7 +251,7 @@ def test_other_worker_does_the_tasks_of_a_killed_one(own_redis: str, demo_url: s
 
 
 def test_restarted_worker_requeues_its_tasks_at_once(own_redis: str, demo_url: str, tmp_path: Path) -> None:
-    """A killed worker's successor on the same host requeues its tasks with the first heartbeat."""
+    """If a killed worker has a successor on the same host, the successor's first heartbeat requeues the tasks."""
     source = slow_list(tmp_path, demo_url, 8, 1)
     argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with processes.connect(own_redis) as server, processes.started("run", argv, tmp_path) as run:
@@ -294,7 +294,8 @@ def proxy_losing_a_reply(url: str) -> Iterator[str]:
                     for ready in select.select([self.request, server], [], [])[0]:
                         data = ready.recv(1 << 16)
                         asked = asked or b"kombu_record" in data
-                        # The script's reply begins with the number of dead-lettered messages; other messages follow.
+                        # The script's reply begins with the number of dead-lettered messages. The delivered messages
+                        # follow in the reply.
                         if not data or (asked and ready is server and b"$" in data and not lost.is_set()):
                             if data:
                                 lost.set()
@@ -316,7 +317,7 @@ def proxy_losing_a_reply(url: str) -> Iterator[str]:
 
 @pytest.mark.timeout(120)
 def test_requeues_messages_lost_with_a_connection(own_redis: str, demo_url: str, tmp_path: Path) -> None:
-    """Messages lost with a broken connection are requeued soon, not after minutes."""
+    """Messages that are lost with a broken connection are requeued soon, and not only after minutes."""
     source = slow_list(tmp_path, demo_url, 8, 0)
     argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with (
@@ -332,7 +333,7 @@ def test_requeues_messages_lost_with_a_connection(own_redis: str, demo_url: str,
 
 @pytest.mark.timeout(120)
 def test_paused_redis_declares_no_one_dead(own_redis: str, demo_url: str, tmp_path: Path) -> None:
-    """After a pause of Redis in which all heartbeats expire, no live worker is declared dead."""
+    """If all heartbeats expire while Redis is paused, no live worker is declared dead afterwards."""
     source = slow_list(tmp_path, demo_url, 32, 30)
     argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with (

@@ -1,4 +1,4 @@
-"""In a network where every forbidden address answers, workers connect to none, whatever URLs and DNS say."""
+"""In a network where every forbidden address answers, workers connect to no such address, whatever URLs and DNS say."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.integration.hostile_network import GOOD, NAMES
 
 @pytest.fixture(scope="module")
 def report(possible_namespace: tuple[list[str], str]) -> Any:
-    """Give the report of the process inside a namespace, or of a simulation where none can be created."""
+    """Give the report of a process inside a namespace. Where no namespace can be created, simulate one."""
     prefix, _ = possible_namespace
     command = [*prefix, sys.executable, "-m", "tests.integration.hostile_network", *([] if prefix else ["simulated"])]
     root = Path(__file__).parents[2]
@@ -40,17 +40,17 @@ def test_hostile_url_fails_for_its_reason(report: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("good.example", "rebinding.example")])
 def test_name_with_one_forbidden_address_is_refused(report: Any, name: str) -> None:
-    """A name is refused if any of its addresses is forbidden, wherever this address is in the list."""
+    """A name is refused if any of its addresses is forbidden, at any position in the list."""
     assert report["hostile"][name] == "blocked_address"
 
 
 def test_public_address_is_reached(report: Any) -> None:
-    """A public address in the same network can be reached, so it is the guard that causes the refusals above."""
+    """A public address in the same network can be reached. This shows that the guard causes the refusals above."""
     assert report["good"] == "success"
 
 
 def test_dns_rebinding_is_refused(report: Any) -> None:
-    """A name that turns bad between two lookups is fetched from its checked address, and refused at the next lookup."""
+    """If a name turns bad between two lookups, the checked address is used, and the next lookup refuses the name."""
     first, lookups, second = report["rebinding"]
     assert (first, lookups, second) == ("success", 1, "blocked_address")
     assert set(report["reached"]) == {GOOD}

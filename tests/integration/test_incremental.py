@@ -24,7 +24,7 @@ def run(source: Path, out: Path, fleet: str, *options: str) -> processes.Complet
 
 
 def urls_by_key(out: Path) -> dict[str, str]:
-    """Return the URLs of a run's manifests, each a success with a file, by key."""
+    """Return the URLs of a run's manifests by key, and check that each URL is a success with a file."""
     rows = processes.rows(out)
     assert {row["status"] for row in rows} == {"success"}
     assert processes.image_files(out) == {row["path"] for row in rows}
@@ -32,7 +32,7 @@ def urls_by_key(out: Path) -> dict[str, str]:
 
 
 def test_skip_continues_the_run_of_the_same_list(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """The same command again downloads only what is missing."""
+    """If the same command is repeated, it downloads only the missing images."""
     source = tmp_path / "list.txt"
     write_list(source, demo_url, 0, 5)
     assert run(source, out, fleet, "--incremental", "skip").json()["fetched"] == 5
@@ -42,9 +42,10 @@ def test_skip_continues_the_run_of_the_same_list(fleet: str, demo_url: str, out:
 
 
 def test_overwrite_replaces_an_unfinished_run(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """A run with a killed producer is replaced, and no image of it, not even one in progress, gets into the new run.
+    """If a run's producer was killed, a new run replaces the run.
 
-    While its producer is alive, the run is not replaced.
+    No image of the old run, not even an image in progress, gets into the new run. While the old run's producer is
+    alive, the run is not replaced.
     """
     source = tmp_path / "list.txt"
     write_list(source, demo_url, 100, 300, latency=3.0)
@@ -65,7 +66,7 @@ def test_overwrite_replaces_an_unfinished_run(fleet: str, demo_url: str, out: Pa
 
 
 def test_extend_adds_shards(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """Another list adds shards; keys, images and manifests of the first list stay. Counts are without the gap."""
+    """Another list adds shards. The keys, images and manifests of the first list stay. The counts leave out the gap."""
     urls = write_list(tmp_path / "list.txt", demo_url, 0, 5)
     more = write_list(tmp_path / "more.txt", demo_url, 10, 4)
     assert run(tmp_path / "list.txt", out, fleet).json()["total"] == 5

@@ -1,4 +1,4 @@
-"""Images of unverifiable servers, through real workers: refused with a reason, or saved and marked."""
+"""Real workers either refuse images of unverifiable servers with a reason, or save and mark these images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Site:
     """Servers with a valid certificate, with an expired one, and without TLS."""
 
     def __init__(self, folder: Path, stack: ExitStack, plain: str) -> None:
-        """Create the certificates and start the TLS servers; the server without TLS runs already."""
+        """Create the certificates and start the TLS servers. The server without TLS already runs."""
         root = Authority(folder / "root", "Root")
         good, expired = (server_context(root.issue(name, dates=dates)) for name, dates in (("a", ()), ("b", PAST)))
         replies = iter([response(b"", "404 Not Found")])
@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, demo_url: str) -> Iterator[Si
 
 
 def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
-    """A local fleet inherits the permission for --insecure; its manifest marks unverified images, after a retry too."""
+    """A local fleet inherits the permission for --insecure. Manifests mark unverified images, also after a retry."""
     out = tmp_path / "out"
     arguments = ("run", site.source, "--out", out, "--workers", "1", "--insecure", "--json")
     assert processes.producer(*arguments, env=site.permissive).json()["success"] == 2
@@ -69,7 +69,7 @@ def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_verifying_run_names_the_reason(site: Site, tmp_path: Path) -> None:
-    """Without --insecure an expired certificate is a failure, and the message names the option."""
+    """Without --insecure, an expired certificate is a failure whose message names the option."""
     out = tmp_path / "out"
     processes.producer("run", site.source, "--out", out, "--workers", "1", "--json", env=site.permissive)
     found = site.rows(out)

@@ -22,7 +22,7 @@ from producer.local_fleet.fleet import Fleet, FleetSize, cores
 from tasks.broker import client as broker_client
 from tests.integration import processes as process_helpers
 
-#: Seconds within which all started processes must be gone after their command has ended or was killed.
+#: The time in seconds in which all started processes must end after their command has ended or was killed.
 _CLEANUP_SECONDS = 10.0
 
 
@@ -36,11 +36,11 @@ class Watched:
     processes: list[psutil.Process]
 
     def snapshot(self) -> None:
-        """Record the command's current processes; those of the supervisor are found only while their ancestors live."""
+        """Record the command's current processes. Supervisor processes are found only while their ancestors live."""
         self.processes = self.command.descendants()
 
     def matching(self, word: str) -> list[psutil.Process]:
-        """Return the command's processes that have a word in their command line."""
+        """Return the processes of the command that have this word in their command line."""
         return [process for process in self.processes if any(word in part for part in process.cmdline())]
 
     def assert_nothing_left(self) -> None:
@@ -64,13 +64,13 @@ class Watched:
 
 @pytest.fixture
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an empty folder for a command's temporary files; its path is short enough for a Unix socket below it."""
+    """Give an empty folder for a command's temporary files. The path is short enough for a Unix socket in it."""
     return tmp_path_factory.mktemp("t")
 
 
 @pytest.fixture
 def slow_list(tmp_path: Path, demo_url: str) -> Path:
-    """Give a list that keeps a fleet of 16 slots busy for half a minute; its first images arrive at once."""
+    """Give a list that keeps a fleet of 16 slots busy for half a minute. The list's first images arrive at once."""
     urls = [f"{demo_url}/images/{number}.jpg" for number in range(4)]
     urls += [f"{demo_url}/images/{number}.jpg?latency=1.5" for number in range(4, 324)]
     source = tmp_path / "slow.txt"
@@ -113,7 +113,7 @@ def _has_images(run: Watched) -> bool:
 
 
 def test_success_leaves_nothing_behind(tmp_path: Path, temporary: Path, demo_url: str) -> None:
-    """A finished run ends its fleet; workers have their own sessions, and Redis has no TCP port."""
+    """A finished run ends its fleet. The workers have their own sessions, and Redis has no TCP port."""
     out = tmp_path / "out"
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(32)))
@@ -135,7 +135,8 @@ def test_success_leaves_nothing_behind(tmp_path: Path, temporary: Path, demo_url
 @pytest.mark.parametrize(
     "end",
     [
-        # The signal goes to all foreground processes, as from a terminal. The fleet is not a foreground process.
+        # The signal goes to all foreground processes, as a signal from a terminal does. The fleet is not a foreground
+        # process.
         pytest.param(lambda pid: os.killpg(pid, signal.SIGINT), id="ctrl-c"),
         pytest.param(lambda pid: os.kill(pid, signal.SIGINT), id="sigint"),
         pytest.param(lambda pid: os.kill(pid, signal.SIGTERM), id="sigterm"),
@@ -144,7 +145,7 @@ def test_success_leaves_nothing_behind(tmp_path: Path, temporary: Path, demo_url
 def test_interruption_leaves_nothing_behind(
     tmp_path: Path, temporary: Path, slow_list: Path, end: Callable[[int], None]
 ) -> None:
-    """Ctrl-C or SIGTERM twice gives exit status 130, keeps saved images, and is recorded in run.json."""
+    """A second Ctrl-C or SIGTERM gives exit status 130 and keeps saved images. run.json records the interruption."""
     with mid_run(tmp_path, temporary, slow_list) as run:
         end(run.command.process.pid)
         # The first signal lets the downloads in progress finish.
@@ -169,7 +170,7 @@ def test_interruption_leaves_nothing_behind(
 
 
 def test_early_interruption_leaves_nothing_behind(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
-    """Ctrl-C during the fleet's start ends its processes started so far."""
+    """Ctrl-C during the start of a fleet ends the processes that have been started."""
     out = tmp_path / "out"
     with watched(tmp_path, temporary, out, "run", slow_list, "--out", out, "--workers", "2") as run:
 
@@ -184,7 +185,7 @@ def test_early_interruption_leaves_nothing_behind(tmp_path: Path, temporary: Pat
         run.assert_nothing_left()
 
 
-#: A command interrupted twice, each time during an object's destruction.
+#: A command that is interrupted twice, each time during the destruction of an object.
 _DESTROYED = """
 import os, signal, time
 from producer.cli import main as cli
@@ -207,14 +208,14 @@ cli.main()
 
 
 def test_interruption_is_never_lost() -> None:
-    """Ctrl-C works even while Python discards exceptions, as in __del__, and prints no message about it."""
+    """Ctrl-C works even while Python discards exceptions, as in __del__. The command prints no message about it."""
     argv = [sys.executable, "-c", _DESTROYED]
     ended = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=30)
     assert (ended.returncode, ended.stderr.count("\n")) == (130, 1), ended.stderr
 
 
 def test_sigkill_leaves_nothing_behind(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
-    """A killed producer's fleet and temporary files are gone within ten seconds."""
+    """The fleet and the temporary files of a killed producer are gone within ten seconds."""
     with mid_run(tmp_path, temporary, slow_list) as run:
         run.command.process.kill()
         assert run.command.wait().code == -signal.SIGKILL
@@ -226,7 +227,7 @@ def test_sigkill_leaves_nothing_behind(tmp_path: Path, temporary: Path, slow_lis
 
 @pytest.mark.slow
 def test_run_continues_after_redis_was_killed(tmp_path: Path, temporary: Path, demo_url: str) -> None:
-    """A fleet restarts its killed Redis with all its data, and the run completes."""
+    """A fleet restarts a killed Redis with all data, and the run completes."""
     out = tmp_path / "out"
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(96)))
@@ -245,7 +246,7 @@ def test_run_continues_after_redis_was_killed(tmp_path: Path, temporary: Path, d
 
 @pytest.mark.slow
 def test_run_continues_after_a_worker_was_killed(tmp_path: Path, temporary: Path, slow_list: Path) -> None:
-    """A fleet restarts its killed worker; the worker's tasks are done, and each image gets its Outcome."""
+    """A fleet restarts a killed worker. The worker's tasks are executed, and each image gets its Outcome."""
     with mid_run(tmp_path, temporary, slow_list) as run:
         worker = run.matching("celery")[0]
         name = next(word for word in worker.cmdline() if word.endswith("@%h")).removesuffix("@%h")
@@ -261,7 +262,7 @@ def test_run_continues_after_a_worker_was_killed(tmp_path: Path, temporary: Path
 
 
 def test_local_fleet_restarts_killed_processes(tmp_path: Path) -> None:
-    """A local fleet's killed Redis restarts with its data, and a killed worker restarts under its name."""
+    """In a local fleet, a killed Redis restarts with its data, and a killed worker restarts under its old name."""
     with (
         process_helpers.app_with_broker(),
         Fleet(FleetSize(1, 1), [tmp_path]) as fleet,
@@ -281,7 +282,7 @@ def test_local_fleet_restarts_killed_processes(tmp_path: Path) -> None:
 
 
 def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path) -> None:
-    """The fleet gives up: it exits with status 1, prints the end of the server's log, and leaves nothing behind."""
+    """A fleet that gives up exits with status 1, prints the end of the server's log, and leaves nothing behind."""
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
@@ -289,7 +290,7 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
         fleet.snapshot()
         ended: list[int] = []
         for _ in range(4):
-            # A server that does not handle SIGTERM yet would die by the signal.
+            # A server that does not handle SIGTERM yet would be killed by this signal.
             server = process_helpers.eventually(
                 lambda: _terminable_server(fleet, ended), "a server that handles SIGTERM"
             )
@@ -305,7 +306,7 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
 
 
 def _terminable_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
-    """Return a fleet's Redis if it handles SIGTERM and its process id is not one of the known ids; else None."""
+    """Return a fleet's Redis once it handles SIGTERM, or None. A Redis with a known process id does not count."""
     for process in process_helpers.still_running(fleet.command.descendants()):
         try:
             words = process.cmdline()
@@ -332,7 +333,7 @@ def _stored_value(server: redis.Redis) -> str | None:
 def test_unusable_worker_setting_leaves_nothing_behind(
     tmp_path: Path, temporary: Path, demo_url: str, setting: str, value: str
 ) -> None:
-    """A setting that workers can't use ends the run at its start with exit status 1 or 2; the message names it."""
+    """If workers can't use a setting, the run ends at its start with exit status 1 or 2. The message names it."""
     out = tmp_path / "out"
     source = tmp_path / "list.txt"
     source.write_text(f"{demo_url}/images/1.jpg\n")
@@ -368,7 +369,7 @@ def test_broker_that_is_no_redis_leaves_nothing_behind(tmp_path: Path, temporary
 
 
 def test_standing_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, demo_url: str) -> None:
-    """`producer fleet` serves run after run; Ctrl-C ends it with exit status 0 and nothing left behind."""
+    """`producer fleet` serves run after run. On Ctrl-C, it ends with exit status 0 and leaves nothing behind."""
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
@@ -389,7 +390,7 @@ def test_standing_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, de
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't pin processes to cores")
 @pytest.mark.parametrize("more", [more for more in (-1, 0, 1) if len(cores()) + more])
 def test_pins_workers_to_cores(tmp_path: Path, temporary: Path, more: int) -> None:
-    """Workers are pinned evenly to the cores if there are at least as many; fewer workers may use all cores."""
+    """If there are at least as many workers as cores, they are pinned evenly. Fewer workers may use all cores."""
     allowed = cores()
     workers = len(allowed) + more
     root = tmp_path / "store"

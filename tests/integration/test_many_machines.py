@@ -1,4 +1,4 @@
-"""Workers and producer on other machines than Redis: TLS, a user with minimal permissions, and other versions."""
+"""Workers and a producer that are not on Redis's machine: TLS, a user with minimal permissions, other versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SEPARATOR = "\x06\x16"
 
 @dataclass(frozen=True)
 class Site:
-    """A Redis set up as in docs/many-machines.md, with the files of a worker's operator."""
+    """A Redis that is set up as in docs/many-machines.md, and the files that an operator of workers has."""
 
     folder: Path
     port: int
@@ -70,7 +70,7 @@ class Site:
 
     @contextmanager
     def worker(self, name: str, env: Mapping[str, str] | None = None, cwd: Path = processes.ROOT) -> Iterator[Any]:
-        """Start a worker by the plain Celery command, and give it once it is ready."""
+        """Start a worker by the plain Celery command, and give the worker once it is ready."""
         argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-n", f"{name}@%h", "-l", "INFO"]
         with processes.started(name, argv, self.folder, env or self.env(), cwd) as process:
             processes.eventually(lambda: f"{name}@" in process.err and " ready." in process.err, f"the worker {name}")
@@ -101,7 +101,7 @@ def site_at(folder: Path, store_root: Path) -> Iterator[Site]:
 
 @contextmanager
 def redis_with_tls(folder: Path, port: int) -> Iterator[None]:
-    """Start Redis with TLS at a port; the Redis of the Python package has no TLS, so a proxy accepts it there."""
+    """Start Redis with TLS at a port. For the Redis of the Python package, which has no TLS, a proxy accepts TLS."""
     program = installed("redis-server")
     if program is None:
         files = (folder / "redis-cert.pem", folder / "redis-key.pem")
@@ -129,7 +129,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator
 
 @pytest.fixture
 def site_without_workers(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator[Site]:
-    """Give a site without workers, and make sure at the end that it denied nothing."""
+    """Give a site without workers, and make sure at the end that the site's Redis denied nothing."""
     with site_at(tmp_path_factory.mktemp("site"), store_root) as found:
         yield found
         assert found.admin.acl_log() == []
@@ -164,7 +164,7 @@ def workers(site: Site) -> Iterator[None]:
 def test_run_over_tls(site: Site, out: Path, demo_url: str) -> None:
     """A producer and two workers complete a run.
 
-    Of the run's keys only those remain that Celery keeps for late copies.
+    The only remaining keys of the run are keys that Celery keeps for late copies.
     """
     urls = "".join(f"{demo_url}/images/{index}.jpg\n" for index in range(250))
     ran = processes.producer(
@@ -181,7 +181,7 @@ def test_run_over_tls(site: Site, out: Path, demo_url: str) -> None:
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_retry_later_over_tls(site: Site, out: Path, demo_url: str) -> None:
-    """The permissions let a worker send a task again after a server asked for a wait."""
+    """The permissions let a worker send a task again after an image server asked for a wait."""
     url = f"{demo_url}/fault/rate-limited-once?after=1&many-machines"
     ran = processes.producer(
         "run", "-", "--out", out, "--max-retry-after", "0", "--json", env=site.env(), stdin=url.encode()
@@ -221,7 +221,7 @@ def test_remote_control_and_flower(site: Site, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_failing_chord(site: Site) -> None:
-    """The permissions also cover what Celery does if a chord part raises, and its shard can't be collected."""
+    """The permissions also suffice for Celery if a chord part raises an exception and the shard can't be collected."""
     with sending(site) as send:
         body = Signature(COLLECT_SHARD, kwargs={"run_id": "odd", "shard": 0}, options={"task_id": "odd.collect"})
         site.admin.set("celery-taskset-meta-odd.s", 1)
@@ -241,7 +241,7 @@ def test_failing_chord(site: Site) -> None:
 def test_stopped_worker_requeues_its_tasks(
     site_without_workers: Site, tmp_path: Path, out: Path, demo_url: str
 ) -> None:
-    """A stopped worker finishes its current downloads and requeues its other tasks at once, and the run continues."""
+    """A stopped worker finishes its current downloads and requeues its other tasks at once. The run continues."""
     site = site_without_workers
     (tmp_path / "list").write_text("".join(f"{demo_url}/images/{index}.jpg?latency=2\n" for index in range(50)))
     argv = processes.command(["run", tmp_path / "list", "--out", out, "--json"])
@@ -263,7 +263,7 @@ def test_stopped_worker_requeues_its_tasks(
 
 @pytest.mark.usefixtures("nothing_denied")
 def test_transport_over_tls(site: Site) -> None:
-    """Over TLS, the transport takes messages in batches, delivers each once, and leaves nothing behind."""
+    """Over TLS, the transport takes messages in batches, delivers each message once, and leaves nothing behind."""
     transport.install()
     queue, found = "imagefleet.transport-test", []
     put(site.url(), queue, 100)
@@ -366,7 +366,7 @@ _FAULTS: dict[str, tuple[int, Any, str, str]] = {
 def test_unusable_broker_ends_the_producer(
     site: Site, tmp_path: Path, out: Path, code: int, changes: Any, why: str, todo: str
 ) -> None:
-    """An unusable broker ends the producer with reason and advice; the password is not shown."""
+    """If the broker is unusable, the producer ends with a reason and advice. The password is not shown."""
     env = site.env(**changes(site, tmp_path))
     ended = processes.producer("run", "-", "--out", out, env=env, stdin=b"http://127.0.0.1/\n")
     _, why_shown, todo_shown = processes.error_parts(ended)
@@ -378,7 +378,7 @@ def test_unusable_broker_ends_the_producer(
 
 @pytest.mark.parametrize("wrong", ["CA", "host"])
 def test_celery_verifies_the_server_too(site: Site, tmp_path: Path, wrong: str) -> None:
-    """The transport and the result backend verify the server as our own client does."""
+    """The transport and the result backend verify the server in the same way as our own client."""
     url = (
         site.url(broker_ca_file=other_ca(tmp_path))
         if wrong == "CA"
@@ -395,7 +395,7 @@ def test_celery_verifies_the_server_too(site: Site, tmp_path: Path, wrong: str) 
 
 
 def test_worker_waits_for_a_verifiable_server(site: Site, tmp_path: Path) -> None:
-    """A worker that can't verify its Redis logs it without the password, and retries."""
+    """If a worker can't verify its Redis, it logs the failure without the password, and retries."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     with processes.started("distrustful", argv, tmp_path, site.env(BROKER_CA_FILE=str(other_ca(tmp_path)))) as worker:
         processes.eventually(lambda: worker.err.count("certificate verify failed") > 1, "its second attempt")
@@ -404,7 +404,7 @@ def test_worker_waits_for_a_verifiable_server(site: Site, tmp_path: Path) -> Non
 
 
 def test_worker_without_its_ca_file_ends(site: Site, tmp_path: Path) -> None:
-    """If its CA file is missing, a worker reports this and ends, instead of retrying for ever."""
+    """If the CA file of a worker is missing, the worker reports this and ends, instead of retrying for ever."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     with processes.started("lost", argv, tmp_path, site.env(BROKER_CA_FILE="/nowhere.pem")) as worker:
         ended = worker.wait()
@@ -427,7 +427,7 @@ def test_unneeded_commands_are_denied(site: Site, command: str) -> None:
     """The fleet's user has no permission for commands and keys that the fleet does not need."""
     with (
         client(site.port, site.folder, "imagefleet") as ours,
-        # Redis refuses DEBUG to everyone, before it checks the permissions.
+        # Redis refuses the command DEBUG to every user before it checks the permissions.
         pytest.raises(redis.ResponseError, match=r"(?i)no permissions|DEBUG command not allowed"),
     ):
         ours.execute_command(*command.split())
@@ -444,7 +444,7 @@ def test_scripts_are_denied_too(site: Site) -> None:
 
 
 def test_no_login_without_a_password(site: Site) -> None:
-    """The default user, who needs no password, is off."""
+    """The default user would need no password, and is off."""
     with (
         client(site.port, site.folder, None) as anonymous,
         pytest.raises(redis.AuthenticationError, match="authenticated"),
@@ -453,7 +453,7 @@ def test_no_login_without_a_password(site: Site) -> None:
 
 
 def test_acl_file_without_passwords_lets_no_one_in(site: Site, tmp_path: Path) -> None:
-    """Redis refuses the users file until its passwords are filled in, so that no one runs it with example passwords."""
+    """Redis refuses the users file until all passwords are filled in, so that no one uses example passwords."""
     argv = [
         redis_program(),
         "--port",
@@ -498,7 +498,7 @@ def other_version(tmp_path: Path) -> Path:
 def test_worker_of_another_version_takes_nothing(
     site_without_workers: Site, other_version: Path, out: Path, demo_url: str
 ) -> None:
-    """A worker of another version is reported and takes no task; a worker of the same version completes the run."""
+    """A worker of another version is reported and takes no task. A worker of the same version completes the run."""
     site = site_without_workers
     env = {**site.env(), "PYTHONPATH": str(other_version)}
     (other_version / "list").write_text("".join(f"{demo_url}/images/{index}.jpg\n" for index in range(5)))
@@ -520,7 +520,7 @@ def test_worker_of_another_version_takes_nothing(
 @pytest.mark.slow
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_requeues_a_message_of_another_version(site: Site) -> None:
-    """The tasks of a dead worker of another version are requeued to its own queue, by any worker."""
+    """If a worker of another version dies, any worker requeues its tasks to the queue of the dead worker's version."""
     queue = IMAGE_QUEUE.replace(str(PROTOCOL), f"9{PROTOCOL}")
     site.admin.sadd(f"_kombu.binding.{queue}", _SEPARATOR.join([queue, "", queue]))
     message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {"priority": 0}}}
@@ -533,7 +533,7 @@ def test_requeues_a_message_of_another_version(site: Site) -> None:
 
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_dead_worker_is_removed(site: Site) -> None:
-    """The user has all permissions to find a dead worker, count its crashes, requeue its tasks and forget it."""
+    """The user may find a dead worker, count the worker's crashes, requeue its tasks, and forget the worker."""
     dead, queue = "dead@there|there|boot.1|1|random", "imagefleet.images.9"
     message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {}}}
     site.admin.set(keys.run("odd"), "{}")
@@ -548,7 +548,7 @@ def test_dead_worker_is_removed(site: Site) -> None:
 
 
 def test_celery_drops_an_unknown_task(site_without_workers: Site) -> None:
-    """Celery drops and logs an unknown task's message; therefore another message format has another queue."""
+    """Celery logs and drops the message of an unknown task. Therefore, another message format has another queue."""
     site = site_without_workers
     with site.worker("only") as worker:
         with sending(site) as send:

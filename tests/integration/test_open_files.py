@@ -20,7 +20,7 @@ _HOSTS, _SLOTS = 40, 128
 
 @pytest.fixture(scope="module")
 def kept_alive() -> Iterator[int]:
-    """Give the port of a server on all loopback addresses that keeps every connection open."""
+    """Give the port of a server that keeps every connection open. The server listens on all loopback addresses."""
     with Canned(always(response(image("JPEG"))), host="0.0.0.0") as server:
         yield server.port
 
@@ -33,7 +33,7 @@ def limited(descriptors: int) -> Callable[[], None]:
 def run_images(
     folder: Path, port: int, images: int, descriptors: int, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a list of images on many hosts, with a local fleet under this limit of open files in each process."""
+    """Run a list of images on many hosts with a local fleet. Each process of the fleet has this limit of open files."""
     source = folder / "list.txt"
     urls = (f"http://127.0.1.{number % _HOSTS + 1}:{port}/{number}.jpg\n" for number in range(images))
     source.write_text("".join(urls))
@@ -52,7 +52,7 @@ def run_images(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("descriptors", [256, 512, 1024])
 def test_run_completes_under_a_small_limit(tmp_path: Path, kept_alive: int, descriptors: int) -> None:
-    """6,000 images on 40 keep-alive hosts are all saved at the first attempt, with 128 slots."""
+    """With 128 slots, all 6,000 images on 40 keep-alive hosts are saved at the first attempt."""
     ended = run_images(tmp_path, kept_alive, 6_000, descriptors, "--concurrency", str(_SLOTS), "--retries", "0")
     assert ended.returncode == 0, ended.stderr
     found = json.loads(ended.stdout)
@@ -60,7 +60,7 @@ def test_run_completes_under_a_small_limit(tmp_path: Path, kept_alive: int, desc
 
 
 def test_refuses_a_fleet_beyond_the_limit(tmp_path: Path, kept_alive: int) -> None:
-    """With more slots than descriptors, the command reports it and leaves no folder behind."""
+    """If there are more slots than file descriptors, the command reports this and leaves no folder behind."""
     ended = run_images(tmp_path, kept_alive, 1, 128, "--concurrency", "128")
     assert ended.returncode == 2
     assert "128 downloads at a time can't run in one process here" in ended.stderr
@@ -74,7 +74,7 @@ def test_worker_raises_its_soft_limit(tmp_path: Path) -> None:
         url = f"redis://127.0.0.1:{port}/0"
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
-            # The worker inherits this lower limit; afterwards this process gets its own limit back.
+            # The worker inherits this lower limit. Afterwards, this process gets its old limit back.
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, soft), hard))
             worker = stack.enter_context(processes.worker("crowded", tmp_path, url, tmp_path, "127.0.0.1"))
         finally:
@@ -86,7 +86,7 @@ def test_worker_raises_its_soft_limit(tmp_path: Path) -> None:
 
 
 def test_refuses_a_redis_that_accepts_few_clients(tmp_path: Path) -> None:
-    """With too few free connections for a run, `run` and `doctor` report it before sending anything."""
+    """If Redis has too few free connections for a run, `run` and `doctor` report this before they send anything."""
     (tmp_path / "list.txt").write_text("http://127.0.0.1:9/1.jpg\n")
     with processes.redis_server(tmp_path, "--maxclients", "20") as port, ExitStack() as stack:
         url = f"redis://127.0.0.1:{port}/0"

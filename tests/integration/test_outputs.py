@@ -25,7 +25,7 @@ def entries(out: Path) -> set[str]:
 
 
 def test_webdataset_run_and_retry(fleet: str, demo_url: str, out: Path) -> None:
-    """A shard's images are in its tar and nowhere else; a retry adds the images that failed before."""
+    """A shard's images are in the shard's tar and nowhere else. A retry adds the images that failed before."""
     urls = [f"{demo_url}/images/{index}.png" for index in range(5)]
     urls[2] = f"{demo_url}/fault/server-error-once?for=webdataset"
     options = ("--shard-size", "3", "--retries", "0", "--output-format", "webdataset", "--broker", fleet, "--json")
@@ -72,7 +72,7 @@ def test_unknown_format_is_refused(tmp_path: Path) -> None:
 
 
 def test_sidecars(fleet: str, demo_url: str, out: Path) -> None:
-    """A run with sidecars has them beside each saved image, and refuses them in a packed shard."""
+    """A run with sidecars writes a sidecar beside each saved image. Sidecars are refused for packed shards."""
     options = ("--sidecar", "json,txt", "--broker", fleet)
     processes.producer("run", "-", "--out", out, *options, stdin=f"{demo_url}/images/1.png".encode())
     assert sorted(path.name for path in (out / "00000").iterdir()) == ["00000000.json", "00000000.png"]
@@ -85,7 +85,10 @@ def test_sidecars(fleet: str, demo_url: str, out: Path) -> None:
 
 
 def test_path_template(fleet: str, demo_url: str, out: Path) -> None:
-    """A templated run has its images under these names, and a repeated name is a duplicate. It can be checked."""
+    """A run with a path template saves its images under the template's names, and can be checked.
+
+    An image with a repeated name is a duplicate.
+    """
     urls = [f"{demo_url}/images/1.png", f"{demo_url}/images/2.jpg", f"{demo_url}/images/1.png"]
     options = ("--path-template", "scrapy", "--broker", fleet, "--json")
     facts = processes.producer("run", "-", "--out", out, *options, stdin="\n".join(urls).encode()).json()

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def keep_worker_running(name: str, folder: Path, url: str) -> Iterator[list[int]]:
-    """Restart a worker each time an image kills it, and give the list of its exit statuses."""
+    """Restart a worker each time that an image kills it, and give the list of the worker's exit statuses."""
     settings = {
         "IMAGEFLEET_BROKER_URL": url,
         "IMAGEFLEET_STORE_ROOTS": str(folder),
@@ -72,7 +72,7 @@ def keep_worker_running(name: str, folder: Path, url: str) -> Iterator[list[int]
 
 @pytest.mark.timeout(240)
 def test_detects_poison_and_saves_its_neighbours(demo_url: str, tmp_path: Path) -> None:
-    """Three images of two hundred abort their process: only they are ``crashed``, and all others are saved."""
+    """Three of two hundred images abort their process. These three are ``crashed``, and all other images are saved."""
     urls = [f"{demo_url}/images/{index}.jpg" for index in range(_IMAGES)]
     for index in _POISONS:
         urls[index] += "?poison"
@@ -89,12 +89,13 @@ def test_detects_poison_and_saves_its_neighbours(demo_url: str, tmp_path: Path) 
     rows = processes.rows(out)
     assert tuple(place for place, row in enumerate(rows) if row["reason"] == "crashed") == _POISONS
     assert Counter(row["status"] for row in rows) == {"success": _IMAGES - 3, "failed_to_download": 3}
-    # An image's first crash is not counted, its next two are, and its fourth ends the separate process.
+    # An image's first crash is not counted. Its second and third crash are counted, and its fourth crash ends the
+    # separate process.
     assert 3 <= len(deaths) <= 3 * len(_POISONS)
 
 
 def test_counts_a_crash_only_for_running_tasks(server: redis.Redis) -> None:
-    """Running tasks are tracked; while the run exists, a worker's death counts as one crash for each of its tasks."""
+    """Running tasks are tracked. While the run exists, a worker's death counts as one crash for each of its tasks."""
     server.set(keys.run("run-1"), "{}")
     with poison.track_running(server, _WORKER, "run-1", _TASK) as crashes:
         assert crashes == 0
@@ -150,7 +151,7 @@ def test_harmless_suspect_is_saved(allowed_url: str, store: LocalStore) -> None:
 def test_isolated_process_without_an_answer(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, program: str, reason: Reason, message: str
 ) -> None:
-    """A process that dies, prints no Outcome or never ends gives an Outcome with the reason."""
+    """If the process dies, prints no Outcome or never ends, the image gets an Outcome with the reason."""
     monkeypatch.setattr(isolation, "PROGRAM", (sys.executable, "-c", program))
     monkeypatch.setattr(isolation, "_MARGIN_SECONDS", 0.0)
     outcome = fetch_isolated("http://127.0.0.1/", store, deadline=1.0)
@@ -161,7 +162,10 @@ def test_isolated_process_without_an_answer(
 def test_terminated_isolated_process_is_restarted(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process ended by SIGTERM, as from a service manager, proves nothing about its image and is restarted."""
+    """If SIGTERM ends the process, for example from a service manager, the process is restarted.
+
+    This end of the process proves nothing about the image.
+    """
     program = f"""
 import json, os, pathlib, signal
 first = pathlib.Path({str(tmp_path / "first")!r})

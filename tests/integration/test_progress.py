@@ -49,7 +49,7 @@ def test_sums_arrive(server: redis.Redis) -> None:
 
 
 def test_counts_unsaved_images(server: redis.Redis) -> None:
-    """Images that could not be saved count as failed, and are also counted separately."""
+    """Images that could not be saved are counted as failed images, and also separately."""
     reporter = ProgressCounters(lambda: server)
     for outcome in (success(0, bytes=7), _FAILED, replace(_FAILED, reason=Reason.STORAGE)):
         reporter.add("a", outcome)
@@ -58,7 +58,7 @@ def test_counts_unsaved_images(server: redis.Redis) -> None:
 
 
 def test_later_sums_are_added(server: redis.Redis) -> None:
-    """Results after a flush are added to the existing sums, even by another process."""
+    """Results after a flush are added to the existing sums, even if another process adds them."""
     for reporter in (ProgressCounters(lambda: server), ProgressCounters(lambda: server)):
         reporter.add("a", success(0))
     wait_for(lambda: sums(server, "a") == {"success": "2", "bytes": "6"})
@@ -83,7 +83,7 @@ def test_cost_does_not_grow(server: redis.Redis) -> None:
 
 
 def test_failing_redis_is_not_an_error(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
-    """Failed progress updates are logged, and later ones arrive."""
+    """A failed progress update is logged, and later updates arrive."""
     caplog.set_level(logging.WARNING)
     reporter = ProgressCounters(lambda: server)
     server.set(keys.progress("a"), "not a hash")
@@ -95,7 +95,7 @@ def test_failing_redis_is_not_an_error(server: redis.Redis, caplog: pytest.LogCa
 
 
 def test_sums_refused_by_a_full_redis_arrive_later(server: redis.Redis, caplog: pytest.LogCaptureFixture) -> None:
-    """A full Redis reports that it added nothing, so a repeated flush counts nothing twice."""
+    """A full Redis reports that it added nothing, so a second try of the flush counts nothing twice."""
     caplog.set_level(logging.WARNING)
     reporter = ProgressCounters(lambda: server)
     server.config_set("maxmemory", 1)
@@ -109,7 +109,7 @@ def test_sums_refused_by_a_full_redis_arrive_later(server: redis.Redis, caplog: 
 
 
 def test_ended_run_gets_no_keys_again(server: redis.Redis) -> None:
-    """A flush after a run's end is dropped, and leaves no key behind."""
+    """A flush after the end of its run is dropped, and leaves no key behind."""
     server.delete(keys.run("a"))
     reporter = ProgressCounters(lambda: server)
     reporter.add("a", success(0))
@@ -119,7 +119,7 @@ def test_ended_run_gets_no_keys_again(server: redis.Redis) -> None:
 
 
 def test_all_keys_of_a_run_are_known() -> None:
-    """All keys of a run are named in one place, each with the run's id."""
+    """All keys of a run are named in one place, and each key has the run's id."""
     assert keys.run_keys("ID") == tuple(
         f"imagefleet:{kind}:ID" for kind in ("run", "done", "progress", "crashes", "unfit")
     )

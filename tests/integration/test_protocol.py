@@ -1,4 +1,4 @@
-"""No interleaving of deliveries, losses, copies and crashes leaves an Outcome missing or doubled."""
+"""However deliveries, losses, copies and crashes interleave, no Outcome is missing or doubled."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.integration.simulated_fleet import FLAKY, RUN_ID, Fleet, Killed, Prod
 _SIZE, _SHARDS = 3, 2
 #: The second shard is not full. One image of each shard succeeds only at every second attempt.
 _URLS = [f"http://a.example/{index}" for index in ("0", f"1{FLAKY}", "2", f"3{FLAKY}", "4")]
-#: Rounds within which a fleet without failures finishes any run.
+#: The number of rounds in which a fleet without failures finishes any run.
 _MAX_ROUNDS = 200
 
 _places = st.integers(0, 5)
@@ -82,8 +82,8 @@ class Protocol(RuleBasedStateMachine):
             self.stage, self.store, self.options, simulated_fleet.planner(self.store, _SIZE, _URLS)
         )
         self.manifests: dict[int, bytes] = {}
-        #: The number of moves since the last total loss. A minimum number of moves makes progress possible between
-        #: total losses.
+        #: The number of moves since the last time that Redis lost everything. Redis loses everything only after a
+        #: minimum number of moves, so that progress is possible between two such losses.
         self.moves = 0
 
     @rule(moves=st.lists(_moves, min_size=1, max_size=4))
@@ -94,7 +94,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(move=_moves, place=_places)
     def inspect_while_a_worker_dies(self, move: Move, place: int) -> None:
-        """The producer's scan misses messages that are requeued during it; its next inspection finds them."""
+        """The producer's scan misses messages that are requeued during the scan. The next inspection finds them."""
         self._make_move(move)
         dying = self._taken_image(place)
         self._step_producer()
@@ -115,15 +115,15 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(move=_moves, worker=_workers, lost=st.booleans())
     def crash(self, move: Move, worker: str, lost: bool) -> None:
-        """A worker dies; its messages are requeued, or lost."""
+        """A worker dies. Its messages are either requeued or lost."""
         self._make_move(move)
         self.fleet.crash(worker, lost)
 
     @rule(move=_moves, how=st.sampled_from([Fleet.lose, Fleet.duplicate]), queue=_queues, place=_places)
     def lose_or_duplicate(self, move: Move, how: Callable[[Fleet, str, int], None], queue: str, place: int) -> None:
-        """A message gets lost, or is duplicated; others overtake it."""
+        """A message gets lost, or is duplicated, or other messages overtake it."""
         self._make_move(move)
-        # Collect tasks are queued for moments only.
+        # Collect tasks are queued only for moments.
         queue = SHARD_QUEUE if self.stage.server.llen(SHARD_QUEUE) else queue
         if waiting := self.stage.server.llen(queue):
             how(self.fleet, queue, place % waiting)
@@ -156,13 +156,13 @@ class Protocol(RuleBasedStateMachine):
     @precondition(lambda self: self.moves > 3)
     @rule(moves=st.lists(_moves, max_size=3), what=st.sampled_from(["a chord", "the record", "all"]), shard=_shards)
     def forget(self, moves: list[Move], what: str, shard: int) -> None:
-        """Redis forgets a chord, the run's record, or everything; workers may continue with the rest."""
+        """Redis forgets a chord, the run's record, or everything. Workers may continue with the remaining messages."""
         self.moves = 0
         if what == "a chord":
             self.fleet.lose_parts(shard)
         elif what == "the record":
             self.stage.server.delete(keys.run(RUN_ID))
-            # Workers at once drop tasks of a run without a record.
+            # Workers immediately drop the tasks of a run without a record.
             self.fleet.work([IMAGE_QUEUE])
         else:
             self.stage.server.flushall()
@@ -175,7 +175,7 @@ class Protocol(RuleBasedStateMachine):
         messages=st.integers(0, 2),
     )
     def end(self, moves: list[Move], how: str, messages: int) -> None:
-        """The producer is killed, at once or during its next sending, or stopped; workers may continue."""
+        """The producer is stopped, killed at once, or killed when it sends messages next. Workers may continue."""
         self.moves = 0
         if how == "sending":
             self.producer.kill_while_sending(messages)
@@ -234,7 +234,7 @@ class Protocol(RuleBasedStateMachine):
                 self._make_move(move)
 
     def _step_producer(self) -> None:
-        """Let the producer continue, or start the next command if it has ended."""
+        """Let the producer continue. If it has ended, start the next command."""
         with self._no_resends():
             if self.producer.ended and self.producer.error is not None:
                 self._resume()
@@ -248,9 +248,9 @@ class Protocol(RuleBasedStateMachine):
         self.producer = Producer(self.stage, self.store, self.options, planner, resumed=True)
 
     def _taken_image(self, place: int) -> simulated_fleet.TakenMessage | None:
-        """Return an image task that a worker has taken; if there is none, let one take the next queued task.
+        """Return an image task that a worker has taken, or None if there is no image task.
 
-        Return None if the queue is empty too.
+        If no worker has taken an image task, let a worker take the next queued task.
         """
         images = [taken for taken in self.fleet.taken if taken.queue == IMAGE_QUEUE]
         if images:
@@ -263,13 +263,13 @@ class Protocol(RuleBasedStateMachine):
 
     @contextmanager
     def _no_resends(self) -> Iterator[None]:
-        """Let the producer act, and check that it resends no message in flight that its chord can still count."""
+        """Let the producer act. Check that it resends no message in flight that a chord can still count."""
         before = self.fleet.in_flight()
         counting = {shard for shard in range(_SHARDS) if self.fleet.is_counting(shard)}
         yield
         after = self.fleet.in_flight()
         for task_id in before:
-            # The id is RUN.00000 and the place in the shard, or RUN.00000.collect.
+            # The id of a task is RUN.00000 followed by the image's place in the shard, or RUN.00000.collect.
             shard = int(task_id.removeprefix(f"{RUN_ID}.")[:5])
             assert after[task_id] <= before[task_id] or shard not in counting, task_id
 
@@ -303,7 +303,7 @@ def _run(stage: Stage, **changes: Any) -> None:
 @pytest.mark.timeout(3000)
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's
 def test_every_request_has_one_outcome(stage: Stage) -> None:
-    """In any order of any failures, each shard ends with one manifest, and each request with one row and file.
+    """After any failures in any order, each shard has one manifest, and each request has one row and one file.
 
     The long form uses other examples each time.
     """
@@ -320,7 +320,10 @@ def test_every_request_has_one_outcome(stage: Stage) -> None:
 def test_finds_a_broken_version(
     stage: Stage, broken: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The model finds the defect of each broken version, within at most ten times the examples of the test above."""
+    """The model finds the defect of each broken version.
+
+    It needs at most ten times as many examples as the test above.
+    """
     broken(monkeypatch)
     with pytest.raises(AssertionError):
         _run(stage, max_examples=10 * _PROFILE.max_examples, phases=[Phase.generate], report_multiple_bugs=False)

@@ -1,4 +1,4 @@
-"""Error replies of a real Redis to a write, as the doctor reports them."""
+"""The doctor reports the error with which a real Redis replies to a write."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ERRORS = {"OOM": full, "NOREPLICAS": lonely, "READONLY": demoted, "NOPERM": for
 
 @pytest.fixture
 def admin(redis_url: str) -> Iterator[Any]:
-    """Give a client of a user without these errors, and restore the server at the end."""
+    """Give the client of a Redis user who does not get these errors, and restore the server at the end."""
     with broker_client.client(redis_url) as client:
         untyped: Any = client
         untyped.execute_command("ACL", "SETUSER", "administrator", "on", ">word", "~*", "&*", "+@all")

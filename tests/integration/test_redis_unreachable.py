@@ -17,7 +17,7 @@ _IMAGES = 16
 
 @pytest.mark.slow
 def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
-    """If Redis is unreachable while all slots end their downloads, the run completes without a second request."""
+    """If Redis is unreachable while all slots end their downloads, the run completes and requests no image twice."""
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{index}.png?latency=3\n" for index in range(_IMAGES)))
     out = tmp_path / "out"
@@ -42,7 +42,10 @@ def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
 
 
 def test_stopping_worker_does_not_wait_for_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that stops meanwhile gives up, so its task stays unacknowledged and goes to another worker."""
+    """A worker that stops while Redis is unreachable gives up.
+
+    The task stays unacknowledged and goes to another worker.
+    """
     monkeypatch.setattr(state, "should_stop", 0)
     started = time.monotonic()
     with redis.Redis(port=processes.free_port()) as unreachable, pytest.raises(redis.ConnectionError):

@@ -1,4 +1,4 @@
-"""Refreshing a previous run: an unchanged image costs one 304 response, the others are downloaded."""
+"""A refresh of a previous run costs one 304 response for an unchanged image. Other images are downloaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tests.integration import processes
 
 _COUNT = 12
 _SHARD = 5
-#: Images of the previous run: one changed at its server, one with its file removed, one with its file damaged.
+#: Three images of the previous run: the server has changed the first image, the second image's file is removed, and the
+#: third image's file is damaged.
 _CHANGED, _REMOVED, _DAMAGED = 3, 4, 7
 
 
@@ -36,7 +37,7 @@ class Site:
         return [(int(path[1:-4]), int(status), int(size)) for path, status, size in lines]
 
     def save_image(self, number: int, colour: tuple[int, int, int]) -> None:
-        """Save an image on the server; saving it again makes it an hour newer."""
+        """Save an image on the server. Saving the image again makes its file an hour newer."""
         path = self.files / f"{number}.png"
         again = path.exists()
         Image.new("RGB", (60 + number, 40), colour).save(path)
@@ -45,7 +46,7 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    """Serve a dozen images by a file server that gives each an ETag and a Last-Modified."""
+    """Serve a dozen images by a file server that sends an ETag and a Last-Modified with each image."""
     files, folder = tmp_path / "files", tmp_path / "server"
     files.mkdir()
     folder.mkdir()
@@ -68,12 +69,12 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in names}
 
 
-#: The columns of a reused image's row that have the same values as after a new download.
+#: The columns that have the same values in the row of a reused image as after a new download.
 _IMAGE_COLUMNS = ("url", "width", "height", "original_width", "original_height", "format", "bytes", "sha256", "etag")
 
 
 def test_refresh(fleet: str, site: Site, out: Path) -> None:
-    """Images cost one 304 response each, except changed ones and those with a missing or damaged file."""
+    """Each image costs one 304 response, except changed images and images with a missing or damaged file."""
     old = out.with_name(f"{out.name}-old")
     run(site.urls, old, "--broker", fleet)
     site.save_image(_CHANGED, (200, 0, 0))
@@ -111,7 +112,7 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
 
 @pytest.mark.slow
 def test_refresh_can_be_resumed(fleet: str, site: Site, out: Path, tmp_path: Path) -> None:
-    """A refresh killed during planning resumes as a refresh, both for shards planned before and for new ones."""
+    """If a refresh is killed during planning, it resumes as a refresh for both planned shards and new shards."""
     old = out.with_name(f"{out.name}-old")
     run(site.urls, old, "--broker", fleet)
     source = tmp_path / "list.txt"
@@ -179,7 +180,7 @@ def test_refresh_without_access_to_the_previous_run(fleet: str, site: Site, out:
 
 @pytest.mark.parametrize("place", ["empty", "out"])
 def test_refresh_from_a_folder_without_a_run_is_refused(tmp_path: Path, place: str) -> None:
-    """A folder that is no previous run is refused before anything starts, with exit status 2."""
+    """A folder without a previous run is refused with exit status 2 before anything starts."""
     (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
@@ -191,7 +192,7 @@ def test_refresh_from_a_folder_without_a_run_is_refused(tmp_path: Path, place: s
 
 @pytest.mark.slow
 def test_refresh_names_a_damaged_manifest(fleet: str, demo_url: str, out: Path) -> None:
-    """A truncated manifest is named before any request; the recommended command then completes the run."""
+    """An error names a truncated manifest before any request. The command that it recommends then completes the run."""
     old = out.with_name(f"{out.name}-old")
     urls = [f"{demo_url}/images/{number}.png" for number in range(3)]
     run(urls, old, "--broker", fleet)

@@ -1,4 +1,4 @@
-"""The producer resends a message only if it is certainly lost, and every request gets one Outcome."""
+"""The producer resends a message only if the message is certainly lost, and every request gets one Outcome."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.integration.simulated_fleet import REFUSED, RUN_ID, Fleet, Producer, 
 _SIZE = 3
 _OPTIONS = RunOptions("/out", _SIZE, run_id=RUN_ID)
 _URLS = [f"http://a.example/{index}" for index in range(2 * _SIZE)]
-#: Number of steps in which an idle shard is inspected twice and its lost tasks are resent.
+#: The number of steps in which an idle shard is inspected twice and the shard's lost tasks are resent.
 _STEPS_TO_REPAIR = 3
 
 
@@ -40,7 +40,7 @@ def stage(redis_url: str) -> Iterator[Stage]:
 
 @pytest.fixture
 def fleet(stage: Stage) -> Iterator[Fleet]:
-    """Give a simulated fleet at an empty Redis."""
+    """Give a simulated fleet that uses an empty Redis."""
     with simulated_fleet.fleet(stage) as found:
         yield found
 
@@ -113,7 +113,7 @@ def test_run_without_losses_repairs_nothing(begin: Begin, fleet: Fleet, store: L
 
 
 def test_resends_a_lost_message(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """Only a lost message is resent, under its old id; its task checks for an already saved image."""
+    """Only a lost message is resent, under its old id. The resent task checks whether the image is already saved."""
     producer = begin()
     fleet.lose(IMAGE_QUEUE, 1)
     producer.step()
@@ -130,7 +130,7 @@ def test_resends_a_lost_message(begin: Begin, fleet: Fleet, store: LocalStore) -
 
 
 def test_restores_a_lost_part(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """A part lost from its chord is rebuilt from the saved image, without a download."""
+    """If a chord loses a part, the part is rebuilt from the saved image, without a download."""
     producer = begin()
     for _ in range(2):
         fleet.finish(fleet.take())
@@ -147,7 +147,7 @@ def test_restores_a_lost_part(begin: Begin, fleet: Fleet, store: LocalStore) -> 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # Celery's
 @pytest.mark.parametrize("last", [False, True], ids=["in the middle", "at the end"])
 def test_repeats_a_part_counted_as_failed(begin: Begin, fleet: Fleet, store: LocalStore, last: bool) -> None:
-    """A task that Celery ended with an error is repeated, even if its failed part made the whole chord fail."""
+    """If Celery ends a task with an error, the task is repeated, even if this error made the whole chord fail."""
     producer = begin()
     bad = fleet.take()
     for _ in range(_SIZE - 1 if last else 0):
@@ -162,7 +162,7 @@ def test_repeats_a_part_counted_as_failed(begin: Begin, fleet: Fleet, store: Loc
 
 
 def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """If the worker that claimed a complete chord died, the producer sends its collect task; it resends no image."""
+    """If the worker that claimed a complete chord died, the producer sends the collect task but resends no image."""
     producer = begin()
     fleet.claim(0)
     fleet.work([IMAGE_QUEUE])
@@ -178,7 +178,7 @@ def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, stor
 
 
 def test_rebuilds_a_lost_collect_task(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """If a collect task is lost, its Outcomes are rebuilt from the saved images, without a download."""
+    """If a collect task is lost, the Outcomes in it are rebuilt from the saved images, without a download."""
     producer = begin()
     fleet.work([IMAGE_QUEUE])
     assert sent(fleet, SHARD_QUEUE) == [f"{RUN_ID}.00000.collect"]
@@ -215,7 +215,7 @@ def test_resends_after_redis_was_emptied(
 
 
 def test_redis_emptied_while_workers_continue(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """Tasks that workers ran while Redis was emptied end as cancelled, and are repeated."""
+    """Tasks that ran while Redis was emptied end as cancelled, and are repeated."""
     producer = begin()
     taken = [fleet.take() for _ in range(_SIZE)]
     fleet.server.flushall()
@@ -227,7 +227,7 @@ def test_redis_emptied_while_workers_continue(begin: Begin, fleet: Fleet, store:
 
 
 def test_restores_a_lost_run_record(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """The next inspection restores a lost run record, because workers drop tasks without it."""
+    """The next inspection restores a lost run record, because workers drop the tasks of a run without a record."""
     producer = begin()
     record = fleet.server.get(keys.run(RUN_ID))
     fleet.server.delete(keys.run(RUN_ID))
@@ -239,7 +239,7 @@ def test_restores_a_lost_run_record(begin: Begin, fleet: Fleet, store: LocalStor
 
 
 def test_ignores_a_cancelled_collect_task(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """If images were cancelled for lack of a run record, their collect task writes no manifest; they are repeated."""
+    """If a lost run record cancels images, the collect task writes no manifest, and the images are repeated."""
     producer = begin()
     fleet.server.delete(keys.run(RUN_ID))
     fleet.work([IMAGE_QUEUE])
@@ -308,7 +308,7 @@ def test_resends_nothing_that_is_in_flight(begin: Begin, fleet: Fleet, store: Lo
 
 
 def test_requeued_messages_are_not_resent(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """A dead worker's requeued messages are not resent; only lost ones are."""
+    """The producer resends the lost messages of a dead worker, but not its requeued messages."""
     producer = begin()
     for _ in range(2):
         fleet.take()
@@ -350,7 +350,7 @@ def test_resume_of_a_finished_run_sends_nothing(stage: Stage, begin: Begin, flee
 
 
 def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """After a kill, messages in queues, with workers and in chords are kept; those not sent yet are sent."""
+    """After a kill, messages in queues, with workers and in chords are kept. Messages not sent yet are sent."""
     first = begin(2)
     first.step()
     fleet.finish(fleet.take())
@@ -385,7 +385,7 @@ def test_resume_waits_for_a_collect_task(stage: Stage, begin: Begin, fleet: Flee
 def test_resume_repeats_parts_that_ended_with_the_run(
     stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore, error: CancelledError | StorageError
 ) -> None:
-    """The next command ignores a part that was cancelled or could not be saved, and repeats its task."""
+    """If an image was cancelled or could not be saved, the next command ignores its chord part and repeats its task."""
     first = begin()
     message = fleet.take()
     fleet.count(message, failed_outcome("000000", error).to_json())
@@ -398,7 +398,7 @@ def test_resume_repeats_parts_that_ended_with_the_run(
 
 
 def unsaved(fleet: Fleet) -> None:
-    """Let the first image fail as unsaved, for example on a full disk, and be counted."""
+    """Let the first image fail as unsaved, for example because the disk is full, and count the image's chord part."""
     message = fleet.take()
     fleet.count(message, failed_outcome("000000", StorageError("the disk is full")).to_json())
     fleet.acknowledge(message)
@@ -406,10 +406,11 @@ def unsaved(fleet: Fleet) -> None:
 
 @pytest.mark.parametrize("body", [False, True], ids=["last message", "collect task"])
 def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore, body: bool) -> None:
-    """An image that the previous command could not save is retried, however far its shard had got.
+    """If the previous command could not save an image, the image is retried, whatever state its shard has reached.
 
-    The image's chord part may be counted in time and be forgotten, or be in a queued collect task. That collect task
-    belongs to the earlier command. So does a collect task that the last message of the earlier command triggers later.
+    The image's chord part may have been counted and forgotten, or it may be in a queued collect task. That collect task
+    belongs to the earlier command. A collect task that the last message of the earlier command triggers later also
+    belongs to this command.
     """
     first = begin()
     unsaved(fleet)
@@ -425,7 +426,7 @@ def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet,
 
 
 def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """If the first command's late collect task has an unsaved image, it is ignored; the second attempt counts."""
+    """If the first command's late collect task has an unsaved image, it is ignored. The second attempt counts."""
     first = begin()
     taken = fleet.take()
     first.kill()
@@ -444,7 +445,7 @@ def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fl
 
 
 def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """Within one command, an image that could not be saved has failed like any other, and is not resent."""
+    """Within one command, an image that could not be saved counts as any failed image, and is not resent."""
     producer = begin()
     unsaved(fleet)
     slow = fleet.take()
@@ -458,7 +459,7 @@ def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, s
 
 
 def test_saved_images_of_a_dead_worker_are_not_downloaded_again(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """After a worker's death, another worker uses the saved images on the disk and downloads the missing ones."""
+    """After a worker's death, another worker uses the saved images on the disk and downloads the missing images."""
     producer = begin()
     saved = fleet.take()
     fleet.take()
@@ -473,7 +474,7 @@ def test_saved_images_of_a_dead_worker_are_not_downloaded_again(begin: Begin, fl
 def test_collect_task_that_kills_its_workers_ends_the_run(
     begin: Begin, fleet: Fleet, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A collect task that kills worker after worker ends its run with an error."""
+    """If a collect task kills one worker after another, the run ends with an error."""
     producer = begin()
     fleet.work([IMAGE_QUEUE])
     monkeypatch.setattr(Channel, "worker_id", simulated_fleet.worker_id("a"))
@@ -508,7 +509,7 @@ def test_resume_after_workers_dropped_the_queue(stage: Stage, begin: Begin, flee
 
 @pytest.fixture
 def refused(stage: Stage, fleet: Fleet, store: LocalStore) -> dict[int, bytes]:
-    """Finish a run of two shards, each with its second image refused, and give the manifests by shard."""
+    """Finish a run of two shards in which each shard's second image is refused, and give the manifests by shard."""
     urls = [url + REFUSED if index % _SIZE == 1 else url for index, url in enumerate(_URLS)]
     producer = Producer(stage, store, _OPTIONS, simulated_fleet.planner(store, _SIZE, urls))
     finish(producer, fleet)
@@ -519,7 +520,7 @@ def refused(stage: Stage, fleet: Fleet, store: LocalStore) -> dict[int, bytes]:
 def test_revision_resends_only_failed_images(
     stage: Stage, fleet: Fleet, store: LocalStore, refused: dict[int, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later revision resends only failed images, under new ids, and its Outcomes replace the failed ones."""
+    """A later revision resends only failed images, under new ids. The new Outcomes replace the failed Outcomes."""
     producer = resume(stage, store, 2, revision=1, retried=["http_4xx"])
     producer.step()
     assert sent(fleet) == [task(1, ".1"), task(_SIZE + 1, ".1")]
@@ -542,7 +543,7 @@ def test_revision_resends_only_failed_images(
 def test_revision_without_matching_reasons_changes_nothing(
     stage: Stage, fleet: Fleet, store: LocalStore, refused: dict[int, bytes]
 ) -> None:
-    """If no image failed for a retried reason, nothing is sent and no manifest changes."""
+    """If no image failed for a reason that is retried, nothing is sent and no manifest changes."""
     producer = resume(stage, store, 2, revision=1, retried=["timeout"])
     producer.step(2)
     assert producer.ended
@@ -576,7 +577,7 @@ def test_revision_is_repaired_and_resumed(
 def test_late_copies_of_an_earlier_revision_change_nothing(
     stage: Stage, fleet: Fleet, store: LocalStore, refused: dict[int, bytes]
 ) -> None:
-    """Late tasks and collect tasks of the first revision change nothing written by a later one."""
+    """Late tasks and late collect tasks of the first revision change nothing that a later revision has written."""
     finish(resume(stage, store, 2, revision=1, retried=["http_4xx"]), fleet)
     before = {path: path.read_bytes() for path in store.root.rglob("*") if path.is_file()}
     hits = len(fleet.downloader.requested)

@@ -1,4 +1,4 @@
-"""A fleet, and the other ways of a comparison, resize images during the download."""
+"""A fleet resizes images during the download, and so do the other ways of a comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SIZES = {
 
 
 def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
-    """Workers save every image as a JPEG of the requested size; rows have the original and the saved size."""
+    """Workers save every image as a JPEG of the requested size. The rows have both the original and the saved size."""
     urls = [*(f"{demo_url}/{path}" for path in _SIZES), f"{demo_url}/fault/broken-image", f"{demo_url}/fault/html"]
     options = ("--resize", "keep_ratio", "--image-size", str(_SIDE), "--broker", fleet, "--json")
     facts = processes.producer("run", "-", "--out", out, *options, stdin="\n".join(urls).encode()).json()
@@ -69,7 +69,7 @@ def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: P
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: list[str], named: str) -> None:
-    """An unknown resize mode, a size of 0, and a size without a mode are reported before anything starts."""
+    """An unknown resize mode, a size of 0, and a size without a resize mode are reported before anything starts."""
     (tmp_path / "list.txt").write_text("http://127.0.0.1/1.jpg\n")
     ended = processes.producer("run", tmp_path / "list.txt", "--out", tmp_path / "out", *options)
     assert (ended.code, ended.out) == (2, "")

@@ -1,4 +1,4 @@
-"""A run can be resumed however its producer ended; its failed images can be retried; and it can be cancelled."""
+"""A run can be cancelled, and can be resumed however its producer ended. Its failed images can be retried."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _places = count(1)
 
 @dataclass
 class Running:
-    """A run with a started producer, and the demo server's number of image requests before it."""
+    """A run with a started producer, and the demo server's number of image requests before the run."""
 
     producer: processes.Background
     out: Path
@@ -60,7 +60,7 @@ class Running:
         self.producer.process.wait()
 
     def again(self, command: str, *options: str) -> processes.Completed:
-        """Call a command for the run's folder, with its broker."""
+        """Call a command for the folder and the broker of the run."""
         return processes.producer(command, self.out, "--broker", self.broker, *options)
 
     def assert_whole(self, images: int = _IMAGES) -> None:
@@ -82,7 +82,7 @@ def lines(demo_url: str, images: int = _IMAGES) -> str:
 def started_run(
     fleet: str, demo_url: str, out: Path, folder: Path, *options: str, stdin: bool = False
 ) -> Iterator[Running]:
-    """Start a run; its list is in a file or on standard input."""
+    """Start a run of a list that is in a file or on standard input."""
     source = folder / "list.txt"
     source.write_text(lines(demo_url))
     arguments = ["run", "-" if stdin else source, "--out", out, "--broker", fleet, "--json"]
@@ -115,7 +115,7 @@ def test_resumes_after_the_producer_was_killed(running: Running, tmp_path: Path)
 
 @pytest.mark.slow
 def test_resume_of_a_complete_run_does_nothing(running: Running) -> None:
-    """Resuming a complete run only reports it, without a fleet."""
+    """If a complete run is resumed, the command only reports the run, and starts no fleet."""
     assert running.producer.wait().code == 0
     requested = running.requested
     ended = processes.producer("resume", running.out, "--json")
@@ -126,7 +126,7 @@ def test_resume_of_a_complete_run_does_nothing(running: Running) -> None:
 
 @pytest.mark.slow
 def test_refuses_a_second_producer(running: Running) -> None:
-    """While a producer lives, a second one is refused, and the first continues."""
+    """While a producer lives, a second producer is refused, and the first producer continues."""
     ended = running.again("resume")
     assert ended.code == 2
     assert str(running.producer.process.pid) in processes.error_parts(ended)[1]
@@ -135,12 +135,12 @@ def test_refuses_a_second_producer(running: Running) -> None:
 
 
 def test_resume_after_a_cut_standard_input(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """After a kill with standard input still open, the plan is finished and the number of planned rows is reported."""
+    """After a kill while standard input is open, `resume` finishes the plan and reports the number of planned rows."""
     text = lines(demo_url).encode()
     with started_run(fleet, demo_url, out, tmp_path, stdin=True) as run:
         pipe = run.producer.process.stdin
         assert pipe is not None
-        # Two shards, and a part of a third one that is never planned.
+        # The number of images in two shards and a part of a third shard, which is never planned.
         pipe.write(b"".join(text.splitlines(keepends=True)[: 2 * _SHARD + 5]))
         pipe.flush()
         processes.eventually(lambda: len(list(out.glob(".plan/*"))) == 2, "the plan of two shards")
@@ -156,11 +156,11 @@ def test_resume_after_a_cut_standard_input(fleet: str, demo_url: str, out: Path,
 @pytest.mark.slow
 @pytest.mark.parametrize("change", ["same", "other", "gone"])
 def test_resume_continues_an_open_plan(fleet: str, demo_url: str, out: Path, tmp_path: Path, change: str) -> None:
-    """An unchanged, partly read list is read to its end; of a changed or missing one, only the plan is finished."""
+    """A partly read, unchanged list is read to its end. If a list changed or is missing, only its plan is finished."""
     with started_run(fleet, demo_url, out, tmp_path) as run:
         run.until_begun()
         run.kill()
-    # Leave the folder as after a kill during planning: the last shards are not planned, and the plan is incomplete.
+    # Leave the folder as a kill during planning leaves it: the last shards are not planned, and the plan is incomplete.
     for shard in (4, 5):
         (out / f".plan/0000{shard}.parquet").unlink()
     from producer.output.run_file import PlanState, RunFile
@@ -189,7 +189,7 @@ def test_one_signal_finishes_the_downloads_in_progress(
 ) -> None:
     """Ctrl-C or SIGTERM ends a run after the downloads in progress; `resume` sends the dropped queued tasks again.
 
-    Nothing is requested twice. Images saved before the end count, even in a shard without a manifest.
+    Nothing is requested twice. Images that were saved before the end are counted, even in a shard without a manifest.
     """
     with started_run(fleet, demo_url, out, tmp_path, "--window", "6") as running:
         processes.eventually(lambda: list(out.glob("0*/*.png")), "an image")
@@ -209,7 +209,7 @@ def test_one_signal_finishes_the_downloads_in_progress(
 
 
 def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
-    """A second Ctrl-C drops the queued tasks unfetched; the manifests stay, and the run can be resumed."""
+    """A second Ctrl-C drops the queued tasks without fetching them. The manifests stay, and the run can be resumed."""
     running.interrupt()
     processes.eventually(lambda: "Ctrl-C again" in running.producer.err, "the note")
     running.interrupt()
@@ -222,7 +222,7 @@ def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
 
 
 def test_repeated_interrupts_end_likewise(running: Running) -> None:
-    """Ctrl-C repeated until the process has ended gives exit status 130 and the command to resume."""
+    """If Ctrl-C is repeated until the process has ended, the exit status is 130, and the command to resume is shown."""
     process = running.producer.process
     while process.poll() is None:
         running.interrupt()
@@ -238,7 +238,7 @@ def test_repeated_interrupts_end_likewise(running: Running) -> None:
 
 @pytest.mark.slow
 def test_cancel_ends_the_producer(running: Running) -> None:
-    """`producer cancel` ends the run's producer, which drops the queued tasks; the run can be resumed."""
+    """`producer cancel` ends the run's producer, which drops the queued tasks. Afterwards, the run can be resumed."""
     ended = running.again("cancel")
     assert ended.code == 0, ended.err
     assert "cancelled" in ended.err
@@ -268,7 +268,7 @@ def test_cancel_without_a_producer_drops_the_queue(running: Running) -> None:
 
 @pytest.mark.slow
 def test_cancel_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> None:
-    """A run with its own fleet, and so its own Redis, is cancelled by ending its producer."""
+    """If a run has its own fleet, and therefore its own Redis, `producer cancel` ends the run's producer."""
     source = tmp_path / "list.txt"
     source.write_text(lines(demo_url))
     # The run must not finish before the cancel command has started.
@@ -286,7 +286,7 @@ def test_cancel_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> 
 
 
 def test_retry_repeats_failures_that_may_succeed_now(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """`retry` repeats only failures that may succeed now; attempts add up, and the command reports the changes."""
+    """`retry` repeats only images that may succeed now. Their attempts add up, and the command reports the changes."""
     port = processes.free_port()
     late = [f"http://127.0.0.1:{port}/images/{index}.png" for index in range(3)]
     good = [f"{demo_url}/images/{index}.png" for index in (7001, 7002)]
@@ -326,7 +326,7 @@ def test_retry_repeats_failures_that_may_succeed_now(fleet: str, demo_url: str, 
 @pytest.mark.parametrize("command", ["resume", "retry", "cancel"])
 @pytest.mark.parametrize("place", ["nowhere", "empty"])
 def test_folder_without_a_run_is_an_error(tmp_path: Path, command: str, place: str) -> None:
-    """A missing folder, or one without a run, is an error with exit status 2."""
+    """A missing folder, or a folder without a run, is an error with exit status 2."""
     (tmp_path / "empty").mkdir()
     ended = processes.producer(command, tmp_path / place)
     assert ended.code == 2
@@ -335,7 +335,7 @@ def test_folder_without_a_run_is_an_error(tmp_path: Path, command: str, place: s
 
 @pytest.mark.slow
 def test_two_runs_share_a_fleet(fleet: str, demo_url: str, store_root: Path, tmp_path: Path) -> None:
-    """Two simultaneous runs share the workers fairly: when the first is done, so is most of the second."""
+    """Two simultaneous runs share the workers fairly: when the first run is done, the second run is mostly done."""
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         folder.mkdir()
@@ -355,7 +355,7 @@ def test_two_runs_share_a_fleet(fleet: str, demo_url: str, store_root: Path, tmp
 
 @pytest.mark.slow
 def test_damaged_files_are_named_and_kept(running: Running) -> None:
-    """A truncated manifest and a changed run.json are named in the error, and nothing is overwritten."""
+    """The error message names a truncated manifest or a changed run.json, and nothing is overwritten."""
     assert running.producer.wait().code == 0
     record = running.out / "run.json"
     whole = record.read_bytes()
@@ -389,7 +389,7 @@ def test_one_signal_ends_a_run_that_waits_for_its_list(fleet: str, demo_url: str
         assert pipe is not None
         pipe.write(lines(demo_url, 5).encode())
         pipe.flush()
-        # At this moment the run exists and waits.
+        # At this moment, the run exists and waits for standard input.
         with processes.connect(fleet) as server:
             processes.eventually(lambda: list(server.scan_iter("imagefleet:run:*")), "the run")
             run.interrupt()
@@ -401,7 +401,7 @@ def test_one_signal_ends_a_run_that_waits_for_its_list(fleet: str, demo_url: str
 
 @pytest.mark.slow
 def test_one_signal_leaves_other_runs_alone(fleet: str, demo_url: str, store_root: Path, tmp_path: Path) -> None:
-    """A run that ends early drops only its own tasks; another run at the same workers completes meanwhile."""
+    """A run that ends early drops only its own tasks. Another run at the same workers completes at the same time."""
     folders = [tmp_path / name for name in ("ended", "other")]
     for folder in folders:
         folder.mkdir()
@@ -424,8 +424,8 @@ def test_one_signal_leaves_other_runs_alone(fleet: str, demo_url: str, store_roo
 def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     """Ctrl-C with a local fleet prints the number of downloads to finish, removes the bar, and ends the command.
 
-    The command waits only for the images in the slots, and `resume` downloads each of the thousands of queued images
-    once.
+    The command waits only for the images in the slots. Thousands of images are still queued, and `resume` downloads
+    each of these images once.
     """
     source, out, slots = tmp_path / "list.txt", tmp_path / "out", 16
     source.write_text("".join(f"{demo_url}/images/{index}.png?latency=0.2\n" for index in range(3000)))
@@ -444,7 +444,7 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     last = [line for line in screen.text.splitlines() if line.strip()][-2:]
     assert last[0].endswith("Interrupted. Saved images and manifests are kept.")
     assert last[1] == f"Resume with: producer resume {out}"
-    # Before the last message, the cursor moves up over the bar and its details, and erases them.
+    # Before the last message, the cursor moves up over the progress bar and the details below the bar, and erases both.
     assert b"\x1b[1A\x1b[2K\x1b[1A\x1b[2KInterrupted." in bytes(screen.shown)
     assert processes.request_count(demo_url, "/images") - before == len(processes.image_files(out)) < 3000
     done = processes.producer("resume", out, *size, "--json", env=env, seconds=110).json()

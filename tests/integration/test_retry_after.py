@@ -1,4 +1,4 @@
-"""A long Retry-After occupies no slot: the task is queued again with a countdown, and never gets lost."""
+"""A long Retry-After occupies no slot, because the task is queued again with a countdown. The task never gets lost."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.broker import requeue
 from tasks.celery import IMAGE_QUEUE
 from tests.integration import processes
 
-#: More images than a worker of one slot takes in advance.
+#: There are more images than a worker with one slot takes in advance.
 _WAITING = 20
 _numbers = count(1)
 
@@ -38,7 +38,7 @@ def broker_url(port: int) -> str:
 
 @contextmanager
 def fleet(server: redis.Redis, folder: Path, *names: str) -> Iterator[list[processes.Background]]:
-    """Run workers of one slot each at the test's Redis."""
+    """Run workers at the test's Redis. Each worker has one slot."""
     url = broker_url(server.connection_pool.connection_kwargs["port"])
     with ExitStack() as stack:
         yield [
@@ -82,7 +82,7 @@ def waiting(server: redis.Redis) -> list[dict[str, Any]]:
 
 
 def events(listener: Any) -> list[dict[str, Any]]:
-    """Return the task events since the last call."""
+    """Return the task events that have come since the last call."""
     found: list[dict[str, Any]] = []
     while (message := listener.get_message(timeout=0.1)) is not None:
         body = (
@@ -93,13 +93,16 @@ def events(listener: Any) -> list[dict[str, Any]]:
 
 
 def refused_once(demo_url: str, after: int, images: int) -> list[str]:
-    """Return URLs that answer 429 once, each with this Retry-After in seconds, and then serve an image."""
+    """Return URLs that answer 429 once and then serve an image.
+
+    The answer 429 has this Retry-After in seconds.
+    """
     return [f"{demo_url}/fault/rate-limited-once?after={after}&number={next(_numbers)}" for _ in range(images)]
 
 
 @pytest.mark.slow
 def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """One slot downloads other images while twenty wait; each image has one Outcome with all its attempts."""
+    """One slot downloads other images while twenty images wait. Each image has one Outcome with all attempts."""
     urls = refused_once(demo_url, 4, _WAITING) + [f"{demo_url}/images/{number}.jpg" for number in range(_WAITING)]
     with fleet(server, tmp_path, "only") as (worker,), running(server, tmp_path, urls) as producer:
         # Waiting in the slot would take 80 s in all.
@@ -118,7 +121,7 @@ def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_
 
 @pytest.mark.slow
 def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """A task with a countdown remains the same part of its chord, displays no secret, and is not resent."""
+    """A task with a countdown stays the same part of its chord. It displays no secret, and it is not resent."""
     urls = [f"{url}&token=secret" for url in refused_once(demo_url, 14, 3)]
     untyped: Any = server
     listener = untyped.pubsub()
@@ -155,10 +158,11 @@ def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str,
 def test_waiting_tasks_of_an_ended_worker_are_requeued(
     number: signal.Signals, server: redis.Redis, demo_url: str, tmp_path: Path
 ) -> None:
-    """Another worker does the waiting tasks of a stopped or killed worker, once."""
+    """If a worker is stopped or killed, another worker executes each of its waiting tasks once."""
     urls = refused_once(demo_url, 8, 5)
     with fleet(server, tmp_path, "first") as (first,), running(server, tmp_path, urls) as producer:
-        # Count only messages with a countdown, because their original messages are acknowledged later, in batches.
+        # Count only messages with a countdown, because the original messages of these tasks are acknowledged later, in
+        # batches.
         processes.eventually(lambda: len(waiting(server)) == processes.unacked_count(server) == 5, "five countdowns")
         first.process.send_signal(number)
         first.process.wait(15)
@@ -171,7 +175,7 @@ def test_waiting_tasks_of_an_ended_worker_are_requeued(
 
 
 def test_countdowns_are_bounded(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """If each answer has a Retry-After, there are --retries further attempts; if it asks for minutes, there is none."""
+    """If each answer has a Retry-After, --retries further attempts follow. If it asks for minutes, none follows."""
     urls = [f"{demo_url}/fault/rate-limited?after={after}" for after in (1, 121)]
     with fleet(server, tmp_path, "only"), running(server, tmp_path, urls, "--retries", "2") as producer:
         assert producer.wait(40).json()["reasons"] == {"rate_limited": 2}

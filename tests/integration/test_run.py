@@ -1,4 +1,7 @@
-"""A run of 2,500 images, with a broker and plain Celery workers or a local fleet, checked byte for byte."""
+"""A run of 2,500 images is checked byte for byte.
+
+One run uses a broker and plain Celery workers, and the other run uses a local fleet.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +76,7 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Site:
-    """A file server with its images: file names in the order of the list, each with its bytes."""
+    """A file server and its images: the file names in the order of the list, each with the file's bytes."""
 
     port: int
     folder: Path
@@ -81,13 +84,13 @@ class Site:
     source: Path
 
     def requested(self) -> list[str]:
-        """Return the images requested so far; an image requested twice is in it twice."""
+        """Return the images requested so far. If an image was requested twice, it is listed twice."""
         return [line.removeprefix("/") for line in (self.folder / "hits.log").read_text().splitlines()]
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run; ``executed`` is the number of started tasks by name, or None if its workers can't be asked."""
+    """A finished run. ``executed`` has the number of started tasks by name, or None if workers can't be asked."""
 
     site: Site
     executed: dict[str, int] | None
@@ -98,7 +101,7 @@ class FinishedRun:
 
 
 def image_size(number: int) -> tuple[int, int]:
-    """Return the size of an image; every image has another size, so all images differ."""
+    """Return the size of an image. Every image has a different size, so all images differ."""
     return 8 + number % 50, 8 + number // 50
 
 
@@ -124,7 +127,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def ran(
     request: pytest.FixtureRequest, site: Site, store_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> FinishedRun:
-    """Run the list once in each of the two ways; the tests below check the results."""
+    """Run the list once with a broker and once with a local fleet. The tests below check the results."""
     requests_before = len(site.requested())
     executed = None
     if request.param == "broker":
@@ -141,7 +144,7 @@ def ran(
 
 
 def executions(url: str) -> dict[str, int]:
-    """Return how often the workers at a broker have started each task, by their own count."""
+    """Return how often the workers at a broker have started each task. The workers themselves count this."""
     stats = processes.worker_stats(url)
     assert len(stats) == 2
     totals: dict[str, int] = {}
@@ -167,7 +170,7 @@ def test_saved_files_equal_their_originals(ran: FinishedRun) -> None:
 
 
 def test_manifests_hold_a_row_for_each_url_in_order(ran: FinishedRun) -> None:
-    """Three manifests hold the rows in the list's order, with the promised columns."""
+    """Three manifests hold the rows in the order of the list. The rows have the promised columns."""
     assert sorted(path.stem for path in ran.out.glob("*.parquet")) == list(SHARDS)
     assert [row["url"] for row in ran.rows] == ran.site.source.read_text().split()
     assert all(list(row) == COLUMNS for row in ran.rows)
@@ -177,7 +180,7 @@ def test_manifests_hold_a_row_for_each_url_in_order(ran: FinishedRun) -> None:
 
 
 def test_rows_describe_the_files(ran: FinishedRun) -> None:
-    """Each row describes its own image: format, size, bytes, digest and download."""
+    """Each row describes the image of its own URL: format, size, bytes, digest and download."""
     for number, (row, (name, body)) in enumerate(zip(ran.rows, ran.site.originals.items(), strict=True)):
         extension = name.partition(".")[2]
         shard = row["key"][:5]
@@ -195,7 +198,7 @@ def test_rows_describe_the_files(ran: FinishedRun) -> None:
 
 
 def test_each_shard_has_its_stats(ran: FinishedRun) -> None:
-    """Each manifest has a stats file as img2dataset's users expect it: counts, times and statuses."""
+    """Each manifest has a stats file with the counts, times and statuses that users of img2dataset expect."""
     for shard, count in SHARDS.items():
         stats = json.loads((ran.out / f"{shard}_stats.json").read_text())
         assert stats.pop("start_time") + stats.pop("duration") == pytest.approx(stats.pop("end_time"))
@@ -222,7 +225,7 @@ def test_json_is_the_only_output(ran: FinishedRun) -> None:
 
 
 def test_run_json_is_complete(ran: FinishedRun) -> None:
-    """run.json has the state complete, the planned numbers, and the same totals as the command's output."""
+    """run.json has the state "complete", the planned numbers, and the same totals as the command's output."""
     record = json.loads((ran.out / "run.json").read_text())
     facts = ran.ended.json()
     assert (record["state"], record["plan"]) == ("complete", "complete")
@@ -233,7 +236,7 @@ def test_run_json_is_complete(ran: FinishedRun) -> None:
 
 
 def test_files_with_urls_are_private(ran: FinishedRun) -> None:
-    """Plan, manifests, stats and run.json may hold secrets, so only their owner can read them."""
+    """The plan, the manifests, the stats and run.json may hold secrets, so only the owner can read these files."""
     names = processes.files_below(ran.out) - processes.image_files(ran.out)
     assert len(names) == 3 * len(SHARDS) + len({"run.json", ".lock"})
     assert {stat.S_IMODE((ran.out / name).stat().st_mode) for name in names} == {0o600}
@@ -250,7 +253,7 @@ def test_report_without_json(fleet: str, demo_url: str, out: Path) -> None:
 
 
 def test_slow_pipe_is_read_lazily(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """The first shard of a piped list is done while the pipe is still open; the list's last line needs no line end."""
+    """The first shard of a piped list is done while the pipe is still open. The list's last line needs no line end."""
     argv = processes.command(["run", "-", "--out", out, "--broker", fleet, "--shard-size", "2", "--json"])
     with processes.started("run", argv, tmp_path, stdin=subprocess.PIPE) as run:
         assert run.process.stdin is not None
@@ -267,7 +270,7 @@ def test_slow_pipe_is_read_lazily(fleet: str, demo_url: str, out: Path, tmp_path
 
 
 def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """The progress sums in Redis grow while a shard's slowest image is still missing, and are removed after the run."""
+    """The progress sums in Redis grow while a shard's slowest image is still missing. The run's end removes them."""
     urls = [f"{demo_url}/images/{number}.jpg" for number in range(3)]
     source = tmp_path / "list.txt"
     source.write_text("\n".join([*urls, f"{demo_url}/images/3.jpg?latency=4"]))
@@ -282,15 +285,15 @@ def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tm
 
 
 def test_redis_keeps_nothing_of_a_run(fleet: str, demo_url: str, out: Path) -> None:
-    """After a run, no key of ours exists or is created again, Celery's keys expire, and no task is queued."""
+    """After a run, none of our keys exists or is created again, Celery's keys expire, and no task is queued."""
     source = f"{demo_url}/images/1.jpg".encode()
     first = processes.producer("run", "-", "--out", out, "--broker", fleet, "--json", stdin=source).json()
-    # By the end of another run, the workers have sent all their reports about the first one.
+    # By the end of another run, the workers have sent all their reports about the first run.
     second = processes.producer("run", "-", "--out", f"{out}-again", "--broker", fleet, "--json", stdin=source).json()
     assert second["success"] == 1
     with processes.connect(fleet) as server:
         remaining = [str(key) for key in server.scan_iter(f"*{first['run_id']}*")]
-        # Celery remembers for a day that a chord was done, so that a late copy of a part can't start it again.
+        # Celery remembers for a day that a chord was done, so that a late copy of a part can't start the chord again.
         assert all(int(str(server.ttl(key))) > 0 for key in remaining)
         assert [key for key in remaining if key.startswith("imagefleet:")] == []
         assert [server.llen(queue) for queue in (celery.IMAGE_QUEUE, celery.SHARD_QUEUE)] == [0, 0]

@@ -1,4 +1,4 @@
-"""The passwords of a Compose fleet are created once, kept, shown, or chosen by the user."""
+"""The passwords of a Compose fleet are created once and kept. The user can show or choose the passwords."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def secrets(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedPr
 
 
 def test_creates_passwords_once_and_shows_them(tmp_path: Path) -> None:
-    """The first call creates two long passwords, a second one keeps them, and `--show` prints them."""
+    """The first call creates two long passwords, a second call keeps these passwords, and `--show` prints them."""
     assert secrets(tmp_path).returncode == 0
     made = {name: (tmp_path / f"{name}-password").read_text() for name in ("redis", "flower")}
     assert secrets(tmp_path).returncode == 0
@@ -35,7 +35,7 @@ def test_creates_passwords_once_and_shows_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["watch", "/watch", "watch/", "/watch/"])
 def test_shows_flowers_address_with_its_prefix(tmp_path: Path, prefix: str) -> None:
-    """`--show` includes Flower's URL prefix, with or without slashes around it."""
+    """`--show` includes Flower's URL prefix, which may be set with or without slashes around it."""
     assert secrets(tmp_path).returncode == 0
     assert (
         "http://127.0.0.1:5999/watch "

@@ -46,7 +46,7 @@ def client() -> Iterator[SupervisorClient]:
 
 
 def started(client: SupervisorClient, name: str, argv: list[str], grace: float = 5.0, restart: bool = False) -> int:
-    """Start a process, and return its id once it has one."""
+    """Start a process, and return the process id once the process has one."""
     client.start(name, argv, {}, grace, restart=restart)
     wait_for(lambda: name in client.pids)
     return client.pids[name]
@@ -68,7 +68,7 @@ def check_error(client: SupervisorClient) -> CommandError:
 
 
 def test_children_end_with_the_owner(tmp_path: Path) -> None:
-    """At the end all processes are gone, and so are the private folder and the folders registered for removal."""
+    """At the end, all processes, the private folder, and the folders registered for removal are gone."""
     (tmp_path / "left").mkdir()
     with SupervisorClient() as client:
         pids = [started(client, name, _SLEEP) for name in ("first", "second")]
@@ -94,7 +94,7 @@ def test_children_end_with_a_killed_owner() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_children_end_with_the_supervisors_sigterm(tmp_path: Path, number: signal.Signals) -> None:
-    """A supervisor that gets SIGTERM or SIGHUP first ends its processes."""
+    """If a supervisor gets SIGTERM or SIGHUP, it ends its processes before it ends itself."""
     argv = [sys.executable, "-P", str(ROOT / "producer" / "local_fleet" / "supervisor.py")]
     command = {"start": "child", "argv": _SLEEP, "log": str(tmp_path / "log")}
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as supervisor:
@@ -117,7 +117,7 @@ def test_kills_a_child_after_its_grace_period(client: SupervisorClient) -> None:
 
 
 def test_reports_an_exit_with_the_end_of_its_log(client: SupervisorClient) -> None:
-    """An exited process is reported with its status and the end of its output."""
+    """If a process exits, the supervisor reports the exit status and the end of the process's output."""
     client.check()
     started(client, "worker-1", ["sh", "-c", "echo one; echo two; echo three; echo four >&2; exit 3"])
     error = check_error(client)
@@ -126,7 +126,7 @@ def test_reports_an_exit_with_the_end_of_its_log(client: SupervisorClient) -> No
 
 
 def test_reports_a_kill(client: SupervisorClient) -> None:
-    """A process killed from outside is reported with the signal."""
+    """If a process is killed from outside, the supervisor reports the signal."""
     os.kill(started(client, "redis", _SLEEP), signal.SIGKILL)
     assert re.search("it was ended by signal 9; its last output: none", str(check_error(client)))
 
@@ -156,7 +156,7 @@ def test_restarts_a_process_unchanged(client: SupervisorClient) -> None:
 
 
 def test_gives_up_a_process_that_keeps_exiting(client: SupervisorClient) -> None:
-    """The supervisor gives up a process that exits at each start after three restarts, and reports its last output."""
+    """If a process exits at each start, the supervisor gives up after three restarts and reports the last output."""
     started(client, "worker-1", ["sh", "-c", "echo no such setting; exit 2"], restart=True)
     error = check_error(client)
     assert error.what.endswith("has ended: worker-1")
@@ -165,7 +165,7 @@ def test_gives_up_a_process_that_keeps_exiting(client: SupervisorClient) -> None
 
 
 def test_reports_an_exit_during_startup_at_once(client: SupervisorClient) -> None:
-    """A check during startup reports the first process that exits; for a killed process it does not give up."""
+    """A check during startup reports the first process that exits. It does not give up if a process is killed."""
     started(client, "worker-1", _SLEEP, restart=True)
     os.kill(client.pids["worker-1"], signal.SIGKILL)
     wait_for(lambda: client.restarts == {"worker-1": 1})
@@ -179,7 +179,7 @@ def test_reports_an_exit_during_startup_at_once(client: SupervisorClient) -> Non
 
 
 def test_restarted_processes_end_with_the_owner() -> None:
-    """When the supervisor ends, restarted processes end too, and pending restarts are dropped."""
+    """When the supervisor ends, the restarted processes end too, and pending restarts are dropped."""
     with SupervisorClient() as client:
         for name in ("running", "waiting"):
             started(client, name, _SLEEP, restart=True)
@@ -197,7 +197,7 @@ def test_reports_a_missing_program(client: SupervisorClient) -> None:
 
 
 def test_child_has_its_environment_and_folder(client: SupervisorClient) -> None:
-    """A process runs in the folder of the packages, with its given variables."""
+    """A process runs in the folder of the packages, with the environment variables given for it."""
     client.start("child", ["sh", "-c", 'echo "$IMAGEFLEET_TEST $PWD"; exec sleep 60'], {"IMAGEFLEET_TEST": "yes"}, 5.0)
     wait_for(lambda: client.log_tail("child") == f"yes {ROOT}")
     assert client.log("child").parent == client.folder

@@ -9,7 +9,7 @@ from benchmarks.traffic import Batch, Recorder, replay
 
 
 def test_records_and_replays_batches(redis_port: int) -> None:
-    """Commands sent together form one batch, and blocking reads are left out; each client replays all batches."""
+    """Commands that are sent together form one batch. Blocking reads are left out. Each client replays all batches."""
     batches: list[Batch] = []
     with Recorder(redis_port, batches) as recorder, redis.Redis("127.0.0.1", recorder.port, db=9) as client:
         client.flushdb()
@@ -30,6 +30,6 @@ def test_records_and_replays_batches(redis_port: int) -> None:
 
 
 def test_reports_a_refused_replay(redis_port: int) -> None:
-    """Replaying commands that Redis refuses raises an error, because their measurement would be worthless."""
+    """If Redis refuses replayed commands, the replay raises an error, because the measurement would be worthless."""
     with pytest.raises(RuntimeError, match="a client failed"):
         replay([Batch(1, b"INCRBY text x\r\n", 1)], redis_port, clients=1, times=1)

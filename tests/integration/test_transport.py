@@ -1,4 +1,4 @@
-"""The transport takes messages in batches without losing one, and shares queues with kombu's own."""
+"""The transport takes messages in batches, loses no message, and shares queues with kombu's own transport."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def put(url: str, queue: str, count: int, first: int = 0, **options: Any) -> None:
-    """Send this many numbers to a queue."""
+    """Send this many messages to a queue; each message is a number."""
     with Connection(url, **options) as connection, connection.SimpleQueue(queue) as simple:
         for number in range(first, first + count):
             simple.put({"n": number})
@@ -50,7 +50,7 @@ def put(url: str, queue: str, count: int, first: int = 0, **options: Any) -> Non
 def consuming(
     url: str, queues: list[str], prefetch: int, on_message: Callable[[Any, Any], None], **options: Any
 ) -> Iterator[Any]:
-    """Consume from queues; give a connection that delivers by ``drain_events``."""
+    """Consume from queues; give a connection whose ``drain_events`` delivers the messages."""
     with Connection(url, **options) as connection:
         channel = connection.channel()
         channel.basic_qos(0, prefetch, False)
@@ -60,7 +60,7 @@ def consuming(
 
 
 def drain(connection: Any, enough: Callable[[], bool]) -> None:
-    """Deliver until the condition is true."""
+    """Deliver messages until the condition is true."""
 
     def deliver() -> bool:
         with suppress(TimeoutError):
@@ -87,7 +87,7 @@ def test_every_scheme_uses_our_transport(scheme: str) -> None:
 
 
 def test_delivers_every_message_once_and_acknowledges_it(redis_url: str, server: redis.Redis) -> None:
-    """A hundred messages arrive in order, each once, and leave nothing behind."""
+    """A hundred messages arrive in order, each message arrives once, and nothing is left behind."""
     put(redis_url, _QUEUE, 100)
     found: list[int] = []
 
@@ -98,7 +98,7 @@ def test_delivers_every_message_once_and_acknowledges_it(redis_url: str, server:
 
 
 def test_takes_no_more_than_the_prefetch_count(redis_url: str, server: redis.Redis) -> None:
-    """A consumer takes and records at most the prefetch count of messages; the other messages stay in the queue."""
+    """A consumer takes and records at most as many messages as its prefetch count. Other messages stay in the queue."""
     put(redis_url, _QUEUE, 100)
     taken: list[Any] = []
     with consuming(redis_url, [_QUEUE], 12, lambda _, message: taken.append(message)) as connection:
@@ -111,13 +111,13 @@ def test_takes_no_more_than_the_prefetch_count(redis_url: str, server: redis.Red
 
 
 def test_countdowns_leave_room_for_others(redis_url: str) -> None:
-    """Messages with a countdown do not block a consumer, because each raises the prefetch count by one."""
+    """Messages with a countdown do not block a consumer, because each such message raises the prefetch count by one."""
     put(redis_url, _QUEUE, 108)
     taken: list[Any] = []
 
     def hold(_: Any, message: Any) -> None:
         taken.append(message)
-        # Celery does this for each message with a countdown.
+        # Celery raises the prefetch count in this way for each message with a countdown.
         message.channel.basic_qos(0, 4 + min(len(taken), 100), False)
 
     with consuming(redis_url, [_QUEUE], 4, hold) as connection:
@@ -134,7 +134,7 @@ def test_kombu_redelivers_messages_of_a_dead_consumer(redis_url: str, server: re
     with consuming(redis_url, [_QUEUE], 20, lambda _, message: taken.append(message)) as connection:
         drain(connection, lambda: len(taken) == 20)
         records: Any = server.hgetall("unacked")
-        # The closing connection requeues nothing, as after SIGKILL.
+        # The closing connection requeues nothing, as if SIGKILL had ended the process.
         taken[0].channel.qos._delivered.clear()
     assert {json.loads(record)[1] for record in records.values()} == {_QUEUE}
     for tag in records:
@@ -150,7 +150,7 @@ def test_kombu_redelivers_messages_of_a_dead_consumer(redis_url: str, server: re
 def test_both_transports_share_a_queue(
     redis_url: str, server: redis.Redis, monkeypatch: pytest.MonkeyPatch, sender: str, taker: str
 ) -> None:
-    """Our transport and kombu's take each other's messages, and unacknowledged messages always have kombu's format."""
+    """Our transport and kombu's transport take each other's messages. Unacknowledged messages have kombu's format."""
     aliases = {"ours": "tasks.broker.transport:Transport", "theirs": "kombu.transport.redis:Transport"}
     monkeypatch.setitem(TRANSPORT_ALIASES, "redis", aliases[sender])
     put(redis_url, _QUEUE, 3)
@@ -178,7 +178,7 @@ def test_a_busy_queue_blocks_no_other(redis_url: str) -> None:
 
 @pytest.mark.parametrize("foreign", ["{broken", "{}", "[]", "5", '{"properties": {}}'])
 def test_foreign_message_goes_to_the_dead_letter_list(redis_url: str, server: redis.Redis, foreign: str) -> None:
-    """A message that kombu did not write goes to a separate list, and the messages behind it are delivered."""
+    """If kombu did not write a message, it goes to a separate list, and the following messages are delivered."""
     put(redis_url, _QUEUE, 1)
     server.lpush(_QUEUE, foreign)
     put(redis_url, _QUEUE, 2, first=1)
@@ -190,7 +190,7 @@ def test_foreign_message_goes_to_the_dead_letter_list(redis_url: str, server: re
 
 
 def test_failed_delivery_loses_no_other_message(redis_url: str, server: redis.Redis) -> None:
-    """If a consumer fails at one message, no message taken in the same batch is lost."""
+    """If a consumer fails at a message, no message of the same batch is lost."""
     put(redis_url, _QUEUE, 10)
     received: list[int] = []
 
@@ -210,7 +210,7 @@ def test_failed_delivery_loses_no_other_message(redis_url: str, server: redis.Re
 
 
 def test_channel_renews_its_client_with_its_pool(redis_url: str) -> None:
-    """A channel uses one client for all its commands; after a reconnect has replaced its pool, it uses a new client."""
+    """A channel uses one client for all commands. After a reconnect has replaced the pool, it uses a new client."""
     with Connection(redis_url) as connection:
         channel: Any = connection.default_channel
         before = channel._create_client()
@@ -222,7 +222,7 @@ def test_channel_renews_its_client_with_its_pool(redis_url: str) -> None:
 
 
 def test_running_task_is_acknowledged_over_the_next_connection(redis_url: str, server: redis.Redis) -> None:
-    """A closing connection requeues tasks that have not started; running ones are acknowledged later, once."""
+    """A closing connection requeues tasks that have not started. Running tasks are acknowledged later, once."""
     running: list[str] = []
     transport.install(lambda: running)
     messages: list[Any] = []
@@ -244,7 +244,7 @@ def test_running_task_is_acknowledged_over_the_next_connection(redis_url: str, s
 
 
 def test_waiting_takes_no_message(redis_url: str, server: redis.Redis) -> None:
-    """A message stays in its queue until a waiting consumer can take it; the consumer fetches it at once then."""
+    """A message stays in its queue until a waiting consumer can take it. Then, the consumer fetches it at once."""
     found: list[int] = []
 
     with consuming(redis_url, ["other", _QUEUE], 8, recording_consumer(found)) as connection:
@@ -291,7 +291,7 @@ def test_unread_reply_does_not_count_as_missing(redis_url: str, server: redis.Re
 
 
 def test_gives_up_a_silent_connection(redis_url: str) -> None:
-    """A connection without replies is closed, and the next connection delivers the messages queued meanwhile."""
+    """A connection without replies is closed. The next connection delivers the messages that were queued since then."""
     found: list[int] = []
     with consuming(redis_url, [_QUEUE], 8, recording_consumer(found), **_ONE_LIST) as connection:
         drain(connection, lambda: True)
@@ -308,7 +308,7 @@ def test_gives_up_a_silent_connection(redis_url: str) -> None:
 
 @pytest.mark.parametrize("option", [{"polling_interval": 0}, {"health_check_interval": 0}])
 def test_tolerates_silence_without_a_bound(redis_url: str, option: dict[str, int]) -> None:
-    """If Redis may wait without a bound, or health checks are off, no connection is given up."""
+    """A connection is not given up if Redis is allowed to wait without a limit, or if health checks are off."""
     options = {"transport_options": {"priority_steps": [0], **option}}
     with consuming(redis_url, [_QUEUE], 8, lambda *_: None, **options) as connection:
         drain(connection, lambda: only_listener(connection)._reserving is None)
@@ -322,7 +322,7 @@ def test_tolerates_silence_without_a_bound(redis_url: str, option: dict[str, int
 
 @pytest.mark.parametrize("event", [READ, ERR], ids=["read", "error"])
 def test_server_may_close_an_idle_connection(redis_url: str, server: redis.Redis, event: int) -> None:
-    """If Redis closes a consumer's connection while the consumer is full, it opens another one once it has room."""
+    """If Redis closes the connection of a full consumer, the consumer opens another connection once it has room."""
     put(redis_url, _QUEUE, 2)
     messages: list[Any] = []
     with consuming(redis_url, [_QUEUE], 1, lambda _, message: messages.append(message), **_ONE_LIST) as connection:
@@ -340,7 +340,7 @@ def test_server_may_close_an_idle_connection(redis_url: str, server: redis.Redis
 
 @pytest.mark.parametrize("end", ["cancel", "close"])
 def test_messages_after_the_end_are_requeued(redis_url: str, server: redis.Redis, end: str) -> None:
-    """Requested messages that arrive after their consumer has ended are requeued."""
+    """If requested messages arrive after their consumer has ended, they are requeued."""
     put(redis_url, _QUEUE, 3)
     found: list[int] = []
     with Connection(redis_url, **_ONE_LIST) as connection:
@@ -359,7 +359,7 @@ def test_messages_after_the_end_are_requeued(redis_url: str, server: redis.Redis
 
 
 def test_full_channel_blocks_no_other(redis_url: str) -> None:
-    """A channel of a connection never waits for another one, whether that is full or has room again."""
+    """A channel never waits for another channel of its connection, whether that channel is full or has room again."""
     put(redis_url, "one", 2)
     taken: list[Any] = []
     found: list[int] = []
@@ -375,7 +375,7 @@ def test_full_channel_blocks_no_other(redis_url: str) -> None:
 
 
 def test_event_loop_follows_a_new_connection(redis_url: str) -> None:
-    """redis-py may replace a connection between two ticks of a worker's event loop; each is registered once."""
+    """redis-py can replace a connection between two ticks of a worker's event loop. Each one is registered once."""
     found: list[int] = []
     hub = Hub()
     registered: list[int] = []
@@ -413,7 +413,7 @@ def test_event_loop_follows_a_new_connection(redis_url: str) -> None:
 
 
 def test_waiting_is_not_polling(redis_url: str, server: redis.Redis) -> None:
-    """While its queues are empty, a consumer sends one command a second for each."""
+    """While the queues of a consumer are empty, it sends one command a second for each queue."""
 
     def sent() -> int:
         stats: Any = server.info("commandstats")
@@ -430,7 +430,7 @@ def test_waiting_is_not_polling(redis_url: str, server: redis.Redis) -> None:
 
 
 def test_higher_priorities_come_first(redis_url: str) -> None:
-    """With priorities configured, a message of higher priority overtakes all of lower priority; 0 is the highest."""
+    """If priorities are configured, a message overtakes all messages of lower priority. Priority 0 is the highest."""
     options: dict[str, Any] = {"transport_options": {"priority_steps": [0, 5]}}
     with Connection(redis_url, **options) as connection:
         producer = connection.Producer()
@@ -460,7 +460,7 @@ def test_lists_may_outnumber_the_connections(redis_url: str) -> None:
 
 
 def test_prefix_is_put_before_every_key(redis_url: str, server: redis.Redis) -> None:
-    """With a key prefix configured, the broker gets no key without this prefix."""
+    """If a key prefix is configured, every key in the broker has this prefix."""
     options: dict[str, Any] = {"transport_options": {"global_keyprefix": "mine:"}}
     put(redis_url, _QUEUE, 20, **options)
     messages: list[Any] = []
@@ -477,7 +477,7 @@ def test_prefix_is_put_before_every_key(redis_url: str, server: redis.Redis) -> 
 
 
 def test_acknowledges_where_the_message_came_from(redis_url: str, server: redis.Redis) -> None:
-    """Of two consumers with different prefixes in one Redis, neither sends the other's acknowledgements."""
+    """If two consumers in one Redis have different prefixes, each consumer sends only its own acknowledgements."""
     prefixes: list[dict[str, Any]] = [{"transport_options": {"global_keyprefix": name}} for name in ("a:", "b:")]
     messages: list[Any] = []
 
@@ -499,7 +499,7 @@ def test_acknowledges_where_the_message_came_from(redis_url: str, server: redis.
 
 
 def test_database_may_be_a_number(redis_port: int) -> None:
-    """If the database is not part of a URL, it may be given as a number, as for kombu."""
+    """If a URL names no database, the database may be given as a number, as kombu allows."""
     with Connection(f"redis://127.0.0.1:{redis_port}", virtual_host=1) as connection:
         assert connection.default_channel.client.connection_pool.connection_kwargs["db"] == 1
 

@@ -1,4 +1,4 @@
-"""Unfit workers do not start, or the run's command names them; the other workers do the work."""
+"""An unfit worker does not start, or the run's command names this worker. The other workers execute the tasks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.broker.client import client
 from tests.integration import processes
 from tests.waiting import PATIENCE
 
-#: The wrapper of each kind's plain worker command; it needs root, and ends with the worker.
+#: For each kind, the wrapper of the plain worker command. The wrapper needs root, and ends with the worker.
 _UNSHARED = {
     # The worker has neither a responding name server nor a hosts file.
     "resolver": ("--mount", 'mount --bind "$0/empty" /etc/resolv.conf && mount --bind "$0/empty" /etc/hosts'),
@@ -27,7 +27,7 @@ _UNSHARED = {
 
 @pytest.fixture(scope="module")
 def mixed(redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Give a broker with a worker that may write below a folder and one that may not, and the folder."""
+    """Give a broker and a folder. One worker at the broker may write below the folder, and another worker may not."""
     url, folder = f"redis://127.0.0.1:{redis_port}/5", tmp_path_factory.mktemp("mixed")
     root, other = folder / "root", folder / "other"
     with (
@@ -39,7 +39,7 @@ def mixed(redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_worker_without_a_store_root_does_not_start(tmp_path: Path, redis_port: int) -> None:
-    """A plain worker without a store root ends at once, and names the missing variable."""
+    """A plain worker without a store root ends at once, and the error names the missing variable."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     env = {"IMAGEFLEET_BROKER_URL": f"redis://127.0.0.1:{redis_port}/6", "IMAGEFLEET_STORE_ROOT": "/data"}
     with processes.started("worker", argv, tmp_path, env) as worker:
@@ -63,7 +63,7 @@ def test_refuses_a_folder_that_no_worker_may_write(fleet: str, demo_url: str, tm
 
 
 def test_resume_and_retry_are_refused_likewise(fleet: str, demo_url: str, tmp_path: Path) -> None:
-    """Resume and retry are refused like the first command, and change nothing."""
+    """The commands `resume` and `retry` are refused like the first command, and change nothing."""
     out, env = tmp_path / "out", {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     urls = f"{demo_url}/images/1.jpg\n{demo_url}/fault/server-error\n".encode()
     arguments = ("run", "-", "--out", out, "--workers", "1", "--retries", "0", "--json")
@@ -80,7 +80,7 @@ def test_resume_and_retry_are_refused_likewise(fleet: str, demo_url: str, tmp_pa
 
 
 def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], demo_url: str) -> None:
-    """Before the command sends tasks, it names a worker that can't save, and does not count it as part of the fleet."""
+    """Before the command sends tasks, it names a worker that can't save. This worker does not count for the fleet."""
     broker, root = mixed
     urls = "".join(f"{demo_url}/images/{number}.jpg\n" for number in range(100)).encode()
     ended = processes.producer("run", "-", "--out", root / "out", "--broker", broker, "--json", stdin=urls)
@@ -94,7 +94,7 @@ def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], d
 
 
 def test_names_misspelt_settings(tmp_path: Path, demo_url: str) -> None:
-    """The doctor and a command with a local fleet name unknown variables, and suggest the right ones."""
+    """The doctor and a command with a local fleet name unknown variables, and suggest the right variables."""
     env = {"IMAGEFLEET_ALOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1", "IMAGEFLEET_XYZ": "1"}
     report = json.loads(processes.producer("doctor", "--json", env=env).out)
     (finding,) = [finding for finding in report["findings"] if finding["name"] == "unknown settings"]
@@ -108,7 +108,7 @@ def test_names_misspelt_settings(tmp_path: Path, demo_url: str) -> None:
 
 @contextmanager
 def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str, processes.Background]]:
-    """Give two good workers, and one of each kind that can only fail; all share a folder ``root``."""
+    """Give two good workers, and one unfit worker of each kind. All workers share a folder ``root``."""
     root = folder / "root"
     for name in ("root", "other"):
         (folder / name).mkdir()
@@ -143,7 +143,7 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
 
 @pytest.mark.slow
 def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Path) -> None:
-    """Beside two good workers, unfit workers of each kind cost no image; the run and the doctor name each of them.
+    """Beside two good workers, unfit workers of each kind cost no image. The run and the doctor name each unfit worker.
 
     A worker becomes fit again once its fault is fixed.
     """
@@ -168,7 +168,7 @@ def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Pa
         report = json.loads(processes.producer("doctor", "--broker", redis_url, "--out", out, "--json").out)
         found = {finding["name"]: finding["found"] for finding in report["findings"]}
         assert all(f"{name}@" in found["unfit workers"] for name in ("resolver", "proxy", "route"))
-        # This worker reads this file as its /etc/hosts.
+        # The worker reads this file as its /etc/hosts.
         (tmp_path / "empty").write_text("127.0.0.1 localhost\n")
         slow = "".join(f"{host}/images/{number}.jpg?latency=1\n" for number in range(2000)).encode()
         argv = processes.command(("run", "-", "--out", tmp_path / "root" / "again", "--broker", redis_url))

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import lacking, redis_program
 from tests.integration.processes import ROOT, environment
 
-#: The packages of the wheel, and the other files that its build reads.
+#: The packages of the wheel, and the other files that the build of the wheel reads.
 _PACKAGES = ("config", "producer", "tasks")
 _FILES = ("LICENSE", "README.md", "pyproject.toml")
 _BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
@@ -25,7 +25,7 @@ _BUILD = "import sys; from setuptools import build_meta; build_meta.build_wheel(
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the path of a wheel, built from a copy of the checkout."""
+    """Build a wheel from a copy of the checkout, and return the path of the wheel."""
     if find_spec("setuptools") is None:
         lacking("setuptools is not installed, which builds the wheel: install the extra `test`")
     folder = tmp_path_factory.mktemp("wheel")
@@ -40,7 +40,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_has_every_file_of_the_packages(wheel: Path) -> None:
-    """The wheel lacks no module, no script for Redis and no configuration file of any subfolder."""
+    """The wheel has all modules, all scripts for Redis, and all configuration files of every subfolder."""
     tree = {
         str(path.relative_to(ROOT))
         for name in _PACKAGES
@@ -54,7 +54,7 @@ def test_has_every_file_of_the_packages(wheel: Path) -> None:
 
 
 def test_every_folder_is_a_package() -> None:
-    """Package discovery finds each folder that holds a module, because it has an ``__init__.py``."""
+    """Package discovery finds each folder that holds a module, because each such folder has an ``__init__.py``."""
     folders = {path.parent for name in _PACKAGES for path in (ROOT / name).rglob("*.py")}
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
@@ -81,7 +81,7 @@ def test_runs_the_demo_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> No
 
 
 def _run(argv: Sequence[str], folder: Path) -> str:
-    """Run a command in a folder, without the checkout on its path, and return what it prints."""
+    """Run a command in a folder, without the checkout on the command's path, and return the output."""
     environ = {name: value for name, value in environment({}).items() if name != "PYTHONPATH"}
     done = subprocess.run(argv, cwd=folder, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
