@@ -1,8 +1,7 @@
 """Run benchmarks: ``python -m benchmarks`` runs all benchmarks that have a goal.
 
-``--workload`` selects one benchmark by name.
-
-Each result is saved as soon as it is complete. If one benchmark fails, the other benchmarks still run.
+``--workload`` selects one benchmark by name. Each result is saved as soon as it is complete. If one benchmark
+fails, the other benchmarks still run.
 """
 
 from __future__ import annotations

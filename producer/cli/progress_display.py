@@ -1,4 +1,4 @@
-"""Show the progress of a command: as a bar on a terminal, or elsewhere as a line every few seconds."""
+"""Show the progress of a command: as a bar on a terminal, as a line every few seconds elsewhere, or not at all."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class RunRemoval:
             raise unwritable_error(store, error) from error
 
     def _images(self, shard: int) -> set[str]:
-        """Return the names of a shard's images, and of the files beside them or around them."""
+        """Return the file names of a shard: its images, the files beside the images, and its packed file."""
         packed = packed_name(shard, self._output)
         own = self._own_name(shard)
         beside = (name for name in self._store.list_files(shard_name(shard)) if own.fullmatch(name))

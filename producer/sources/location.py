@@ -51,7 +51,7 @@ def expand(source: str) -> list[str]:
     Args:
         source: a file, a folder, a pattern such as ``lists/*.csv`` (``**`` stands for any folders), or ``-``. Hidden
             files of a folder don't belong to the list. Files whose names begin with ``_`` don't belong to it either.
-            Its folders don't either. The folder or file may be on a server.
+            A folder's subfolders don't belong to the list either. The source may be on a server.
 
     Raises:
         UsageError: the folder or the pattern has no files.
