@@ -261,7 +261,7 @@ class UndecodableError(FetchError):
 
 
 class TooManyPixelsError(FetchError):
-    """The image's header announces more pixels than allowed; it was not decoded."""
+    """The image's header announces more pixels than allowed; the image was not decoded."""
 
     reason = Reason.TOO_MANY_PIXELS
 

@@ -51,8 +51,8 @@ from tasks.storage.file_names import check_name
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: The longest EXIF text in an Outcome, and the size of an Outcome with it, in bytes of JSON. The fields that are added
-#: after the facts about the image take at most `_OTHER_FIELDS_BYTES`.
+#: Two limits in bytes of JSON: the longest EXIF text in an Outcome, and the size of an Outcome with this text. The
+#: fields that are added after the facts about the image take at most `_OTHER_FIELDS_BYTES`.
 _EXIF_LIMIT, _OUTCOME_LIMIT, _OTHER_FIELDS_BYTES = 480, 1000, 200
 
 
@@ -65,13 +65,13 @@ class FetchRequest:
     #: The URL's place in the URL list, from 0.
     index: int
     #: Whether an earlier delivery may have saved the image without reporting it. In that case, a complete saved
-    #: image is not downloaded again. Exceptions are resized images, and images from an insecure run.
+    #: image is not downloaded again. This does not apply to resized images, or to images from an insecure run.
     recover: bool = False
     #: The attempts and seconds of earlier deliveries.
     prior: PriorAttempts = NO_PRIOR_ATTEMPTS
     #: The image of this URL in a previous run. It is reused if the server reports it as unchanged.
     previous: PreviousFile | None = None
-    #: Why the row of the URL list is not fetched; None for a row to fetch.
+    #: Why the row of the URL list is not fetched; None if the row is fetched.
     refused: Refusal | None = None
     #: The name of the image's file in the output folder, without its extension; None for ``{shard}/{key}``.
     path: str | None = None
@@ -127,7 +127,7 @@ def fetch(
 
 
 def failed_outcome(key: str, error: FetchError) -> Outcome:
-    """Return the Outcome of an image failed with this error."""
+    """Return the Outcome of an image that failed with this error."""
     return _outcome(key, **_failure_facts(error))
 
 
@@ -142,7 +142,7 @@ def _outcome(key: str, **facts: Any) -> Outcome:
 
 
 def _failure_facts(error: FetchError) -> dict[str, Any]:
-    """Return the fields of an Outcome with the facts of an error."""
+    """Return an error's facts as fields of an Outcome."""
     return {
         "status": error.reason.status,
         "reason": error.reason,
@@ -249,7 +249,7 @@ class _Delivery:
         return _image_facts(name, image, response)
 
     def _file_name(self, extension: str, body: bytes = b"") -> str:
-        """Return the name of the image's file in the output folder. ``body`` is needed if the name contains its hash.
+        """Return the name of the image's file in the output folder. If the name contains a hash, ``body`` is needed.
 
         Raises:
             InternalError: the message has a name that could leave the folder.
@@ -269,7 +269,7 @@ class _Delivery:
         return self.request.path is not None and SHA256_FIELD in self.request.path
 
     def _recover(self) -> dict[str, Any] | None:
-        """Return an Outcome's fields for an image saved by an earlier delivery; None without a complete image.
+        """Return an Outcome's fields for an image saved by an earlier delivery; None if there is no complete image.
 
         A file's name does not show whether its content is complete, so the whole image is decoded. Few images need this
         check. An incomplete file is kept until another download succeeds, because the URL may have stopped working, and
@@ -277,8 +277,8 @@ class _Delivery:
         """
         options = self.run.fetch
         if options.resize.encodes or options.insecure or self._is_named_by_content():
-            # The file alone does not show its original size, or whether its server was verified. A name that contains
-            # the image's hash is unknown before the download.
+            # The file alone shows neither the image's original size nor whether the image's server was verified. A name
+            # that contains the image's hash is unknown before the download.
             return None
         for extension in sorted(set(identify.EXTENSIONS.values())):
             name = self._file_name(extension)
@@ -292,7 +292,7 @@ class _Delivery:
 
 
 def _image_facts(name: str, image: EncodedImage, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an Outcome for a saved image; ``origin`` has the fields about its response."""
+    """Return the Outcome's fields for a saved image; ``origin`` has the fields about the response."""
     info = image.info
     facts = {
         "status": Status.SUCCESS,
@@ -314,15 +314,15 @@ def _image_facts(name: str, image: EncodedImage, origin: Mapping[str, Any]) -> d
 
 
 def _remove_if_unlisted(shard: int, name: str, store: Store) -> None:
-    """Remove a file saved after its shard's manifest, unless the manifest lists it.
+    """Remove a file that was saved after its shard's manifest, unless the manifest lists the file.
 
     A collect task writes the manifest first and then removes unlisted files. A fetch saves the file first and then
-    looks for the manifest. So whichever of the two comes second sees the file that the first has written.
+    looks for the manifest. So the second of these two tasks sees the file that the first task has written.
     """
     if name not in shard_status.listed_paths(shard, store):
         store.remove(name)
 
 
 def _shortened_or_none(value: str | None, limit: int) -> str | None:
-    """Return a text from a server, shortened to the limit of an Outcome; None if it has control characters."""
+    """Return a text from a server, shortened to the limit of an Outcome; None if the text has control characters."""
     return shortened(value, limit) if value is not None and value.isprintable() else None

@@ -1,11 +1,11 @@
 """Limit the file descriptors of a process, and close idle connections before the descriptors run out.
 
-A slot keeps connections open for the next image of a host, and each connection uses a descriptor. Only these
-connections grow in number with the number of hosts. So one list holds the idle connections of all slots. The least
+A slot keeps connections open for the next image of a host, and each connection uses a descriptor. Only the number of
+these connections grows with the number of hosts. So one list holds the idle connections of all slots. The least
 recently used connection is closed when the number of a new descriptor comes near the limit, or when no descriptor is
 left.
 
-The system assigns the lowest free number. So the number of a new descriptor shows, at no cost, how many descriptors the
+The system gives a new descriptor the lowest free number. So this number shows, at no cost, how many descriptors the
 whole process uses.
 """
 
@@ -32,8 +32,8 @@ _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 _MAX_LIMIT = 65_536
 #: The real maximum on macOS, even if macOS reports the hard limit as unlimited.
 _MACOS_LIMIT = 10_240
-#: Descriptors that a worker or a producer needs in addition to one for each download. An idle worker has about 30 open,
-#: mostly for Redis. The remaining descriptors are for logs, name lookups, and collecting a shard.
+#: Descriptors that a worker or a producer needs in addition to one for each download. An idle worker has about 30 open
+#: descriptors, mostly for Redis. The remaining descriptors are for logs, name lookups, and collecting a shard.
 RESERVED = 64
 #: Maximum number of descriptors that idle connections must leave free for everything else.
 _MAX_FREE = 256
@@ -51,7 +51,7 @@ def limit() -> int:
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard limit, and return it; call this when a process starts, never at import."""
+    """Raise the soft limit to the hard limit, and return the limit. Call this at a process's start, never at import."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MAX_LIMIT)
     for number in (wanted, _MACOS_LIMIT):
@@ -65,7 +65,7 @@ def raise_limit() -> int:
 
 
 def max_slots(descriptors: int) -> int:
-    """Return the maximum number of concurrent downloads under this limit of descriptors; each download needs one."""
+    """Return the maximum number of concurrent downloads for this number of descriptors; each download needs one."""
     return max(descriptors - RESERVED, 0)
 
 
@@ -74,7 +74,7 @@ def check_slots(slots: int, option: str) -> None:
 
     Args:
         slots: the number of downloads.
-        option: the command-line option for it.
+        option: the command-line option for this number.
 
     Raises:
         UsageError: the process would run out of descriptors.
@@ -123,11 +123,11 @@ class IdleConnections:
         return len(self._sockets)
 
     def set_limit(self, descriptors: int) -> None:
-        """Set the limit of descriptors; idle connections leave a quarter of them free, but at most 256."""
+        """Set the limit of descriptors. Of these, idle connections leave a quarter free, but at most 256."""
         self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:
-        """Add a connection's socket after its use. It stays until a thread takes it, or it is closed to make room."""
+        """Add a connection's socket after its use. It stays until a thread takes it or `close_oldest` closes it."""
         self._sockets[socket] = None
         if len(self._sockets) > self._max_in_use:
             self.close_oldest(1)
@@ -181,7 +181,8 @@ def wait_for_descriptors(step: Callable[[], _T], seconds: float) -> _T:
 
     Args:
         step: the function. The call is retried as long as there are idle connections to close.
-        seconds: how long to wait for others to free descriptors, if there are no idle connections to close.
+        seconds: how long to wait for other threads or processes to free descriptors, if there are no idle connections
+            to close.
 
     Raises:
         Exception: any exception of the function. A lack of descriptors is raised only after the wait.
@@ -200,7 +201,7 @@ def wait_for_descriptors(step: Callable[[], _T], seconds: float) -> _T:
 
 
 def are_nearly_exhausted() -> bool:
-    """Return whether hardly any descriptor is free, and close idle connections if so.
+    """Return whether hardly any descriptor is free. If so, close idle connections.
 
     Call this after an error without a known cause, such as a failed name lookup.
     """

@@ -22,12 +22,15 @@ class ResizeMode(StrEnum):
     KEEP_RATIO = "keep_ratio"
     #: Scale the larger side to the requested size, and keep the aspect ratio.
     KEEP_RATIO_LARGEST = "keep_ratio_largest"
-    #: Scale the smaller side to the requested size, and cut the square in the centre out.
+    #: Scale the smaller side to the requested size, and cut out the square in the centre.
     CENTER_CROP = "center_crop"
 
 
 class ImageFormat(StrEnum):
-    """A format that a run may accept. To add one, add it here, and its parser to ``tasks/images/identify.py``."""
+    """A format that a run may accept.
+
+    To add a format, add it here, and add its parser to ``tasks/images/identify.py``.
+    """
 
     JPEG = "jpeg"
     PNG = "png"
@@ -67,7 +70,7 @@ class Interpolation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class QualityScale:
-    """The least, the highest and the default quality of a format."""
+    """The lowest, the highest and the default quality of a format."""
 
     least: int
     highest: int
@@ -88,26 +91,27 @@ class ResizeOptions:
     """How to resize and encode each image of a run."""
 
     mode: ResizeMode = ResizeMode.NO
-    #: The requested size in pixels; its meaning depends on the mode. The mode ``no`` ignores it.
+    #: The requested size in pixels; its meaning depends on the mode. The mode ``no`` ignores the size.
     image_size: int = 256
     #: Quality on the scale of the format; None for the scale's default.
     quality: int | None = None
     #: Whether images keep their size if they are not larger than the requested size.
     only_if_bigger: bool = False
-    #: The format of encoded images. None stands for JPEG; with the mode ``no``, it means that nothing is encoded.
+    #: The format of encoded images. None stands for JPEG, but in the mode ``no``, None means that nothing is encoded.
     encode_format: EncodeFormat | None = None
     #: Whether an image keeps its bytes if it already has the format, size, orientation and colours of the result.
     skip_reencode: bool = False
     #: Interpolation for enlarged images.
     upscale: Interpolation = Interpolation.LANCZOS
-    #: Interpolation for reduced images; None for the fastest one without visible loss.
+    #: Interpolation for reduced images; None for the fastest interpolation without visible loss.
     downscale: Interpolation | None = None
-    #: The colour below transparent pixels in a JPEG, and of the border: red, green and blue, from 0 to 255.
+    #: The colour of the border, and of the background of a JPEG's transparent pixels: red, green and blue, from 0 to
+    #: 255.
     background: tuple[int, int, int] = (255, 255, 255)
 
     @property
     def encodes(self) -> bool:
-        """Whether images are decoded and encoded again. If not, they are saved as downloaded."""
+        """Whether images are decoded and encoded again. If not, the images are saved as downloaded."""
         return self.mode is not ResizeMode.NO or self.encode_format is not None
 
     @property
@@ -141,9 +145,9 @@ class ResizeOptions:
 class FilterOptions:
     """Which images to keep, by the size of the downloaded image; None for no limit."""
 
-    #: Least length of the smaller side, in pixels.
+    #: Minimum length of the smaller side, in pixels.
     min_size: int | None = None
-    #: Largest ratio of the larger side to the smaller side.
+    #: Maximum ratio of the larger side to the smaller side.
     max_aspect_ratio: float | None = None
     #: Largest area, in pixels.
     max_area: int | None = None
@@ -158,5 +162,5 @@ NO_FILTER = FilterOptions()
 
 
 def known_fields(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the items of a mapping if the dataclass has a field of the same name."""
+    """Return the items of a mapping whose names are fields of the dataclass."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}

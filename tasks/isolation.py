@@ -29,13 +29,14 @@ from tasks.storage.locations import open_allowed
 
 #: The command that starts the separate process; each process fetches one image.
 PROGRAM = (sys.executable, "-m", "tasks.isolation")
-#: Seconds that the process gets in addition to a delivery's deadline, for its start and for steps without a deadline.
+#: Seconds that the process gets in addition to a delivery's deadline, for the start of the process and for steps
+#: without a deadline.
 _MARGIN_SECONDS = 30.0
 #: Limits how many of these processes a worker runs at once, because each process needs memory for its own interpreter.
 _PROCESSES = threading.BoundedSemaphore(4)
 #: Exit codes after signals that ask a process to end. An exit after such a signal says nothing about the image.
 _REQUESTED_EXITS = (-signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
-#: Maximum number of times that the process is started if such a signal ends it each time.
+#: Maximum number of starts of the process if such a signal ends it each time.
 _ATTEMPTS = 3
 _ROOT = Path(__file__).parents[1]
 

@@ -50,7 +50,7 @@ class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
         return super().apply_async(args, kwargs, *rest, **options)
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Check the arguments of a task sent by its name, for example with `celery call`, which does not check them.
+        """Check the arguments of a task that was sent by its name. Senders such as `celery call` do not check them.
 
         Raises:
             TypeError: the arguments are not those of the task.
@@ -104,7 +104,7 @@ def fetch_image(
         attempts: the number of attempts in earlier deliveries. Each of these deliveries ended because a server
             requested a wait.
         seconds: the duration of these deliveries, in seconds.
-        previous: this URL's image in the previous run, if this run refreshes one; a `PreviousImage` as JSON.
+        previous: this URL's image in the previous run, if this run refreshes a previous run; a `PreviousImage` as JSON.
         refused: why the row of the URL list is not fetched; a `Refusal` as JSON.
         path: the name of the image's file without its extension, if it is not the default.
         expected_hash: the expected hash of the downloaded bytes, as in `ImageRequest`.
@@ -124,7 +124,7 @@ def fetch_image(
         return _task_result(failed_outcome(str(index), error))
     if run.draining:
         raise _drop_task(self)
-    # The worker of the first delivery may have saved the image, or may have died because of it.
+    # The worker of the first delivery may have saved the image, or may have died because of the image.
     again = recover or _is_redelivered(self)
     request = FetchRequest(
         url,
@@ -141,7 +141,8 @@ def fetch_image(
         outcome = _fetch(self, request, run, tried_by)
     except (RetryLater, RetryElsewhere) as error:
         retry = error
-    # Raised outside of the except block, because Celery's events would otherwise show the caught exception, too.
+    # Raise the error outside of the except block, because Celery's events would otherwise show the caught exception,
+    # too.
     if isinstance(retry, RetryLater):
         raise _requeue_later(self, retry)
     if retry is not None:
@@ -194,7 +195,7 @@ def _is_redelivered(task: Task[Any, Any]) -> bool:
 
 
 def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
-    """Record a redelivered task as running while the block runs; yield the number of workers killed by the task."""
+    """Record a redelivered task as running while the block runs; yield the number of workers that it has killed."""
     if not (again and transport.Channel.worker_id):
         return nullcontext(0)
     return poison.track_running(worker.redis_client(), transport.Channel.worker_id, run_id, task.request.id)
@@ -229,7 +230,7 @@ def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float,
                 countdown=countdown,
                 exc=why,
                 throw=False,
-                # Without these texts, Celery would build its own from the unredacted URL.
+                # Without these texts, Celery would build its own texts from the unredacted URL.
                 argsrepr=request.argsrepr,
                 kwargsrepr=request.kwargsrepr,
             )
@@ -273,7 +274,7 @@ def collect_shard(
     and decides what to do.
 
     Args:
-        outcomes: the Outcomes of all images of the shard; in a later revision, those of the retried images.
+        outcomes: the Outcomes of all images of the shard; in a later revision, the Outcomes of the retried images.
         run_id: the run; its options are in Redis.
         shard: the shard's number.
         revision: the run's revision.
@@ -321,7 +322,8 @@ def collect_shard(
         raise _requeue_elsewhere(self, elsewhere, {})
     notify_shard_done(worker.redis_client(), run_id, message)
     if "error" in message:
-        # Raised outside of the except block, because Celery's events would otherwise show the caught exception, too.
+        # Raise the error outside of the except block, because Celery's events would otherwise show the caught
+        # exception, too.
         raise CollectError(message["error"])
 
 
@@ -337,7 +339,7 @@ def _collect(
 
     Raises:
         RetryElsewhere: this worker can't save the manifest, but another one may.
-        PoisonShardError: too many workers died while collecting it.
+        PoisonShardError: too many workers died while they collected the shard.
         StorageError, CorruptPlanError, CorruptManifestError, IncompleteShardError: as in `collect`.
     """
     with worker.mark_running(task), _track_running(task, run.run_id, _is_redelivered(task)) as crashes:

@@ -2,8 +2,8 @@
 
 All values are frozen and hold only JSON's own types. This module does no I/O.
 
-To add a reason, add a member to `Reason` here, and an error class with this reason to ``tasks/errors.py``. Add a route
-that provokes the error to ``producer/demo/faults.py``, and a row to ``tests/integration/test_faults.py``.
+To add a reason, add a member to `Reason` here. Add an error class with this reason to ``tasks/errors.py``. In
+``producer/demo/faults.py``, add a route that provokes the error. Add a row to ``tests/integration/test_faults.py``.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class ImageRequest:
     columns: Mapping[str, Any] = field(default_factory=dict)
     #: The previous run's image of this URL.
     previous: PreviousImage | None = None
-    #: Why the row is not fetched; None for a row to fetch.
+    #: Why the row is not fetched; None if the row is fetched.
     refused: Refusal | None = None
     #: The name of the image's file in the output folder, without its extension; None for ``{shard}/{key}``. It may
     #: contain `SHA256_FIELD`.
@@ -167,7 +167,7 @@ class FetchOptions:
     #: Limit for all attempts of one delivery together, including waits, redirects and saving.
     deadline: float = 60.0
     max_bytes: int = 64 * 1024 * 1024
-    #: Attempts after the first, if another attempt may succeed.
+    #: Maximum number of attempts after the first, if another attempt may succeed.
     retries: int = 2
     #: Wait before the first retry. The wait doubles with each retry, and each wait is shortened at random by up to
     #: half.
@@ -216,11 +216,11 @@ class FetchOptions:
 class OutputFormat(StrEnum):
     """How the images of a shard are saved."""
 
-    #: Each in a file of its own.
+    #: Each image in a file of its own.
     FILES = "files"
-    #: All in one tar, as the `webdataset` package reads it.
+    #: All images of a shard in one tar, as the `webdataset` package reads it.
     WEBDATASET = "webdataset"
-    #: All in a column of one Parquet file.
+    #: All images of a shard in a column of one Parquet file.
     PARQUET = "parquet"
 
 
@@ -229,7 +229,7 @@ SHA256_FIELD = "{sha256}"
 
 
 class Sidecar(StrEnum):
-    """A file beside each image; the value is its extension."""
+    """A file beside each image; the value is the file's extension."""
 
     #: The image's metadata.
     JSON = "json"
@@ -242,7 +242,7 @@ class OutputOptions:
     """How to save the images of a run."""
 
     format: OutputFormat = OutputFormat.FILES
-    #: The files beside each image; only with files.
+    #: The files beside each image; only if each image has a file of its own.
     sidecars: tuple[Sidecar, ...] = ()
     #: The template of the files' names; None for ``{shard}/{key}``. Only with files.
     path_template: str | None = None

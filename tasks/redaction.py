@@ -1,4 +1,4 @@
-"""Redact passwords, tokens and control characters in texts with URLs, to make them safe to show. No I/O."""
+"""Redact passwords, tokens and control characters in texts with URLs, so that the texts are safe to show. No I/O."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def reduce_garbage_collection() -> None:
 
 
 def return_large_blocks() -> None:
-    """Return freed large blocks to the system, for images of the largest sizes.
+    """Return large blocks, as for the largest images, to the system when they are freed.
 
     glibc keeps a heap for each thread. After a large block is freed, glibc takes later blocks of that size from the
     heap and keeps the memory. In a test, 16 threads decoded an image of 49 million pixels each, one after the other.

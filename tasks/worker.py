@@ -194,7 +194,7 @@ def _previous_run_store(folder: str) -> Store | None:
 
 
 def previous_file(facts: Mapping[str, Any] | None, run: RunOptions) -> PreviousFile | None:
-    """Return the previous run's image described by a message; None if this worker may not read the run's folder."""
+    """Return a previous run's image from its description in a message; None if the run's folder is not allowed."""
     store = None if facts is None or run.previous_run is None else _previous_run_store(run.previous_run)
     return None if facts is None or store is None else PreviousFile(PreviousImage.from_json(facts), store)
 
@@ -236,7 +236,7 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
 
 
 def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
-    """Send heartbeats until this worker stops. From now on, record its unacknowledged messages under its id."""
+    """Send heartbeats until this worker stops, and record its unacknowledged messages under its id from now on."""
     transport.Channel.worker_id = worker.name
     connect = partial(broker_client.client, app.conf.imagefleet_broker_url, retry=False)
     heartbeat = Heartbeat(worker, connect, transport.known_tags, queues)

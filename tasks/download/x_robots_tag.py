@@ -16,7 +16,7 @@ _AGENT = re.compile(r"[\w.*-]+")
 
 
 def opt_out_directive(values: Iterable[str]) -> str | None:
-    """Return the first directive that opts the image out of our use; None if there is none.
+    """Return the first directive that opts the image out of our use; None without such a directive.
 
     After an agent's name and a colon, all directives in the same header apply only to this agent
     (https://developers.google.com/search/docs/crawling-indexing/robots-meta-tag#xrobotstag).

@@ -22,7 +22,8 @@ _BASES = {
 _GREY_16_BIT = "I;16"
 #: Number of colour profiles to cache.
 _MAX_PROFILES = 16
-#: Largest colour difference to ignore, out of 255. A profile counts as sRGB if it changes no colour by more than this.
+#: Largest colour difference to ignore, out of 255. A profile counts as sRGB if it changes no colour by more than this
+#: difference.
 _MAX_COLOUR_DIFFERENCE = 2
 
 
@@ -43,7 +44,7 @@ def resampling_mode(image: Image.Image) -> str:
 
 
 def convert_to_8_bits(image: Image.Image) -> Image.Image:
-    """Return 16-bit grey scaled to 8 bits; any other image is returned as it is."""
+    """Scale 16-bit grey to 8 bits; return any other image unchanged."""
     if not image.mode.startswith(_GREY_16_BIT):
         return image
     # Pillow's own conversion would turn all values above 255 into white.
@@ -86,7 +87,7 @@ def convert_to_srgb(image: Image.Image) -> Image.Image:
 
 
 def is_srgb(image: Image.Image) -> bool:
-    """Return whether readers without colour management show an image as it is: in sRGB, with 8 bits."""
+    """Return whether an image is in sRGB with 8 bits, so that it needs no colour management in a reader."""
     return image.mode in ("L", "LA", "RGB", "RGBA") and _profile_transform(image) is None
 
 
@@ -104,9 +105,9 @@ def _profile_transform(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
 
 @lru_cache(maxsize=_MAX_PROFILES)
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return the transform from a profile's colours to sRGB; None if they are sRGB, or if the profile is unusable.
+    """Return the transform from a profile's colours to sRGB; None if the profile is sRGB or unusable.
 
-    A broken profile is ignored, as in browsers. So is a profile for a different mode than the image has.
+    A broken profile is ignored, as in browsers. A profile for a mode other than the image's is ignored, too.
     """
     try:
         transform = ImageCms.buildTransform(

@@ -1,4 +1,4 @@
-"""Check whether a JPEG without an end marker has all its pixels, because decoders don't report missing ones."""
+"""Check whether a JPEG without an end marker has all its pixels, because decoders don't report missing pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOISE = bytes((number * 89 + 171) % 255 for number in range(1024))
 
 
 def complete_jpeg(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
-    """Return the body of an image. Add an end marker to a JPEG without one, if it has all its pixels.
+    """Return the body of an image. Add the missing end marker to a JPEG that has all its pixels.
 
     libjpeg fills missing pixels with grey, and its warning does not reach Python. So the image is decoded twice, the
     second time with noise appended. If both decodings have the same pixels, no pixels are missing.
@@ -70,7 +70,7 @@ def _pixel_digest(body: bytes, max_pixels: int, deadline: Deadline) -> tuple[byt
 
 
 def _has_all_scans(body: bytes, components: int) -> bool:
-    """Return whether a JPEG's scans have all bits of all coefficients for each of its ``components`` components."""
+    """Return whether a JPEG's scans have all bits of all coefficients, for each of the ``components`` components."""
     bits_left: dict[int, list[int]] = {}
     for scan in _SCAN_HEADER.finditer(body):
         # After the components, the header gives the first and the last coefficient. Four more bits give the number of

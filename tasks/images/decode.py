@@ -14,8 +14,8 @@ from tasks.images.identify import ImageInfo
 from tasks.images.metadata.removal import retry_without_metadata
 from tasks.images.pixel_budget import PIXEL_BUDGET
 
-#: Limit of an animation's frames or a file's pages. The limit is needed because decoding a frame of a few bytes may
-#: cost as much as decoding the whole canvas.
+#: Maximum number of frames in an animation, or of pages in a file. The limit is needed because decoding a frame of a
+#: few bytes may cost as much as decoding the whole canvas.
 _MAX_FRAMES = 2000
 
 
@@ -28,13 +28,13 @@ def decode_all_frames(
 
     Args:
         body: an image of any accepted format.
-        max_pixels: limit for each frame, checked before it is decoded.
+        max_pixels: limit for each frame, checked before the frame is decoded.
         deadline: checked before each frame.
         formats: the accepted formats.
 
     Raises:
-        NotAnImageError, TooManyPixelsError: as `open_image`. TooManyPixelsError also as `estimate_pixels`, and for
-            more than 2,000 frames.
+        NotAnImageError, TooManyPixelsError: as in `open_image`. TooManyPixelsError also occurs as in `estimate_pixels`,
+            and if there are more than 2,000 frames.
         UndecodableError: a frame is broken, truncated, or built to decode slowly.
         FetchTimeoutError: the deadline passed before the last frame.
     """

@@ -13,7 +13,8 @@ from tasks.errors import TooManyPixelsError
 from tasks.file_descriptors import retry_when_exhausted
 from tasks.image_options import EncodeFormat, ResizeOptions
 
-#: The longest side that a format's encoder writes, in pixels, and the format's name in texts. PNG has no such limit.
+#: For each format: the longest side that its encoder writes, in pixels, and the format's name in texts. PNG has no such
+#: limit.
 _MAX_SIDES = {
     EncodeFormat.JPG: (65_500, "a JPEG"),
     EncodeFormat.WEBP: (16_383, "a WebP"),
@@ -37,7 +38,7 @@ def check_sides(size: tuple[int, int], encode_format: EncodeFormat) -> None:
 
 
 def encode(image: Image.Image, options: ResizeOptions) -> bytes:
-    """Return an image in grey or RGB as a file. An alpha channel is kept; a JPEG must not have one.
+    """Encode an image in grey or RGB. An alpha channel is kept; a JPEG must not have one.
 
     Raises:
         OSError: this machine could not create or write the file to encode into.

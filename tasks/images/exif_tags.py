@@ -15,7 +15,7 @@ from tasks.images import identify
 
 #: Longest value in JSON, in bytes; longer values are left out.
 _MAX_VALUE_BYTES = 60
-#: Limit of the EXIF data in bytes, and of a value's numbers.
+#: Maximum size of the EXIF data in bytes, and maximum number of numbers in a value.
 _MAX_EXIF_BYTES, _MAX_NUMBERS = 1024 * 1024, 4
 _EXIF, _GPS, _IMAGE = IFD.Exif, IFD.GPSInfo, None
 #: The tags, the most useful first. The names are those of ExifRead, which img2dataset uses.
@@ -46,7 +46,7 @@ _TAGS: dict[str, tuple[int | None, int]] = {
 def read_exif_tags(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS) -> dict[str, str]:
     """Return the useful EXIF tags of an image, the most useful first; empty without usable EXIF.
 
-    Numbers are written as in ExifRead: ``1/60``, ``[40, 26, 46]``. The orientation is its number.
+    Numbers are written as in ExifRead: ``1/60``, ``[40, 26, 46]``. The orientation is written as its number.
     """
     try:
         with identify.open_image(body, max_pixels, formats) as image:
@@ -65,7 +65,7 @@ def read_exif_tags(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...
 
 
 def exif_json(tags: Mapping[str, str], limit: int) -> str | None:
-    """Return as many of the tags as fit into a JSON string of ``limit`` bytes, as JSON; None if none fits."""
+    """Return as JSON as many tags as fit into a JSON string of ``limit`` bytes; None if no tag fits."""
     kept: dict[str, str] = {}
     for name, text in tags.items():
         # The text becomes a string in the Outcome's JSON, where each quote takes two bytes.

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from tasks.image_options import ResizeMode, ResizeOptions
 
-#: The EXIF orientations by what they do to a stored image: swap its axes, or mirror the stored x or y axis.
+#: Three sets of EXIF orientations: those that swap a stored image's axes, those that mirror the stored x axis, and
+#: those that mirror the stored y axis.
 SIDEWAYS = frozenset({5, 6, 7, 8})
 _MIRRORS_X = frozenset({2, 3, 7, 8})
 _MIRRORS_Y = frozenset({3, 4, 6, 7})
@@ -25,7 +26,7 @@ class Geometry:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Size of the resampled image: of the kept part, without a border."""
+        """Size of the resampled image, which is only the kept part, without a border."""
         return self.crop[2:]
 
     @property
@@ -34,7 +35,7 @@ class Geometry:
         return self.size if self.canvas is None else (self.canvas, self.canvas)
 
     def box(self, decoded: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """Return the part to resample of a decoded image, in its pixels.
+        """Return the part of a decoded image to resample, in pixels of the decoded image.
 
         Args:
             decoded: the area of the whole image within the decoded image: left, top, right and bottom.
@@ -68,7 +69,7 @@ def _centre(scaled: tuple[int, int], side: int, orientation: int) -> tuple[int, 
     """Return the central square of a scaled image.
 
     If the square can't be centred exactly, it is half a pixel to the left of the centre or above it, as in img2dataset.
-    This refers to the upright image, so in a mirrored image it is half a pixel to the other side.
+    This rule is for the upright image. So in a mirrored image, the square is half a pixel to the other side.
     """
     left, top = ((length - side) // 2 for length in scaled)
     if orientation in _MIRRORS_X:

@@ -102,11 +102,11 @@ class _LimitedReads(BytesIO):
 
 
 class _Gif(GifImagePlugin.GifImageFile):
-    """A GIF with each frame drawn over the previous ones, as if no frame had a disposal method.
+    """A GIF whose frames are drawn over the previous frames, as if no frame had a disposal method.
 
-    For a frame's disposal, Pillow allocates an area of the size that the frame announces. It does so while it seeks to
-    the frame, before we can check the size. So a few bytes can cost gigabytes. Disposal only changes how later frames
-    look, which does not matter, because the pixels of later frames are never used.
+    For a frame's disposal, Pillow allocates an area of the size that the frame announces. Pillow does so while it seeks
+    to the frame, before we can check the size. So a few bytes can cost gigabytes. Disposal only changes how later
+    frames look, which does not matter, because the pixels of later frames are never used.
     """
 
     @property
@@ -145,7 +145,7 @@ class EncodedImage:
 def inspect(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS) -> ImageInfo:
     """Return an image's format and size from its header. Only the pixels of icons are decoded.
 
-    Raises: as `open_image`, for the image without its metadata.
+    Raises: as in `open_image`, for the image without its metadata.
     """
 
     def read(body: bytes) -> ImageInfo:
@@ -161,7 +161,7 @@ def open_image(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...] = 
     Raises:
         NotAnImageError: the bytes have none of the accepted ``formats``.
         UndecodableError: the bytes begin as an image, but the header is broken or has far too many pieces.
-        TooManyPixelsError: the header announces more than ``max_pixels``.
+        TooManyPixelsError: the header announces more than ``max_pixels`` pixels.
     """
     image: ImageFile
     try:
@@ -249,7 +249,7 @@ def _icon_size(body: bytes) -> tuple[int, int]:
 
 
 def _not_an_image_error(body: bytes, formats: tuple[ImageFormat, ...], why: str) -> NotAnImageError | UndecodableError:
-    """Return the error for a body that no parser accepts; ``why`` is its message if the body begins as an image."""
+    """Return the error for a body that no parser accepts; ``why`` is the message if the body begins as an image."""
     known = identify_format(body)
     if known is not None and _ON_REQUEST.get(known.name) in formats:
         return UndecodableError(why)

@@ -17,13 +17,14 @@ from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from tasks.errors import TooManyPixelsError, UndecodableError
 from tasks.images import identify
 
-#: Limit of a JPEG's scans. The limit is needed because a scan may have only a few bytes but takes time. Encoders write
-#: about ten scans.
+#: Maximum number of scans in a JPEG. The limit is needed because a scan may have only a few bytes but takes time.
+#: Encoders write about ten scans.
 _MAX_SCANS = 200
-#: Limit of a JPEG's segments, because each segment takes time. A JPEG of 100 MB full of profile segments has 1,600
-#: segments.
+#: Maximum number of segments in a JPEG. The limit is needed because each segment takes time. A JPEG of 100 MB full of
+#: profile segments has 1,600 segments.
 _MAX_SEGMENTS = 20_000
-#: libavif's own limit of an encoded image's pixels. libavif applies this limit regardless of the size in the header.
+#: libavif's own limit for the number of pixels in an encoded image. libavif applies this limit regardless of the size
+#: in the header.
 _AVIF_PIXELS = 16384 * 16384
 #: More pixels than the whole budget.
 _DECODED_ALONE = 2**26
@@ -42,7 +43,7 @@ def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
         max_pixels: limit for the frame, and for a TIFF's tile.
 
     Raises:
-        TooManyPixelsError: the frame or a tile has more than ``max_pixels``.
+        TooManyPixelsError: the frame or a tile has more than ``max_pixels`` pixels.
         UndecodableError: a JPEG is built to decode slowly, or the sides of a TIFF's tiles are not integers.
     """
     identify.check_pixels(image.size, max_pixels)
@@ -62,13 +63,14 @@ def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
         case AvifImageFile():
             return _AVIF_PIXELS
         case _ if image.format in ("HEIF", "JPEG2000"):
-            # Their decoders need many times the memory of the pixels, and may decode a larger image and crop it.
+            # The decoders of these formats need many times the memory of the pixels. They may also decode a larger
+            # image and crop it.
             return max(width * height, _DECODED_ALONE)
     return width * height
 
 
 def _keeps_all_coefficients(image: JpegImageFile, body: bytes) -> bool:
-    """Return whether the decoder keeps all coefficients of a JPEG, as it does if the image has several scans.
+    """Return whether a JPEG has several scans, so that the decoder keeps all its coefficients.
 
     Raises:
         UndecodableError: the JPEG has too many scans or segments.

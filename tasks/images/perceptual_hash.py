@@ -1,4 +1,4 @@
-"""Compute the perceptual hash of an image, by which copies of a picture are found."""
+"""Compute an image's perceptual hash, by which users find copies of a picture."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def perceptual_hash(
 ) -> str:
     """Return the pHash of an image's first frame: 64 bits as 16 hexadecimal digits.
 
-    The digits are those of ``imagehash.phash``. Two copies of a picture differ by a few bits at most.
+    The digits are those of ``imagehash.phash``. The hashes of two copies of a picture differ by a few bits at most.
 
     Raises:
-        NotAnImageError, TooManyPixelsError, UndecodableError, FetchTimeoutError: as `resize_image`.
+        NotAnImageError, TooManyPixelsError, UndecodableError, FetchTimeoutError: as in `resize_image`.
         InternalError: the library is not installed.
     """
     library = import_extra("imagehash", "phash")

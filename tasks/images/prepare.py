@@ -1,4 +1,4 @@
-"""Prepare the image to save from a download, and compare it with a saved file."""
+"""Prepare a downloaded image for saving, and compare it with a saved file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def prepare_image(body: bytes, options: FetchOptions, deadline: Deadline) -> Enc
 
 
 def saved_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
-    """Return the image in a saved file, with the facts that the file alone shows.
+    """Return the image in a saved file, and the facts that the file alone shows.
 
     The original size and the EXIF data of a resized image are unknown.
 
@@ -77,7 +77,7 @@ def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     """Return whether an image can be decoded to its end; an image too expensive to decode counts as complete.
 
     A worker gives a file its name only after it has written the whole file, but does not sync the file. After a power
-    loss, a file may be empty, or have zeros in place of its last bytes, and some decoders turn zeros into pixels.
+    loss, a file may be empty, or have zeros in place of its last bytes. Some decoders turn these zeros into pixels.
     """
     try:
         info = decode_all_frames(body, options.max_pixels, deadline, _saved_formats(options))
@@ -89,7 +89,7 @@ def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
 
 
 def _saved_formats(options: FetchOptions) -> tuple[ImageFormat, ...]:
-    """Return the formats of saved files: those of encoded images, or the accepted ones."""
+    """Return the formats of saved files: the formats of encoded images, or the accepted formats."""
     return DEFAULT_FORMATS if options.resize.encodes else options.formats
 
 
@@ -101,7 +101,7 @@ def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
 def _with_facts(
     image: EncodedImage, downloaded: bytes | None, options: FetchOptions, deadline: Deadline
 ) -> EncodedImage:
-    """Return an image with the facts that the run asks for; ``downloaded`` has its EXIF data, if it is known."""
+    """Add the facts that the run asks for to an image; ``downloaded`` has the EXIF data, if they are known."""
     if options.extract_exif and downloaded is not None:
         image = replace(image, exif=read_exif_tags(downloaded, options.max_pixels, options.formats))
     if options.phash:

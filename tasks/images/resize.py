@@ -1,8 +1,9 @@
 """Resize an image to an upright sRGB image: decode, resample and encode it once.
 
-This takes a few milliseconds of CPU time, nearly all of it in Pillow's C code. The worker's other threads run
-meanwhile. Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and resamples an image, and
-while it encodes to a file descriptor. Pillow holds the lock while it encodes to a Python object, such as a ``BytesIO``.
+Resizing an image takes a few milliseconds of CPU time. Nearly all of this time is spent in Pillow's C code. The
+worker's other threads run meanwhile. Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and
+resamples an image, and while it encodes to a file descriptor. Pillow holds the lock while it encodes to a Python
+object, such as a ``BytesIO``.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tasks.images.metadata.removal import retry_without_metadata
 from tasks.images.pixel_budget import PIXEL_BUDGET
 
 #: If an image is reduced by at least this factor, the Hamming filter is used, because it is the fastest filter without
-#: visible steps. In a smaller reduction, the Hamming filter would blur. Then the bicubic filter is used, which has few
-#: pixels to read.
+#: visible steps. In a smaller reduction, the Hamming filter would blur. The bicubic filter is used there instead, and
+#: has few pixels to read.
 _HAMMING_FACTOR = 1.25
 #: If an image is not decoded at a reduced scale, it is first averaged down to this multiple of the requested size.
 _REDUCING_FACTOR = 2.0
@@ -50,7 +51,7 @@ _TRANSPOSE_BY_ORIENTATION = {
 
 @dataclass(frozen=True, slots=True)
 class _Format:
-    """An encoded format: the name in manifests, and Pillow's name."""
+    """An encoded format: its name in manifests, and its name in Pillow."""
 
     name: str
     pillow_name: str
@@ -71,10 +72,11 @@ def resize_image(
     deadline: Deadline,
     formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS,
 ) -> EncodedImage:
-    """Return the image, resized and encoded as the options say, upright and in sRGB.
+    """Resize and encode an image as the options say; the result is upright and in sRGB.
 
-    Grey stays grey. In a JPEG, transparent areas are flattened onto the background. Of several frames, only the first
-    is used. All metadata is dropped. The returned original width and height are those of the upright image.
+    Grey stays grey. In a JPEG, transparent areas are flattened onto the background. If there are several frames, only
+    the first frame is used. All metadata is dropped. The returned original width and height are those of the upright
+    image.
 
     Args:
         body: an image of any accepted format.
@@ -84,8 +86,8 @@ def resize_image(
         formats: the accepted formats of the body.
 
     Raises:
-        NotAnImageError, TooManyPixelsError: as `open_image`. TooManyPixelsError also if a side of the result is too
-            long for the format.
+        NotAnImageError, TooManyPixelsError: as in `open_image`. TooManyPixelsError also occurs if a side of the result
+            is too long for the format.
         UndecodableError: the image is broken, or its colours are undefined.
         FetchTimeoutError: the deadline passed before the pixels could be reserved.
         OSError: this machine could not create or write the file to encode into.
@@ -192,7 +194,7 @@ def _filter(factor: float, options: ResizeOptions) -> Resampling:
 
 
 def _add_border(image: Image.Image, side: int, background: tuple[int, int, int]) -> Image.Image:
-    """Return an image in the centre of a square. If it can't be centred exactly, it is half a pixel left or above."""
+    """Return an image in the centre of a square, if necessary half a pixel to the left of the centre or above it."""
     square = colour.blank(image.mode, (side, side), background)
     square.paste(
         image if image.mode == square.mode else image.convert(square.mode),

@@ -1,7 +1,7 @@
 """Pack a shard's saved images into one file, from the files that its image tasks have saved one by one.
 
-Until a shard has its manifest, its images are files in the shard's folder. So after a crash, these files are recovered,
-and the first writer of a file wins, as in a run that keeps the files. The collect task packs the files, and removes
+Until a shard has its manifest, its images are files in the shard's folder. So a crash is handled as in a run that keeps
+the files: these files are recovered, and the first writer of a file wins. The collect task packs the files, and removes
 them after it has written the manifest. A later revision packs the images of the existing packed file together with its
 new images.
 
@@ -40,7 +40,7 @@ _FORMATS: dict[OutputFormat, _PackedFormat] = {OutputFormat.WEBDATASET: webdatas
 
 
 class _SavedImage(NamedTuple):
-    """A saved image as its manifest's row describes it."""
+    """A saved image, as its row in the manifest describes it."""
 
     key: str
     path: str
@@ -54,10 +54,10 @@ def packed_name(shard: int, output: OutputOptions) -> str | None:
 
 
 def pack(table: pa.Table, ref: ShardRef, output: OutputOptions, store: Store) -> pa.Table:
-    """Write the packed file of a shard; return the shard's rows, with that file as the path of each saved image.
+    """Write the packed file of a shard; return the shard's rows, where the path of each saved image is this file.
 
     Args:
-        table: the rows of the shard's manifest. A path is the image's own file, or the existing packed file.
+        table: the rows of the shard's manifest. The path in a row is the image's own file, or the existing packed file.
         ref: the run, the shard and the revision.
         output: the output options of the run.
         store: the run's folder.
@@ -103,7 +103,7 @@ def _images(
     """Yield the saved images, from their own files or from the existing packed file.
 
     Raises:
-        StorageError: an image is missing, or is not as the manifest says.
+        StorageError: an image is missing, or differs from its row in the manifest.
     """
     for file in saved:
         if file.path == name:
@@ -116,7 +116,7 @@ def _images(
 
 
 def _find(key: str, name: str, images: Iterator[SampleImage]) -> SampleImage:
-    """Return the image of a key. The images are in the order of their keys, so each is read at most once."""
+    """Return the image of a key. The images are in the order of their keys, so each image is read at most once."""
     try:
         return next(image for image in images if image.key == key)
     except StopIteration:

@@ -1,7 +1,7 @@
 """Write a shard's images as a Parquet file, and read them again.
 
 The file has one row for each saved image: the columns for data sets, and the image's bytes in the column ``image``. The
-file is in the shard's folder, so that the pattern ``*.parquet`` matches only the manifests.
+file is in the shard's folder. So in the output folder, the pattern ``*.parquet`` matches only the manifests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def encode(rows: pa.Table, images: Iterable[SampleImage]) -> Iterator[bytes]:
     schema = rows.schema.append(pa.field(IMAGE_COLUMN, pa.binary()))
     sink = _Sink()
     others = [name for name in rows.column_names if name != IMAGE_COLUMN]
-    # Images are compressed already, and dictionaries and statistics would repeat whole images.
+    # Images are already compressed. Dictionaries and statistics would repeat whole images.
     options: dict[str, Any] = {
         "compression": {**dict.fromkeys(others, "zstd"), IMAGE_COLUMN: "none"},
         "use_dictionary": others,
@@ -59,10 +59,10 @@ def encode(rows: pa.Table, images: Iterable[SampleImage]) -> Iterator[bytes]:
 
 
 def images(file: BinaryIO) -> Iterator[SampleImage]:
-    """Yield the images of a file, in its order. Their extension is unknown and empty.
+    """Yield the images of a file, in its order. The extension of these images is unknown, and therefore empty.
 
     Raises:
-        ValueError: it is not a complete Parquet file.
+        ValueError: the file is not a complete Parquet file.
     """
     try:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
@@ -78,7 +78,7 @@ def sizes(file: BinaryIO) -> dict[str, int]:
     """Return the sizes of the images in a file, by their keys. The images are not read.
 
     Raises:
-        ValueError: it is not a complete Parquet file.
+        ValueError: the file is not a complete Parquet file.
     """
     try:
         table = pq.read_table(file, columns=["key", "bytes"], use_threads=False)

@@ -35,7 +35,7 @@ class SampleImage:
 
 
 def sample_rows(manifest: pa.Table) -> pa.Table:
-    """Return rows of a manifest with the columns for data sets."""
+    """Return a manifest's rows with only the columns for data sets."""
     return manifest.drop_columns([name for name in manifest.column_names if name in _DOWNLOAD_COLUMNS])
 
 
@@ -46,7 +46,7 @@ def metadata(rows: pa.Table) -> Iterator[bytes]:
 
 
 def captions(rows: pa.Table) -> Iterator[bytes | None]:
-    """Yield the caption of each sample as text, empty if the row has none; None if the list has no captions."""
+    """Yield the caption of each sample, or "" for a row without a caption; None if the list has no captions."""
     if CAPTION_COLUMN not in rows.column_names:
         yield from [None] * rows.num_rows
         return

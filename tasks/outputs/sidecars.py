@@ -17,7 +17,7 @@ def write_sidecars(table: pa.Table, sidecars: Collection[Sidecar], store: Store)
 
     Args:
         table: the rows of the shard's manifest.
-        sidecars: which sidecars to write. Without captions in the list, there is no caption to write.
+        sidecars: which sidecars to write. If the list has no captions, no captions are written.
         store: the run's folder.
 
     Raises:
@@ -40,7 +40,7 @@ def write_sidecars(table: pa.Table, sidecars: Collection[Sidecar], store: Store)
 
 
 def sidecar_names(paths: Iterable[str], sidecars: Collection[Sidecar]) -> set[str]:
-    """Return the names of the sidecars of these images, whether they exist or not."""
+    """Return the names of these images' sidecars, even of sidecars that do not exist."""
     return {_sidecar_name(path, sidecar) for path in paths for sidecar in sidecars}
 
 
@@ -49,7 +49,7 @@ def _sidecar_name(path: str, sidecar: Sidecar) -> str:
 
 
 def _save(name: str, body: bytes, mode: int, store: Store) -> None:
-    """Save a file; replace one that a collect task with other Outcomes has left."""
+    """Save a file; replace a file that is left from a collect task with other Outcomes."""
     if not store.create(name, body, mode) and store.read(name) != body:
         store.remove(name)
         store.create(name, body, mode)

@@ -24,7 +24,7 @@ _NAME_BYTES = 100
 _MODE_AND_OWNER = b"\0".join((b"0000644", b"0000000", b"0000000", b""))
 _TIME = b"0" * 11 + b"\0"
 _REST = (b"0" + bytes(100) + b"ustar\x00" + b"00").ljust(_BLOCK_BYTES - 156, b"\0")
-#: The checksum is the sum of the header's bytes, with spaces in its own place.
+#: The checksum is the sum of the header's bytes, where spaces stand in place of the checksum itself.
 _FIXED_CHECKSUM = sum(_MODE_AND_OWNER + _TIME + b" " * 8 + _REST)
 
 
@@ -53,7 +53,7 @@ def images(file: BinaryIO) -> Iterator[SampleImage]:
     """Yield the images of a tar, in its order.
 
     Raises:
-        ValueError: it is not a tar, or its end is missing.
+        ValueError: the file is not a tar, or the end of the tar is missing.
     """
     for member, found in _members(file):
         yield SampleImage(*found, _extracted(file, member))
@@ -63,7 +63,7 @@ def sizes(file: BinaryIO) -> dict[str, int]:
     """Return the sizes of the images in a tar, by their keys. Only the headers are read.
 
     Raises:
-        ValueError: it is not a tar, or its end is missing.
+        ValueError: the file is not a tar, or the end of the tar is missing.
     """
     return {key: member.size for member, (key, _) in _members(file)}
 

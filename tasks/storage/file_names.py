@@ -16,7 +16,8 @@ MAX_NAME_BYTES = 1024
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)
 #: The first part of a name must not look like a file of the run: ``run.json``, a manifest, a shard's folder.
 _RUN_FILES = re.compile(r"run\.json|[0-9]{5,}(?:\.parquet|\.tar|_stats\.json|_images\.parquet)?", re.IGNORECASE)
-#: Names without an extension that the run's files have. With ``.json``, a sidecar would have the whole name.
+#: Names of the run's own files, without their extension. A sidecar adds ``.json``, and would then have the same name as
+#: a file of the run.
 _RUN_STEMS = re.compile(r"run|[0-9]{5,}_stats", re.IGNORECASE)
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\\ud800-\udfff]')
 

@@ -28,7 +28,7 @@ _TOKEN = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """The state of a folder as one process sees it. If one check fails, the later checks are false too."""
+    """The state of a folder as one process sees it. If one check fails, the later results are false too."""
 
     #: Whether the operator lets the process write to the folder.
     allowed: bool = False
@@ -76,7 +76,7 @@ def write_probe(store: Store, token: str) -> None:
     """Write the file by which workers recognise the folder.
 
     Raises:
-        OSError, StorageError: it can't be written.
+        OSError, StorageError: the file can't be written.
     """
     if isinstance(store, LocalStore):
         _write(store.path(probe_name(token)), token.encode())
@@ -114,7 +114,7 @@ def probe_folder(out: Any, token: Any, allowed: Iterable[Location]) -> ProbeResu
 
 
 def _probe_objects(store: Store, token: str) -> ProbeResult:
-    """Return the state of a folder in an object store; it has no limit of space."""
+    """Return the state of a folder in an object store. An object store has no limit of space."""
     try:
         if not store.exists(probe_name(token)):
             return ProbeResult(allowed=True, error="the producer's file does not exist")

@@ -20,7 +20,7 @@ from pathlib import Path
 _LOCAL_FILE_SYSTEMS = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
 _MOUNT_INFO = Path("/proc/self/mountinfo")
 _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
-#: Maximum number of files to sync one by one. For so few, syncfs may be slower, because it also waits for the
+#: Maximum number of files to sync one by one. For so few files, syncfs may be slower, because it also waits for the
 #: writes of other processes.
 _MAX_SINGLE_SYNCS = 16
 
@@ -29,7 +29,7 @@ def sync(path: str | Path) -> None:
     """Sync a file or a folder to disk.
 
     Raises:
-        OSError: it can't be synced.
+        OSError: the file or folder can't be synced.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -39,10 +39,10 @@ def sync(path: str | Path) -> None:
 
 
 def sync_all(folder: str | Path, paths: Iterable[str]) -> None:
-    """Sync files, the folder above them, and all folders between to disk.
+    """Sync to disk: files, the folder above the files, and all folders in between.
 
     Raises:
-        OSError: one of them can't be synced.
+        OSError: a file or folder can't be synced.
     """
     found = list(paths)
     if len(found) > _MAX_SINGLE_SYNCS and _is_local(str(folder)):
@@ -87,7 +87,7 @@ def _is_local(folder: str) -> bool:
     for line in lines:
         fields, _, more = line.partition(" - ")
         place = _OCTAL_ESCAPE.sub(lambda found: chr(int(found[1], 8)), fields.split()[4])
-        # A later mount hides an earlier one at the same place.
+        # A later mount hides an earlier mount at the same place.
         if len(place) >= len(longest) and (real == place or real.startswith(place.rstrip("/") + "/")):
             longest, kind = place, more.split()[0]
     return kind in _LOCAL_FILE_SYSTEMS

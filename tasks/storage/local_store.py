@@ -29,8 +29,8 @@ from tasks.storage.store import PRIVATE_MODE, PUBLIC_MODE, Store
 _T = TypeVar("_T")
 TEMPORARY_FOLDER = ".tmp"
 _NO_LINK_ERRNOS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
-#: Makes this process's temporary names unique among all processes on all machines. Random bytes for each file would
-#: cost another system call each time.
+#: Makes this process's temporary names unique among all processes on all machines. Random bytes would cost another
+#: system call for each file.
 _PROCESS_TOKEN, _numbers = secrets.token_hex(8), count()
 #: Seconds after which a claim counts as left over by a dead writer, if no file has the claimed name.
 _CLAIM_TTL_SECONDS = 5.0
@@ -47,10 +47,10 @@ class LocalStore(Store):
 
     @classmethod
     def open_allowed(cls, root: str, allowed: Iterable[Path]) -> LocalStore:
-        """Return the store at ``root``, if that is an allowed folder or below one.
+        """Return the store at ``root``, if this path is an allowed folder or below an allowed folder.
 
         Raises:
-            StorageError: it is neither. Links in the path are resolved before the check.
+            StorageError: the path is neither. Links in the path are resolved before the check.
         """
         path = Path(root)
         # No valid path contains a zero byte, and resolving a path with one raises an error.
@@ -71,7 +71,7 @@ class LocalStore(Store):
         return str(self.path(name))
 
     def is_within(self, other: Store) -> bool:
-        """Return whether this folder is the other store's folder, or is below it."""
+        """Return whether this folder is the other store's folder, or is below that folder."""
         return isinstance(other, LocalStore) and self.root.is_relative_to(other.root)
 
     def path(self, name: str) -> Path:
@@ -117,7 +117,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def create_linked(self, name: str, body: bytes, source: Store, source_name: str) -> bool:
-        """Save bytes as `create` does, but link a file elsewhere on the disk that already contains these bytes.
+        """Save bytes as `create` does, but reuse a file elsewhere on the disk if it already contains these bytes.
 
         The name becomes a second name of that file, by a hard link, and nothing is written. If the file can't be
         linked, or its content has changed, the bytes are written as usual."""
@@ -313,7 +313,7 @@ class LocalStore(Store):
         os.makedirs(f"{self.root}/{TEMPORARY_FOLDER}", exist_ok=True)  # noqa: PTH103  # the root is a str here
 
     def _claim(self, temporary: str, target: str) -> bool:
-        """Give a temporary file its final name, if that is free."""
+        """Give a temporary file its final name, if this name is free."""
         for attempt in (1, 2):
             try:
                 os.link(temporary, target)
@@ -333,7 +333,7 @@ class LocalStore(Store):
 
     @staticmethod
     def _claim_without_links(temporary: str, target: Path) -> bool:
-        """Rename a temporary file to its final name. During this, an exclusive file beside it claims the name."""
+        """Rename a temporary file to its final name. Meanwhile, an exclusive file beside it claims the name."""
         claim = target.with_name(f".{target.name}.claim")
         try:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_MODE))

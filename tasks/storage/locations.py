@@ -22,10 +22,10 @@ def open_store(location: Location) -> Store:
 
 
 def open_allowed(text: str, allowed: Iterable[Location]) -> Store:
-    """Return the store at a location that a message names, if that is an allowed folder or below one.
+    """Return the store at a location that a message names, if the folder is allowed or below an allowed folder.
 
     Raises:
-        StorageError: it is neither, or the client of the object store can't be created.
+        StorageError: the folder is not allowed, or the client of the object store can't be created.
     """
     try:
         location = parse_location(text)

@@ -1,7 +1,7 @@
 """Encode and decode a shard's manifest: its Outcomes in a Parquet file, the lasting record of a run. No I/O.
 
 It has one row for each request, in index order: the URL list's own columns (``url`` first), then the columns of an
-Outcome. Columns that img2dataset writes too have the same meaning as there. Unknown values are null.
+Outcome. If img2dataset also writes a column, the column has the same meaning in both. Unknown values are null.
 
 To add a column, add a field to `Outcome` in ``tasks/model.py``, and its type to `_TYPES` here.
 """
@@ -78,10 +78,10 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef | None = None) -> pa.Table:
-    """Return a manifest as a table, with all of its columns or some of them.
+    """Return a manifest as a table, with all columns or only some columns.
 
     Raises:
-        CorruptManifestError: it is not a manifest, is damaged, or belongs to another run or shard.
+        CorruptManifestError: the file is not a manifest, is damaged, or belongs to another run or shard.
     """
     try:
         return shard_parquet.decode(body, columns, expected)

@@ -11,7 +11,7 @@ from config.locations import StoreUrl
 
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
-#: The host from which the client asks for the role of the machine, if the environment has no credentials.
+#: The host that the client asks for the machine's role if the environment has no credentials.
 _METADATA_HOSTS = ("169.254.169.254", "169.254.170.2", "metadata.google.internal")
 _SETTINGS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -26,7 +26,7 @@ _SERVER_ERROR = 500
 
 def is_the_stores(error: Exception) -> bool:
     """Return whether an exception is one that the client raises."""
-    # obstore's own exceptions, FileNotFoundError and timeouts, and ValueError for a name that it does not accept.
+    # obstore's own exceptions, FileNotFoundError and timeouts, and ValueError for a name that obstore does not accept.
     return type(error).__module__.startswith("obstore") or isinstance(error, (OSError, ValueError))
 
 

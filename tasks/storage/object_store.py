@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 #: Limits of one request, in seconds. A request of 64 MiB then needs at least 18 Mbit/s.
 _CONNECT_SECONDS, _REQUEST_SECONDS = 5, 30
-#: The client repeats a failed request until this many seconds after the first one, and at most this often. A save then
-#: ends within 50 s, and the longest deadline of an image leaves room for more than that.
+#: The client repeats a failed request for at most this many seconds after the first request, and at most this many
+#: times. A save then ends within 50 s. The longest deadline of an image leaves room for more than 50 s.
 _RETRY_SECONDS, _MAX_RETRIES = 20, 6
 _FIRST_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.1, 3.0
-#: The size of the parts of a large object, and how many are sent at a time.
+#: The size of a large object's parts in bytes, and the number of parts that are sent at a time.
 _PART_BYTES, _PARALLEL_PARTS = 8 * 1024**2, 2
 #: Attempts to create an object, if the store reports its name as taken but has no such object.
 _CREATE_ATTEMPTS = 3
@@ -66,22 +66,22 @@ class ObjectStore(Store):
         return f"{self.url}/{name}"
 
     def is_within(self, other: Store) -> bool:
-        """Return whether this folder is the other store's folder, or is below it."""
+        """Return whether this folder is the other store's folder, or is below that folder."""
         return isinstance(other, ObjectStore) and self.url.is_within(other.url)
 
     def exists(self, name: str) -> bool:
         """Return whether an object of this name exists.
 
         Raises:
-            StorageError: the store can't be asked.
+            StorageError: the store can't be queried.
         """
         return self.file_size(name) is not None
 
     def folder_exists(self, name: str) -> bool:
-        """Return whether there is an object below this name, because folders are only a part of names.
+        """Return whether an object's name begins with this folder, because folders are only a part of names.
 
         Raises:
-            StorageError: the store can't be asked.
+            StorageError: the store can't be queried.
         """
         import obstore
 
@@ -92,7 +92,7 @@ class ObjectStore(Store):
         """Return the size of an object in bytes; None if there is no object of this name.
 
         Raises:
-            StorageError: the store can't be asked.
+            StorageError: the store can't be queried.
         """
         import obstore
 
@@ -104,7 +104,7 @@ class ObjectStore(Store):
         """Return an object's bytes.
 
         Raises:
-            StorageError: it can't be read.
+            StorageError: the object can't be read.
         """
         import obstore
 
@@ -115,7 +115,7 @@ class ObjectStore(Store):
         """Return an object's bytes and its version; None if there is no object of this name.
 
         Raises:
-            StorageError: it can't be read.
+            StorageError: the object can't be read.
         """
         import obstore
 
@@ -130,16 +130,16 @@ class ObjectStore(Store):
         The name may be taken by these same bytes: if the response to a write is lost, the client repeats the write.
 
         Raises:
-            StorageError: they can't be saved.
+            StorageError: the bytes can't be saved.
         """
         self._check_write()
         return self._create(name, body) is not None
 
     def create_linked(self, name: str, body: bytes, source: Store, source_name: str) -> bool:
-        """Save bytes as `create` does. They are sent again, because a copy inside of a store can't be exclusive.
+        """Save bytes as `create` does. The bytes are sent again, because a copy inside of a store can't be exclusive.
 
         Raises:
-            StorageError: they can't be saved.
+            StorageError: the bytes can't be saved.
         """
         return self.create(name, body)
 
@@ -147,7 +147,7 @@ class ObjectStore(Store):
         """Save bytes under a free name; return False if the name is taken by other bytes.
 
         Raises:
-            StorageError: they can't be saved.
+            StorageError: the bytes can't be saved.
         """
         return self.create(name, body) or self.read(name) == body
 
@@ -155,7 +155,7 @@ class ObjectStore(Store):
         """Save bytes under a free name, and return the object's version; None if the name is taken, as in `create`.
 
         Raises:
-            StorageError: they can't be saved.
+            StorageError: the bytes can't be saved.
         """
         return self._create(name, body)
 
@@ -163,7 +163,7 @@ class ObjectStore(Store):
         """Save bytes under a name; replace an existing object.
 
         Raises:
-            StorageError: they can't be saved; an existing object is unchanged.
+            StorageError: the bytes can't be saved; an existing object is unchanged.
         """
         self._check_write()
         with self._errors("save", name):
@@ -177,8 +177,8 @@ class ObjectStore(Store):
         of the bucket removes them.
 
         Raises:
-            StorageError: they can't be saved; an existing object is unchanged.
-            Exception: an error of ``chunks`` is passed on, and an existing object is unchanged.
+            StorageError: the bytes can't be saved; an existing object is unchanged.
+            Exception: ``chunks`` raised it; an existing object is unchanged.
         """
         import obstore
 
@@ -218,7 +218,7 @@ class ObjectStore(Store):
         """Return the names of the objects directly in a folder.
 
         Raises:
-            StorageError: it can't be listed.
+            StorageError: the folder can't be listed.
         """
         return [str(found["path"]) for found in self._list(folder)["objects"]]
 
@@ -226,7 +226,7 @@ class ObjectStore(Store):
         """Return the names of all objects and folders at the top level.
 
         Raises:
-            StorageError: it can't be listed.
+            StorageError: the folder can't be listed.
         """
         found = self._list(None)
         return sorted([*map(str, found["common_prefixes"]), *(str(item["path"]) for item in found["objects"])])
@@ -235,7 +235,7 @@ class ObjectStore(Store):
         """Return whether a name is an object, or a folder with an object below it.
 
         Raises:
-            StorageError: the store can't be asked.
+            StorageError: the store can't be queried.
         """
         return self.exists(name) or self.folder_exists(name)
 
@@ -243,7 +243,7 @@ class ObjectStore(Store):
         """Remove an object if it exists.
 
         Raises:
-            StorageError: it can't be removed.
+            StorageError: the object can't be removed.
         """
         import obstore
 
@@ -304,7 +304,8 @@ class ObjectStore(Store):
             for _ in range(_CREATE_ATTEMPTS):
                 with suppress(AlreadyExistsError):
                     return self._put(name, body, "create")
-                # S3 also refuses a write while another write of the same name is in progress, and that one may fail.
+                # S3 also refuses a write while another write of the same name is in progress, and that other write may
+                # fail.
                 if self.exists(name):
                     break
         return None
@@ -329,7 +330,7 @@ class ObjectStore(Store):
         except Exception as error:
             if not is_the_stores(error):
                 raise
-            # Without the cause, because its text may have the credentials' id.
+            # The cause is left out, because its text may have the credentials' id.
             raise self._error(verb, name, error) from None
 
     def _error(self, verb: str, name: str, error: Exception) -> StorageError:

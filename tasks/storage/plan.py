@@ -2,9 +2,9 @@
 
 Each shard has one file, with one row for each request, in index order. The columns are ``index`` (int64, from 0 over
 the whole list), ``url`` (string), and the list's other columns, unchanged. The last columns hold a request's other
-facts. Such a column is left out if it is null in all rows: the image that the previous run has for the URL
-(``PREVIOUS_IMAGE_COLUMN``, a struct), the refusal (``REFUSED_COLUMN``, a struct), the file name (``PATH_COLUMN``) and
-the expected hash (``HASH_COLUMN``). Manifests do not have these columns.
+facts: the image that the previous run has for the URL (``PREVIOUS_IMAGE_COLUMN``, a struct), the refusal
+(``REFUSED_COLUMN``, a struct), the file name (``PATH_COLUMN``) and the expected hash (``HASH_COLUMN``). If one of these
+columns is null in all rows, it is left out. Manifests do not have these columns.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tasks.storage.shard_parquet import (
 FOLDER = ".plan"
 _NUMBERS = frozenset({"width", "height", "bytes", "original_width", "original_height"})
 _PREVIOUS_IMAGE = pa.struct([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in PREVIOUS_IMAGE_FIELDS])
-#: For each fact of a request that has a column of its own: the type of the column, the request's attribute, and the
-#: attribute as JSON's own types.
+#: Some facts of a request have their own column. For each such fact: the column's type, the request's attribute, and
+#: the attribute as JSON's own types.
 _FACTS: dict[str, tuple[pa.DataType, str, Callable[[Any], object]]] = {
     PREVIOUS_IMAGE_COLUMN: (_PREVIOUS_IMAGE, "previous", PreviousImage.to_json),
     REFUSED_COLUMN: (pa.struct([("reason", pa.string()), ("message", pa.string())]), "refused", asdict),
@@ -56,8 +56,9 @@ def encode(requests: Sequence[ImageRequest], ref: ShardRef, types: pa.Schema | N
     Args:
         requests: the requests, in index order.
         ref: their run and shard.
-        types: the names and types of their other columns, so that they are the same in every shard; None: the columns
-            of the first request, with the types of their values, or text for a column without values.
+        types: the names and types of the requests' other columns, so that every shard has the same columns. If None,
+            the columns are those of the first request. Their types are the types of their values, or text for a column
+            without values.
     """
     columns: dict[str, list[object]] = {
         "index": list(map(attrgetter("index"), requests)),
@@ -89,7 +90,7 @@ def decode(body: bytes, expected: ShardRef | None = None) -> pa.Table:
     """Return a shard's plan as a table of its rows.
 
     Raises:
-        CorruptPlanError: it is not a plan, is damaged, or belongs to another run or shard.
+        CorruptPlanError: the file is not a plan, is damaged, or belongs to another run or shard.
     """
     try:
         table = shard_parquet.decode(body, expected=expected)

@@ -63,7 +63,7 @@ def encode(table: pa.Table, ref: ShardRef) -> bytes:
 
 
 def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef | None = None) -> pa.Table:
-    """Return a file's table, with all of its columns or some of them.
+    """Return a file's table, with all columns or only some columns.
 
     Args:
         body: the file.

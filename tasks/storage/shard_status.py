@@ -12,7 +12,7 @@ def manifest_revision(shard: int, store: Store) -> int | None:
     """Return the revision of the run that wrote a shard's manifest; None if there is no manifest.
 
     Raises:
-        StorageError, CorruptManifestError: it can't be read.
+        StorageError, CorruptManifestError: the manifest can't be read.
     """
     if not store.exists(manifest.name(shard)):
         return None
@@ -26,7 +26,7 @@ def is_done(shard: int, revision: int, store: Store) -> bool:
     """Return whether a shard has a manifest from a given revision of the run (0 is the first) or from a later one.
 
     Raises:
-        StorageError, CorruptManifestError: as `manifest_revision`.
+        StorageError, CorruptManifestError: as in `manifest_revision`.
     """
     if not revision:
         # A manifest of any revision is enough, so the manifest is not read.
@@ -39,7 +39,7 @@ def listed_paths(shard: int, store: Store) -> frozenset[str]:
     """Return the paths of the files in the manifest of a completed shard.
 
     Raises:
-        StorageError, CorruptManifestError: it can't be read.
+        StorageError, CorruptManifestError: the manifest can't be read.
     """
     table = manifest.decode(store.read(manifest.name(shard)), ["path"])
     return frozenset(map(str, table["path"].drop_null().to_pylist()))

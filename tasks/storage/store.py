@@ -32,14 +32,14 @@ class Store(ABC):
 
     @abstractmethod
     def is_within(self, other: Store) -> bool:
-        """Return whether this folder is the other store's folder, or is below it."""
+        """Return whether this folder is the other store's folder, or is below that folder."""
 
     @abstractmethod
     def exists(self, name: str) -> bool:
         """Return whether a file of this name exists.
 
         Raises:
-            StorageError: the store can't be asked.
+            StorageError: the store can't be queried.
         """
 
     @abstractmethod
@@ -47,7 +47,7 @@ class Store(ABC):
         """Return whether a folder of this name exists.
 
         Raises:
-            StorageError: the store can't be asked.
+            StorageError: the store can't be queried.
         """
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Store(ABC):
         """Return the size of a file in bytes; None if there is no regular file of this name.
 
         Raises:
-            StorageError: the store can't be asked.
+            StorageError: the store can't be queried.
         """
 
     @abstractmethod
@@ -63,7 +63,7 @@ class Store(ABC):
         """Return a file's bytes.
 
         Raises:
-            StorageError: it can't be read.
+            StorageError: the file can't be read.
         """
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Store(ABC):
         """Save bytes under a free name; return False, and change nothing, if the name is taken.
 
         Raises:
-            StorageError: they can't be saved; no part of them remains.
+            StorageError: the bytes can't be saved; no part of them remains.
         """
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Store(ABC):
                 shared.
 
         Raises:
-            StorageError: they can't be saved; no part of them remains.
+            StorageError: the bytes can't be saved; no part of them remains.
         """
 
     @abstractmethod
@@ -94,7 +94,7 @@ class Store(ABC):
         """Sync private bytes to disk, then save them under a free name; return False if the name is taken.
 
         Raises:
-            StorageError: they can't be saved; no part of them remains.
+            StorageError: the bytes can't be saved; no part of them remains.
         """
 
     @abstractmethod
@@ -102,15 +102,15 @@ class Store(ABC):
         """Save bytes under a name and sync them to disk; replace an existing file.
 
         Raises:
-            StorageError: they can't be saved; an existing file is unchanged.
+            StorageError: the bytes can't be saved; an existing file is unchanged.
         """
 
     def replace_from(self, name: str, chunks: Iterable[bytes]) -> None:
         """Save chunks of private bytes as one file and sync it to disk; replace an existing file.
 
         Raises:
-            StorageError: they can't be saved; an existing file is unchanged.
-            Exception: an error of ``chunks`` is passed on, and an existing file is unchanged.
+            StorageError: the bytes can't be saved; an existing file is unchanged.
+            Exception: ``chunks`` raised it; an existing file is unchanged.
         """
         self.replace(name, b"".join(chunks))
 
@@ -118,7 +118,7 @@ class Store(ABC):
         """Open a file for reading at any position; the caller closes it.
 
         Raises:
-            StorageError: it can't be read.
+            StorageError: the file can't be read.
         """
         return BytesIO(self.read(name))
 
@@ -131,7 +131,7 @@ class Store(ABC):
         """Return the names of the files in a folder; none if the folder does not exist.
 
         Raises:
-            StorageError: it can't be listed.
+            StorageError: the folder can't be listed.
         """
 
     @abstractmethod
@@ -139,7 +139,7 @@ class Store(ABC):
         """Return the names of all files and folders at the top level; none if the output folder does not exist.
 
         Raises:
-            StorageError: it can't be listed.
+            StorageError: the folder can't be listed.
         """
 
     @abstractmethod
@@ -155,7 +155,7 @@ class Store(ABC):
         """Remove a file if it exists.
 
         Raises:
-            StorageError: it can't be removed.
+            StorageError: the file can't be removed.
         """
 
     @abstractmethod
@@ -163,7 +163,7 @@ class Store(ABC):
         """Sync files and their folder to disk.
 
         Raises:
-            StorageError: one of them can't be synced.
+            StorageError: a file or the folder can't be synced.
         """
 
     @abstractmethod
@@ -171,7 +171,7 @@ class Store(ABC):
         """Create the output folder if it is missing.
 
         Raises:
-            StorageError: it can't be created. The message is only the reason.
+            StorageError: the folder can't be created. The message is only the reason.
         """
 
     @abstractmethod

@@ -62,7 +62,7 @@ def _blocks_end(body: bytes, position: int) -> int:
 
 
 def _is_block(body: bytes, position: int, canvas: tuple[int, int]) -> bool:
-    """Return whether a GIF's frame, or the extension that controls one, begins at a position."""
+    """Return whether a GIF's frame, or the extension that controls a frame, begins at a position."""
     if body.startswith(_EXTENSION, position):
         return True
     left, top, width, height, flags = struct.unpack_from("<HHHHB", body, position + 1)

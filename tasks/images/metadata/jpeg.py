@@ -67,7 +67,7 @@ def _segment(code: int, data: bytes) -> bytes:
 
 
 def _next_segment(body: bytes, position: int) -> tuple[int, int]:
-    """Return the position of the next relevant segment, and the number of places tried."""
+    """Return the position of the next relevant segment, and the number of places that were tried."""
     tried = 0
     for tried, match in enumerate(_NEXT_SEGMENT.finditer(body, position), 1):
         start = match.start() + 2

@@ -12,7 +12,7 @@ from tasks.images.metadata.limits import MAX_CANDIDATES, MAX_PIECES, MAX_PROFILE
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHUNK = struct.Struct(">I4s")
-#: The chunks that pixels need, and those of an animation.
+#: The chunks that pixels need, and the chunks of an animation.
 _PIXEL_CHUNKS, _MOVING = (b"IHDR", b"PLTE", b"IDAT", b"fdAT"), (b"acTL", b"fcTL", b"fdAT")
 _NEXT_CHUNK = re.compile(rb"PLTE|IDAT|tRNS|IEND|acTL|fcTL|fdAT|iCCP|eXIf")
 _CHUNK_NAME = re.compile(rb"[A-Za-z]{4}")
