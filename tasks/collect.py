@@ -22,6 +22,7 @@ from tasks.model import SHA256_FIELD, Outcome, OutputFormat, OutputOptions, Reas
 from tasks.outputs.packing import pack, packed_name
 from tasks.outputs.sidecars import sidecar_names, write_sidecars
 from tasks.storage import manifest, plan, shard_parquet, shard_status
+from tasks.storage.file_names import check_name
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.shard_parquet import PATH_COLUMN, ShardRef
 from tasks.storage.store import PRIVATE_MODE, Store
@@ -134,13 +135,21 @@ def _remove_named_files(shard: int, store: Store, output: OutputOptions) -> None
         return
     listed = shard_status.listed_paths(shard, store)
     saved = {path.rpartition(".")[0] for path in listed}
-    for path in table[PATH_COLUMN].to_pylist():
-        if path is None or path in saved or SHA256_FIELD in path:
+    # Nothing is fetched for a refused row, so a file with its name is another row's.
+    paths = {request.path for request in plan.requests(table) if request.refused is None and request.path is not None}
+    for path in sorted(paths - saved):
+        if SHA256_FIELD in path or not _is_valid(path):
             continue
         found = [f"{path}.{extension}" for extension in sorted(set(EXTENSIONS.values()))]
         for name in [*found, *sidecar_names(found[:1], output.sidecars)]:
             if store.exists(name):
                 store.remove(name)
+
+
+def _is_valid(path: str) -> bool:
+    with suppress(ValueError):
+        return check_name(path) == path
+    return False
 
 
 def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], count: int | None) -> list[Outcome]:

@@ -79,7 +79,10 @@ class _Namer:
         Raises:
             StorageError: the names so far can't be stored.
         """
-        if request.refused is not None or (self._template is None and request.path is None):
+        if request.refused is not None:
+            # The name from the list is not checked, and may be another row's.
+            return request if request.path is None else replace(request, path=None)
+        if self._template is None and request.path is None:
             return request
         try:
             path = self._path(request)

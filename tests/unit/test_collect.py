@@ -12,7 +12,7 @@ import pytest
 
 from tasks.collect import IncompleteShardError, collect
 from tasks.errors import StorageError
-from tasks.model import ImageRequest, Outcome, Reason, RunOptions, Status, image_key
+from tasks.model import ImageRequest, Outcome, Reason, Refusal, RunOptions, Status, image_key
 from tasks.storage import fsync, manifest, plan
 from tasks.storage.local_store import LocalStore
 from tasks.storage.manifest import CorruptManifestError
@@ -316,3 +316,21 @@ def test_named_files(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None
         if path.parent.name in ("cats", "dogs", "old")
     }
     assert left == {"cats/tom.png", "cats/tom.jpg", "cats/other.gif", "dogs/f00.png"}
+
+
+def test_files_of_other_rows_stay(tmp_path: Path) -> None:
+    """A refused row, or a name outside of the folder, removes no file."""
+    store = LocalStore(tmp_path / "out")
+    refusal = Refusal(Reason.DUPLICATE, "the same URL as 000000")
+    requests = [
+        ImageRequest(3, "", path="cat", refused=refusal),
+        ImageRequest(4, "http://a.example/", path="../victim"),
+    ]
+    store.create_durably(plan.name(1), plan.encode(requests, ShardRef("", 1)))
+    store.create("cat.jpg", b"listed by shard 0")
+    (tmp_path / "victim.jpg").write_bytes(b"mine")
+    failed = [Outcome(image_key(3, _SIZE), Reason.DUPLICATE.status, Reason.DUPLICATE)]
+    failed += [Outcome(image_key(4, _SIZE), Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT)]
+    collect(1, failed, _RUN, store)
+    assert store.exists("cat.jpg")
+    assert (tmp_path / "victim.jpg").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -74,10 +75,12 @@ def test_same_url_has_the_same_name(store: LocalStore) -> None:
 
 
 def test_refused_rows_have_no_name(store: LocalStore) -> None:
-    """A row that is already refused leaves its name to a later row."""
+    """A row that is already refused leaves its name to a later row, and loses the name from the list."""
     refusal = Refusal(Reason.INVALID_ROW, "line 1")
     requests = [ImageRequest(0, "", {"label": "a"}, refused=refusal), *labelled(["", "a"])[1:]]
     assert [request.path for request in named(requests, "{label}", store)] == [None, "a"]
+    given = [ImageRequest(0, "", path="../a", refused=refusal), ImageRequest(1, "http://a.example/", path="a")]
+    assert named(given, None, store) == [replace(given[0], path=None), given[1]]
 
 
 def test_unknown_column(store: LocalStore) -> None:
