@@ -1,8 +1,8 @@
 """Create the passwords of a Compose fleet once, store them in a volume, and show them on request.
 
-``python -m config.passwords FOLDER`` creates the missing passwords, one for Redis and one for Flower. A password is
-strong and random unless you set it in REDIS_PASSWORD or FLOWER_PASSWORD. ``python -m config.passwords --show FOLDER``
-prints the passwords.
+``python -m config.passwords FOLDER`` creates the missing passwords: a password for Redis and a password for Flower. A
+password is strong and random unless you set it in REDIS_PASSWORD or FLOWER_PASSWORD. ``python -m config.passwords
+--show FOLDER`` prints the passwords.
 
 =================  =========================================================================
 file               reader

@@ -33,7 +33,7 @@ COLLECT_SHARD = "tasks.jobs.collect_shard"
 WORKER_INFO = "imagefleet"
 #: The remote control command to make a worker check an output folder.
 PROBE_FOLDER = "imagefleet_probe_folder"
-#: The remote control command to make a worker drop a run's queued tasks and report the running ones.
+#: The remote control command to make a worker drop a run's queued tasks and report the run's running tasks.
 DRAIN = "imagefleet_drain"
 
 _DEFAULT_BROKER = "redis://localhost:6379/0"

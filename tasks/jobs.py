@@ -280,7 +280,7 @@ def collect_shard(
         revision: the run's revision.
         count: how many images a later revision retries in this shard.
         epoch: the producer epoch in which the shard's images were sent.
-        tried_by: the ids of the workers unable to save the manifest.
+        tried_by: the ids of the workers that were unable to save the manifest.
 
     Raises:
         Retry: Celery's exception. This worker can't save the manifest, but another one may.

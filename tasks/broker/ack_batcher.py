@@ -2,10 +2,10 @@
 
 Celery counts each chord part in a round trip of its own, in the slot's thread. For each acknowledgement, Celery wakes
 the thread that receives messages. Here, a slot passes the part and the message to the batcher's thread, and continues
-with the next image. The batcher's thread collects parts and messages for a moment, and then needs a few round trips for
-all of them. The thread acknowledges a message only after the task's part is counted. If a worker dies between the two
-steps, the task runs again, so it is not lost. Its part still counts only once, because the task's id identifies the
-part.
+with the next image. The batcher's thread collects parts and messages for a moment. Then it needs only a few round trips
+for the whole batch. The thread acknowledges a message only after the task's part is counted. If a worker dies between
+the two steps, the task runs again, so it is not lost. Its part still counts only once, because the task's id identifies
+the part.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Heartbeat:
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start the thread; it sends the first heartbeat as soon as Redis is reachable."""
+        """Start the thread, which sends the first heartbeat as soon as Redis is reachable."""
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._thread.start()
 

@@ -174,7 +174,7 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
 class EventLoop:
     """A worker's event loop that registers each connection only once.
 
-    kombu registers all connections again at every tick, with a system call for each.
+    At every tick, kombu's own event loop registers all connections again, with a system call for each connection.
     """
 
     def __init__(self, loop: Any) -> None:

@@ -1,8 +1,8 @@
 """Extend kombu's Redis transport: take and acknowledge messages in batches, without losing any.
 
-kombu needs three round trips for each message: it waits for the message (BRPOP), records it as unacknowledged, and
-later removes the record. For each round trip, kombu creates a client object. If a worker is killed after it receives
-the message and before it records the message, the message is lost. In one atomic step (``reserve.lua``), this transport
+For each message, kombu needs three round trips: it waits for the message (BRPOP), records it as unacknowledged, and
+later removes the record. It creates a client object for each round trip. If a worker is killed after it receives the
+message and before it records the message, the message is lost. In one atomic step (``reserve.lua``), this transport
 takes as many messages as the worker has room for, and records them as unacknowledged. It takes more messages when a
 quarter of the room is free. If the queues are empty, the transport waits with the command ``BLMOVE list list RIGHT
 RIGHT``. This command takes the last message of a list and puts the message back in its place. So the command returns as
@@ -236,7 +236,7 @@ def _load_json(raw: bytes) -> Any:
 
 
 def pause_consuming(seconds: float) -> None:
-    """Stop this process from taking tasks for a number of seconds; it keeps the tasks it already has."""
+    """Stop this process from taking more tasks for a number of seconds; the process keeps its current tasks."""
     Channel.paused_until = max(Channel.paused_until, time.monotonic() + seconds)
 
 
@@ -263,7 +263,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
     """kombu's transport with our channel and poller."""
 
     Channel = Channel
-    #: After an error reply from Redis, a worker reconnects, as it does after a broken connection. With kombu's
+    #: After an error reply from Redis, a worker reconnects in the same way as after a broken connection. With kombu's
     #: transport, the worker would exit after an error reply. After a failover, the new connection leads to the new
     #: master. The worker keeps its messages until it has reconnected.
     connection_errors = (*redis.Transport.connection_errors, ResponseError)
@@ -283,7 +283,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
 
 
 class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]  # kombu has no annotations
-    """Our channel for Redis Sentinel; it connects to the current master."""
+    """Our channel for Redis Sentinel, which connects to the current master."""
 
 
 class SentinelTransport(Transport):

@@ -228,7 +228,7 @@ class ProxiedAdapter(GuardedAdapter):
 
 @lru_cache(maxsize=64)
 def request_headers(options: HeaderOptions, contact: str | None, same_host: bool) -> Mapping[str, str]:
-    """Return the header fields of a request; they are cached for each run.
+    """Return the header fields of a request; the fields are cached for each run.
 
     Args:
         options: the run's header options.

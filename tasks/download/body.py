@@ -1,4 +1,4 @@
-"""Read a response's body within the run's limits. Keep an interrupted body for a request of the rest."""
+"""Read a response's body within the run's limits. Keep an interrupted body to request only what is missing."""
 
 from __future__ import annotations
 

@@ -376,7 +376,7 @@ class GuardedTlsConnection(GuardedConnection, HTTPSConnection):
             self.ssl_context, self.cert_reqs = context, required
 
     def _certified_names(self) -> str:
-        """Return the names in the server's certificate; they are cached for each server."""
+        """Return the names in the server's certificate; the names are cached for each server."""
         server = (self.host, self.port)
         names = self.tls.certified_names.get(server)
         if names is None:

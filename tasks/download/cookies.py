@@ -1,7 +1,7 @@
 """The cookies of one download: set by redirects, sent to the permitted hosts, and forgotten when the download ends.
 
-http.cookiejar of the standard library decides which host gets a cookie, as it does in requests. A cookie for a two-part
-domain under a country code (``.co.uk``) is refused.
+The standard library's http.cookiejar decides which host gets a cookie. The requests library uses http.cookiejar, too. A
+cookie for a two-part domain under a country code (``.co.uk``) is refused.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ def _redirect_location(response: Response, deadline: Deadline) -> str | None:
     Without a Location, return None and leave the body unread, because the body may be the image.
 
     Raises:
-        RedirectError: there are two different Locations, and one of them may be meant for another client.
+        RedirectError: there are two different Locations, so one Location may be meant for another client.
     """
     locations = response.raw.headers.getlist("Location")
     if len(locations) > 1:

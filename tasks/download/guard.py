@@ -163,7 +163,7 @@ class Guard:
         return next((why for why in reasons if why is not None), None)
 
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
-        """Return a host's socket addresses if all of them are permitted; the form is that of `socket.getaddrinfo`.
+        """Return a host's socket addresses if every address is permitted; the form is that of `socket.getaddrinfo`.
 
         Raises:
             BlockedAddressError: one of the addresses is not permitted on this port.

@@ -3,7 +3,7 @@
 The addresses are tried in the resolver's order, alternating between IPv6 and IPv4. Each attempt gets a head start of
 250 ms before the next attempt starts in parallel. If an attempt fails, the next attempt starts at once. The first
 connection is used, and the other connections are closed. So a dead address costs 250 ms instead of the whole timeout.
-asyncio and aiohappyeyeballs do the same for coroutines. Here one thread polls non-blocking sockets, because a download
+For coroutines, asyncio and aiohappyeyeballs do the same. Here one thread polls non-blocking sockets, because a download
 already has its own thread. A host with a single address gets a plain connection attempt.
 """
 

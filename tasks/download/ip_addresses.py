@@ -80,8 +80,8 @@ def is_public(address: Address) -> bool:
 def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
     """Return the IPv4 addresses embedded in an IPv6 address; a tunnel or a translator would send packets to them.
 
-    These forms are known: mapped, compatible, translated, NAT64 (the well-known prefix, and the local one with a prefix
-    of 48 or 96 bits), 6to4, Teredo (its server and its client) and ISATAP.
+    These forms are known: mapped, compatible, translated, NAT64 (the well-known prefix, and the local prefix of 48 or
+    96 bits), 6to4, Teredo (its server and its client) and ISATAP.
     """
     if isinstance(address, IPv4Address):
         return ()

@@ -56,7 +56,7 @@ def proxy() -> Proxy | None:
 
 
 def certificates() -> Path | None:
-    """Return the file of CA certificates to trust instead of the default ones; None for the default ones.
+    """Return the file of CA certificates that replace the default certificates; None if nothing replaces them.
 
     Raises:
         SettingsError: the file has no certificates, or can't be read.

@@ -4,8 +4,8 @@ An ``http`` URL is requested from the proxy itself, in absolute form, so all hos
 the proxy opens a tunnel (CONNECT) to the host, and TLS runs inside the tunnel. The proxy's password
 (``Proxy-Authorization``) is sent only to the proxy, so requests inside a tunnel do not contain it.
 
-urllib3 supports proxies, too. But in the response to CONNECT, urllib3 reads any number of lines, each with its own
-timeout.
+The library urllib3 supports proxies, too. But in the response to CONNECT, urllib3 reads any number of lines, each with
+its own timeout.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class Tls:
 
 
 def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
-    """Return a context without verification; it also allows old TLS versions and weak algorithms."""
+    """Return a context that verifies nothing, and allows old TLS versions and weak algorithms."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

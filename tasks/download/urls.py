@@ -71,7 +71,8 @@ def join(base: Url, location: str) -> Url:
     Raises:
         InvalidUrlError: the target can't be downloaded.
     """
-    # Servers send a Location as raw bytes. http.client decodes these as Latin-1, but browsers decode them as UTF-8.
+    # Servers send a Location as raw bytes. The module http.client decodes these bytes as Latin-1, but browsers decode
+    # them as UTF-8.
     with suppress(UnicodeError):
         location = location.encode("latin-1").decode()
     target = _parse(location, base)

@@ -52,7 +52,7 @@ def convert_to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Return an image on a background. An image without an alpha channel is returned as it is."""
+    """Return an image on a background. An image without an alpha channel is returned unchanged."""
     if image.mode not in ("LA", "RGBA"):
         return image
     below = blank(image.mode.removesuffix("A"), image.size, background)

@@ -26,8 +26,8 @@ _NOISE = bytes((number * 89 + 171) % 255 for number in range(1024))
 def complete_jpeg(body: bytes, max_pixels: int, deadline: Deadline) -> bytes:
     """Return the body of an image. Add the missing end marker to a JPEG that has all its pixels.
 
-    libjpeg fills missing pixels with grey, and its warning does not reach Python. So the image is decoded twice, the
-    second time with noise appended. If both decodings have the same pixels, no pixels are missing.
+    The decoder libjpeg fills missing pixels with grey, and libjpeg's warning does not reach Python. So the image is
+    decoded twice, the second time with noise appended. If both decodings have the same pixels, no pixels are missing.
 
     Raises:
         UndecodableError: pixels are missing.

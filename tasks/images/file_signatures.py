@@ -1,8 +1,8 @@
 """Identify file formats by their first bytes, to name the format of a rejected body in its error message.
 
-No existing library fits. filetype 1.2 (of 2022) does not know JPEG XL, SVG, OpenEXR or FITS. puremagic 1.30 identifies
-zeros as an embroidery design and a cursor as a spreadsheet. python-magic needs a C library that no wheel contains.
-Error messages also need format names that people know.
+No existing library fits. The library filetype 1.2 (of 2022) does not know JPEG XL, SVG, OpenEXR or FITS. The library
+puremagic 1.30 identifies zeros as an embroidery design and a cursor as a spreadsheet. The library python-magic needs a
+C library that no wheel contains. Error messages also need format names that people know.
 
 To add a format, add a line to `_IMAGES` or `_OTHERS`, and a header to ``tests/unit/images/test_file_signatures.py``.
 """
@@ -69,7 +69,7 @@ _IMAGES = {
     "a raw photo (Fujifilm RAF)": rb"FUJIFILMCCD-RAW ",
     "a raw photo (Sigma X3F)": rb"FOVb",
     "a raw photo (Minolta MRW)": rb"\x00MRM",
-    # A DNG is a TIFF with the tag for DNG's version. If Pillow can open such a raw photo as a TIFF, it counts as a TIFF
+    # A DNG is a TIFF with the tag for DNG's version. A raw photo that Pillow can open as a TIFF counts as a TIFF
     # instead.
     "a raw photo (DNG)": rb"(?:II\*\x00|MM\x00\*).{0,999}?(?:\x12\xc6\x01\x00\x04\x00|\xc6\x12\x00\x01\x00\x00)",
     "a raw photo (Nikon NEF)": rb"(?:II\*\x00|MM\x00\*).{0,999}NIKON CORPORATION",

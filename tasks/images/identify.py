@@ -31,7 +31,7 @@ from tasks.images.extras import import_extra
 from tasks.images.file_signatures import identify_format
 from tasks.images.metadata.removal import retry_without_metadata
 
-#: All formats by Pillow's names, with their file extensions. A run accepts some of them.
+#: All formats by Pillow's names, with their file extensions. A run accepts some of these formats.
 EXTENSIONS = {
     "JPEG": "jpg",
     "MPO": "jpg",

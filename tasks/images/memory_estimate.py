@@ -23,8 +23,8 @@ _MAX_SCANS = 200
 #: Maximum number of segments in a JPEG. The limit is needed because each segment takes time. A JPEG of 100 MB full of
 #: profile segments has 1,600 segments.
 _MAX_SEGMENTS = 20_000
-#: libavif's own limit for the number of pixels in an encoded image. libavif applies this limit regardless of the size
-#: in the header.
+#: libavif's own limit for the number of pixels in an encoded image. The library applies this limit regardless of the
+#: size in the header.
 _AVIF_PIXELS = 16384 * 16384
 #: More pixels than the whole budget.
 _DECODED_ALONE = 2**26

@@ -30,8 +30,8 @@ class PixelBudget:
         Raises:
             FetchTimeoutError: the deadline passed before enough pixels were free.
         """
-        # A waiting thread keeps its turn. If small images could go first, many of them could make a large one wait
-        # forever.
+        # A waiting thread keeps its turn. If small images could go first, many small images could make a large image
+        # wait forever.
         if not self._turn.acquire(timeout=max(0.0, deadline.remaining)):
             raise _no_budget_error()
         try:

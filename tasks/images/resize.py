@@ -96,7 +96,7 @@ def resize_image(
     def resize(readable: bytes) -> EncodedImage:
         with identify.open_image(readable, max_pixels, formats) as image:
             result = _resize(image, readable, options, max_pixels, deadline)
-        # An image that needs no change keeps all its bytes, even if only a part of them can be read.
+        # An image that needs no change keeps all its bytes, even if only some of the bytes can be read.
         return replace(result, body=body) if result.body is readable else result
 
     return retry_without_metadata(

@@ -196,7 +196,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def list_files(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder; none if the folder does not exist."""
+        """Return the names of the files in a folder; an empty list if the folder does not exist."""
         try:
             with os.scandir(self.path(folder)) as entries:
                 # Subfolders are not ours: some file servers keep thumbnails in them.
@@ -208,7 +208,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def list_entries(self) -> list[str]:
-        """Return the names of all files and folders at the top level; none if the output folder does not exist."""
+        """Return the names of all files and folders at the top level; empty if the output folder does not exist."""
         try:
             return sorted(os.listdir(self.root))  # noqa: PTH208  # names are wanted, not paths
         except FileNotFoundError:

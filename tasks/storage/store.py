@@ -128,7 +128,7 @@ class Store(ABC):
 
     @abstractmethod
     def list_files(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder; none if the folder does not exist.
+        """Return the names of the files in a folder; an empty list if the folder does not exist.
 
         Raises:
             StorageError: the folder can't be listed.
@@ -136,7 +136,7 @@ class Store(ABC):
 
     @abstractmethod
     def list_entries(self) -> list[str]:
-        """Return the names of all files and folders at the top level; none if the output folder does not exist.
+        """Return the names of all files and folders at the top level; empty if the output folder does not exist.
 
         Raises:
             StorageError: the folder can't be listed.
