@@ -217,12 +217,19 @@ def _requests(source: str | Path | Iterable[str], config: RunConfig) -> tuple[st
         UsageError: none of the first rows is a URL, or the list can't be read.
     """
     from producer.sources import url_list
+    from producer.sources.options import SourceOptions
     from tasks.errors import UsageError
     from tasks.model import ImageRequest
 
     if isinstance(source, str | Path):
         name = str(source)
         return name, url_list.require_urls(url_list.read(name, config.source), name)
+    if replace(config.source, dedupe=None) != SourceOptions():
+        raise UsageError(
+            "The options in RunConfig.source can't be used, except for dedupe",
+            "they say how to read a list in a file, but the URLs come from Python",
+            "Omit them, or write the list to a file.",
+        )
     requests = (ImageRequest(index, url) for index, url in enumerate(source))
     first = next(requests, None)
     if first is None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from producer.cli.parameters import grouped
-from tasks.model import SHA256_FIELD, OutputFormat, OutputOptions, Sidecar
+from tasks.model import OutputFormat, OutputOptions, Sidecar
 
 
 class Sidecars(click.ParamType[tuple[Sidecar, ...]]):
@@ -41,22 +41,13 @@ class OutputParameters:
         Raises:
             click.BadParameter: a value conflicts with another one.
         """
-        kind = OutputFormat(self.output_format)
-        template = self._template()
-        if kind is not OutputFormat.FILES and self.sidecars:
-            raise click.BadParameter(
-                f"--output-format {kind} saves no files beside which they could be; a packed shard contains metadata "
-                "and captions",
-                param_hint="--sidecar",
-            )
-        if kind is not OutputFormat.FILES and template is not None:
-            raise click.BadParameter(f"--output-format {kind} saves no files to name", param_hint="--path-template")
-        if self.sidecars and template is not None and SHA256_FIELD in template:
-            raise click.BadParameter(
-                f"with {SHA256_FIELD} in --path-template, equal images share a file, but their metadata differs",
-                param_hint="--sidecar",
-            )
-        return OutputOptions(kind, self.sidecars, template)
+        from producer.planning.path_template import output_conflict
+
+        options = OutputOptions(OutputFormat(self.output_format), self.sidecars, self._template())
+        if conflict := output_conflict(options):
+            option, why = conflict
+            raise click.BadParameter(why, param_hint=option)
+        return options
 
     def _template(self) -> str | None:
         """Return the template; None for the default names."""

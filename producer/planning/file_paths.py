@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from producer.output.run_file import RunConfig
-from producer.planning.path_template import PathTemplate, checked_path, collision_key
+from producer.planning.path_template import PathTemplate, checked_path, collision_key, output_conflict
 from producer.planning.seen_urls import SeenUrls
 from producer.sources.request_stream import RequestStream, closing_source, schema_of
 from tasks.errors import UsageError
@@ -125,6 +125,9 @@ def check_names(out: Store, options: RunConfig) -> None:
         UsageError: another option excludes custom names, or the output folder holds other files.
         StorageError: the output folder can't be listed.
     """
+    if conflict := output_conflict(options.output):
+        option, why = conflict
+        raise UsageError(f"{option} can't be used", why, "Omit one of the two options.")
     template, column = options.output.path_template, options.source.path_col
     if template is None and column is None:
         return

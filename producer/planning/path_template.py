@@ -14,7 +14,7 @@ from itertools import zip_longest
 from tasks.download import urls
 from tasks.errors import InvalidUrlError
 from tasks.images import identify
-from tasks.model import SHA256_FIELD, ImageRequest, Sidecar, image_key, shard_name
+from tasks.model import SHA256_FIELD, ImageRequest, OutputFormat, OutputOptions, Sidecar, image_key, shard_name
 from tasks.storage.file_names import check_name
 
 #: Names for usual templates. The value None stands for img2dataset's names, ``{shard}/{key}``.
@@ -139,3 +139,18 @@ def collision_key(name: str) -> str:
     """
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
     return "".join(character for character in folded if unicodedata.category(character) != "Cf")
+
+
+def output_conflict(output: OutputOptions) -> tuple[str, str] | None:
+    """Return the option that conflicts with another one, and why; None if the options can be used together."""
+    if output.format is not OutputFormat.FILES and output.sidecars:
+        return (
+            "--sidecar",
+            f"--output-format {output.format} saves no files beside which they could be; a packed shard contains "
+            "metadata and captions",
+        )
+    if output.format is not OutputFormat.FILES and output.path_template is not None:
+        return "--path-template", f"--output-format {output.format} saves no files to name"
+    if output.sidecars and output.path_template is not None and SHA256_FIELD in output.path_template:
+        return "--sidecar", f"with {SHA256_FIELD} in --path-template, equal images share a file, but not their metadata"
+    return None

@@ -76,13 +76,13 @@ class PreviousRun:
                 "Choose an --out outside of that folder.",
             )
         self._record = RunFile.load_usable(self._store)
-        output = self._record.options.output
-        if output.format is not OutputFormat.FILES or output.path_template is not None:
+        output, path_col = self._record.options.output, self._record.options.source.path_col
+        if output.format is not OutputFormat.FILES or output.path_template is not None or path_col is not None:
             raise UsageError(
                 f"The images of {folder} can't be reused",
                 f"they are packed (--output-format {output.format})"
-                if output.path_template is None
-                else "they have other names (--path-template)",
+                if output.format is not OutputFormat.FILES
+                else f"they have other names ({'--path-template' if path_col is None else '--path-col'})",
                 "Omit --refresh-from. Only a run that saves images as files, with the default names, can be refreshed.",
             )
         unlike = _incompatible_options(self._record.options.fetch, fetch)

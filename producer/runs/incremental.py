@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
-from config.locations import Location
+from config.locations import Location, parse_location, resolved
 from producer.output import lock
 from producer.output.folder import existing_run, new_run_folder, open_output, unwritable_error
 from producer.output.run_file import NAME, RunConfig, RunFile, State, resume_command
@@ -18,6 +19,7 @@ from producer.runs.removal import RunRemoval
 from producer.runs.resume import load_complete
 from producer.runs.run import Run
 from producer.sources import url_list
+from producer.sources.location import expand
 from tasks.errors import StorageError, UsageError
 from tasks.model import ImageRequest
 from tasks.storage.store import Store
@@ -131,13 +133,33 @@ def _has_own_names(options: RunConfig) -> bool:
     return options.output.path_template is not None or options.source.path_col is not None
 
 
+def _is_inside(file: str, store: Store) -> bool:
+    """Return whether a file of a URL list is in the folder of a run."""
+    try:
+        place, folder = resolved(parse_location(file)), resolved(parse_location(store.location))
+    except ValueError:
+        # A list on a web server, or an object whose name can't be that of a folder.
+        return False
+    if isinstance(place, Path):
+        return isinstance(folder, Path) and place.is_relative_to(folder)
+    return not isinstance(folder, Path) and place.is_within(folder)
+
+
 def _check_overwriting(wanted: RunRequest, found: RunFile, store: Store) -> None:
     """Check that the images of a run can be found, and that the images of the new run can be named.
 
     Raises:
-        UsageError: one of the runs uses `--path-template` or `--path-col`, which makes this impossible.
+        UsageError: one of the runs uses `--path-template` or `--path-col`, which makes this impossible; or the list is
+            in the folder, and would be removed with the run.
     """
     hint = "Remove that folder, or choose another --out."
+    inside = next((file for file in expand(wanted.source) if _is_inside(file, store)), None)
+    if inside is not None:
+        raise UsageError(
+            f"The run in {store.location} can't be overwritten",
+            f"the URL list, or a part of it, is in that folder: {inside}",
+            "Move the list, or choose another --out.",
+        )
     if _has_own_names(wanted.config):
         raise UsageError(
             f"The run in {store.location} can't be overwritten",

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from config.locations import parse_location
 from producer.dispatch.unfit_workers import UnfitWorker
+from producer.output.folder import open_output
 from producer.output.shard_files import load_manifest
 from producer.output.summary import Summary
 from tasks.model import Outcome
 from tasks.storage import manifest
-from tasks.storage.local_store import LocalStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class RunResult:
         Raises:
             CommandError: a manifest is missing or damaged.
         """
-        store = LocalStore(Path(self.out))
+        store = open_output(parse_location(self.out))
         for shard in range(self.summary.shards):
             yield from manifest.outcomes(load_manifest(shard, store, self.run_id, None))
 

@@ -24,14 +24,45 @@ from tasks.storage import manifest
 
 PAGE = (ROOT / "docs" / "from-img2dataset.md").read_text()
 #: The options of img2dataset's latest release, 1.47.0.
-RELEASED = """
-url_list image_size output_folder processes_count resize_mode resize_only_if_bigger upscale_interpolation
-downscale_interpolation encode_quality encode_format skip_reencode output_format input_format url_col
-caption_col bbox_col thread_count number_sample_per_shard extract_exif save_additional_columns timeout
-enable_wandb wandb_project oom_shard_count compute_hash verify_hash distributor subjob_size retries
-disable_all_reencoding min_image_size max_image_area max_aspect_ratio incremental_mode max_shard_retry
-user_agent_token disallowed_header_directives
-""".split()
+RELEASED = [
+    "url_list",
+    "image_size",
+    "output_folder",
+    "processes_count",
+    "resize_mode",
+    "resize_only_if_bigger",
+    "upscale_interpolation",
+    "downscale_interpolation",
+    "encode_quality",
+    "encode_format",
+    "skip_reencode",
+    "output_format",
+    "input_format",
+    "url_col",
+    "caption_col",
+    "bbox_col",
+    "thread_count",
+    "number_sample_per_shard",
+    "extract_exif",
+    "save_additional_columns",
+    "timeout",
+    "enable_wandb",
+    "wandb_project",
+    "oom_shard_count",
+    "compute_hash",
+    "verify_hash",
+    "distributor",
+    "subjob_size",
+    "retries",
+    "disable_all_reencoding",
+    "min_image_size",
+    "max_image_area",
+    "max_aspect_ratio",
+    "incremental_mode",
+    "max_shard_retry",
+    "user_agent_token",
+    "disallowed_header_directives",
+]
 #: The option that img2dataset has in its repository, but not yet in a release.
 UNRELEASED = {"ignore_ssl_certificate"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -13,7 +14,7 @@ from producer.planning.file_paths import check_names, name_files
 from producer.sources.options import SourceOptions
 from producer.sources.request_stream import RequestStream
 from tasks.errors import UsageError
-from tasks.model import ImageRequest, OutputFormat, OutputOptions, Reason, Refusal
+from tasks.model import ImageRequest, OutputFormat, OutputOptions, Reason, Refusal, Sidecar
 from tasks.storage.local_store import LocalStore
 
 _NAMED = {"cats/Tom": 0, "": 1, "CATS/tom": 2, "dogs/rex": 3, "cats/tom.jpg/x": 4}
@@ -120,3 +121,17 @@ def test_invalid_template_of_the_library(store: LocalStore) -> None:
     """A template is reported in the same way, whether a command has checked it or not."""
     with pytest.raises(UsageError, match="is not valid"):
         list(name_files(labelled(["a"]), config("../{key}"), store))
+
+
+@pytest.mark.parametrize(
+    ("output", "what"),
+    [
+        (OutputOptions(OutputFormat.WEBDATASET, path_template="{key}"), "--path-template can't be used"),
+        (OutputOptions(OutputFormat.PARQUET, (Sidecar.JSON,)), "--sidecar can't be used"),
+        (OutputOptions(OutputFormat.FILES, (Sidecar.TXT,), "{sha256}"), "--sidecar can't be used"),
+    ],
+)
+def test_conflicting_options_are_refused(tmp_path: Path, output: OutputOptions, what: str) -> None:
+    """A program can pass options that the command refuses. A run refuses them, too."""
+    with pytest.raises(UsageError, match=what):
+        check_names(LocalStore(tmp_path), RunConfig(output=output))

@@ -16,6 +16,7 @@ import pytest
 from producer.output.run_file import PlanState, RunConfig, RunFile
 from producer.planning import url_index
 from producer.planning.previous_run import PreviousRun, join_previous_images
+from producer.sources.options import SourceOptions
 from tasks.errors import CommandError, UsageError
 from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.model import (
@@ -266,14 +267,24 @@ def test_incompatible_options_are_refused(
     assert named in caught.value.why
 
 
-def test_packed_images_are_refused(old: LocalStore, out: LocalStore) -> None:
-    """Images in a tar can't be reused, and the error names the option."""
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"output": OutputOptions(OutputFormat.WEBDATASET)}, "--output-format webdataset"),
+        ({"output": OutputOptions(path_template="full/{key}")}, "--path-template"),
+        ({"source": SourceOptions(path_col="name")}, "--path-col"),
+    ],
+)
+def test_images_without_default_names_are_refused(
+    old: LocalStore, out: LocalStore, changes: dict[str, Any], named: str
+) -> None:
+    """Images in a tar, or with names of their own, can't be reused. The error names the option."""
     write_run(old, [saved_row(0, "u")])
     record = RunFile.load(old)
-    record.save(old, options=replace(record.options, output=OutputOptions(OutputFormat.WEBDATASET)))
+    record.save(old, options=replace(record.options, **changes))
     with pytest.raises(UsageError, match="can't be reused") as caught:
         PreviousRun(old.root, out, _FETCH)
-    assert "--output-format webdataset" in caught.value.why
+    assert named in caught.value.why
 
 
 _COMPATIBLE = {

@@ -168,3 +168,16 @@ def test_folder_without_a_run_gets_one(tmp_path: Path, mode: IncrementalMode | N
         incremental.run_folder(tmp_path / "out", None, mode),
     ):
         raise AssertionError
+
+
+@pytest.mark.parametrize("pattern", ["list.txt", "*.parquet", "../list.txt"])
+def test_list_in_the_folder_is_not_overwritten(tmp_path: Path, store: LocalStore, pattern: str) -> None:
+    """A run is not removed if its removal would remove a file of the new list."""
+    (tmp_path / "out" / "list.txt").write_text("http://a.example/1\n")
+    wanted = RunRequest(str(tmp_path / "out" / pattern), iter([]), RunConfig(shard_size=SIZE))
+    if pattern.startswith(".."):
+        incremental.prepare(wanted, IncrementalMode.OVERWRITE, store, None)
+        return
+    with pytest.raises(UsageError, match="can't be overwritten: the URL list, or a part of it, is in that folder"):
+        incremental.prepare(wanted, IncrementalMode.OVERWRITE, store, None)
+    assert RunFile.is_in(store)
