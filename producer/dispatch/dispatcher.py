@@ -29,6 +29,7 @@ from producer.dispatch.saving_check import SavingCheck
 from producer.dispatch.signals import CANCEL, read_signals
 from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
 from producer.dispatch.workers import describe_workers
+from producer.output import lock
 from producer.output.run_file import resume_command
 from producer.output.shard_files import load_requests
 from producer.planning.planner import Planner
@@ -167,9 +168,11 @@ class Dispatcher:
         finally:
             with suppress(redis.RedisError):
                 self._unfit.refresh(last=True)
-            # After an early end, the run has no record in Redis. So workers drop its queued tasks without fetching.
-            with suppress(redis.RedisError):
-                drop_run(self._server, self._run_id)
+            # After an early end, the run has no record in Redis. So workers drop its queued tasks without fetching. If
+            # another producer has taken over the run, the record is that producer's.
+            if not lock.is_lost(self._store):
+                with suppress(redis.RedisError):
+                    drop_run(self._server, self._run_id)
         return self._timing
 
     def _is_drained(self) -> bool:

@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from time import monotonic
 
 from config import limits
 from producer.output.lock_holder import NAME, UNKNOWN_HOLDER, LockHolder, taken_error
@@ -71,6 +71,19 @@ def successor(store: ObjectStore) -> LockHolder | None:
     """Return the producer that has taken over this process's lock, or None."""
     lease = _held.get(store)
     return None if lease is None else lease.successor
+
+
+def is_lost(store: ObjectStore) -> bool:
+    """Return whether another producer has taken this process's lock over. If the last renewal is old, renew first.
+
+    If the store can't be reached, the lock counts as held.
+    """
+    lease = _held.get(store)
+    if lease is None:
+        return False
+    with suppress(StorageError):
+        lease.check()
+    return lease.successor is not None
 
 
 def discard(store: ObjectStore) -> None:
@@ -170,7 +183,7 @@ class _Lease:
         version: Version | None = None
         while version is None:
             found = self._store.read_version(NAME)
-            started = monotonic()
+            started = _now()
             if found is None:
                 version = self._store.create_version(NAME, self._body())
             elif _token(found[0]) == self._token and json.loads(found[0])["since"] == self._holder.since:
@@ -189,7 +202,7 @@ class _Lease:
         Raises:
             StorageError: another producer has taken over the lock, or the store can't be reached.
         """
-        if self.successor is None and monotonic() - self._renewed_at > _LIFETIME_SECONDS:
+        if self.successor is None and _now() - self._renewed_at > _LIFETIME_SECONDS:
             self._renew()
         if self.successor is not None:
             raise StorageError(f"another producer has taken over the run: {self.successor.text}")
@@ -223,7 +236,7 @@ class _Lease:
             StorageError: the store can't be reached.
         """
         with self._lock:
-            started = monotonic()
+            started = _now()
             self._renewals += 1
             version = self._store.replace_version(NAME, self._body(), self._version)
             if version is None:
@@ -240,6 +253,12 @@ class _Lease:
 
 #: The locks that this process holds, by folder.
 _held: dict[ObjectStore, _Lease] = {}
+
+
+def _now() -> float:
+    """Return the seconds since the host's start, also those that it was suspended for, where the system counts them."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
 @cache

@@ -12,7 +12,17 @@ from tasks.storage.local_store import LocalStore
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.store import Store
 
-__all__ = ["NAME", "LockHolder", "check_held", "check_unlocked", "current_holder", "dead_holder", "discard", "hold"]
+__all__ = [
+    "NAME",
+    "LockHolder",
+    "check_held",
+    "check_unlocked",
+    "current_holder",
+    "dead_holder",
+    "discard",
+    "hold",
+    "is_lost",
+]
 
 
 def hold(place: Store | Path, broker: str | None, command: str = "") -> AbstractContextManager[None]:
@@ -44,6 +54,11 @@ def check_held(place: Store) -> None:
             f"this process did not renew its lock in time; the other producer is {other.text}",
             "Let the other producer complete the run.",
         )
+
+
+def is_lost(place: Store) -> bool:
+    """Return whether another producer has taken the lock over from this one, which may take a request to the store."""
+    return isinstance(place, ObjectStore) and lease.is_lost(place)
 
 
 def check_unlocked(place: Store | Path) -> None:

@@ -16,10 +16,12 @@ import redis
 from celery import chord
 
 from config import limits
+from config.locations import StoreUrl
 from producer.dispatch import dispatcher as dispatcher_module
 from producer.dispatch import run_record
 from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.dispatch.progress import Progress
+from producer.output import lease, lock
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
 from tasks.broker import keys
@@ -30,7 +32,11 @@ from tasks.jobs import collect_shard, fetch_image
 from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest, plan
 from tasks.storage.local_store import LocalStore
+from tasks.storage.object_store import ObjectStore
+from tasks.storage.store import Store
+from tests.conftest import required_module
 from tests.integration import processes
+from tests.object_server import object_server
 from tests.waiting import PATIENCE, wait_for
 
 _SHARD_SIZE = 2
@@ -76,7 +82,7 @@ def server(connected: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> redis.Red
 
 
 def dispatcher(
-    store: LocalStore,
+    store: Store,
     server: redis.Redis,
     urls: Iterable[str],
     check: Callable[[], None] = lambda: None,
@@ -86,7 +92,7 @@ def dispatcher(
     requests = (ImageRequest(index, url) for index, url in enumerate(urls))
     planner = Planner(requests, store, _SHARD_SIZE, lambda rows, shards: None, _RUN_ID)
     planner.start()
-    options = replace(_OPTIONS, out=str(store.root))
+    options = replace(_OPTIONS, out=store.location)
     return Dispatcher(options, store, planner, server, check, DispatchOptions(window)), planner
 
 
@@ -343,6 +349,30 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Local
     assert RunOptions.from_json(json.loads(record)) == replace(_OPTIONS, out=str(store.root))
     assert 0 < seconds <= limits.RUN_RECORD_TTL
     assert server.exists(*keys.run_keys(_RUN_ID)) == 0
+
+
+def test_producer_without_its_lock_leaves_the_run_to_its_successor(
+    server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If another producer has taken over the run, the first one ends without deleting the other one's record."""
+    required_module("obstore")
+    monkeypatch.setattr(lease, "_RENEWAL_SECONDS", 0.02)
+    with object_server() as objects:
+        for name, value in objects.environment.items():
+            monkeypatch.setenv(name, value)
+        store = ObjectStore(StoreUrl.parse("s3://bucket/run"))
+
+        def check() -> None:
+            objects.buckets["bucket"]["run/.lock"] = b""
+            wait_for(lambda: lease.successor(store) is not None)
+            server.set(keys.run(_RUN_ID), "of the successor")
+            lock.check_held(store)
+
+        with lock.hold(store, None):
+            job, _ = dispatcher(store, server, ["http://a.example/0"], check)
+            with pytest.raises(CommandError, match="Another producer has taken over the run"):
+                run(job)
+    assert server.get(keys.run(_RUN_ID)) == "of the successor"
 
 
 def test_restores_a_lost_run_record(server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:

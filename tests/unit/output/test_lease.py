@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -147,6 +148,25 @@ def test_outage_delays_a_write(server: ObjectServer, store: ObjectStore, monkeyp
         before = lock_content(server)
         store.replace("run.json", b"1")
         assert lock_content(server) != before
+
+
+def test_suspended_host_loses_its_lock(
+    server: ObjectServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its host was suspended, a producer renews its lock before the next write, and learns that it lost it."""
+    monkeypatch.setattr(lease, "_RENEWAL_SECONDS", 60.0)
+    monkeypatch.setattr(lease, "_LIFETIME_SECONDS", 15.0)
+    read_clock = time.clock_gettime
+    with lock.hold(store, None):
+        assert not lock.is_lost(store)
+        server.buckets["bucket"]["run/.lock"] = b""
+        # Only this clock counts the time in which a host is suspended.
+        monkeypatch.setattr(
+            time, "clock_gettime", lambda clock: read_clock(clock) + 60 * (clock == time.CLOCK_BOOTTIME)
+        )
+        with pytest.raises(StorageError, match="another producer has taken over"):
+            store.replace("run.json", b"1")
+        assert lock.is_lost(store)
 
 
 def test_unusable_store_can_not_be_locked(server: ObjectServer, store: ObjectStore) -> None:
