@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -34,6 +35,10 @@ VOID_REASONS = frozenset({Reason.CANCELLED})
 #: ended because images could not be saved, for example on a full disk. So unsaved images from an earlier epoch are
 #: retried. An unsaved image from the current epoch has failed.
 STALE_VOID_REASONS = VOID_REASONS | {Reason.STORAGE}
+
+
+#: Files to look for at a time, because each look-up in an object store is a request.
+_PARALLEL_LOOKUPS = 16
 
 
 class IncompleteShardError(ValueError):
@@ -64,6 +69,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
     """
     ref = ShardRef(run.run_id, shard, run.revision)
     done = shard_status.manifest_revision(shard, store)
+    leftovers: Sequence[str] = ()
     if done is None or done < run.revision:
         table = plan.decode(store.read(plan.name(shard)), ref)
         indexes = plan.indexes(table)
@@ -72,6 +78,8 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         else:
             before = manifest.decode(store.read(manifest.name(shard)), expected=ref)
             ordered = _merged(shard, list(manifest.outcomes(before)), outcomes, count)
+        # As soon as the manifest exists, a `retry` may save images under the names of failed ones.
+        leftovers = _find_named_leftovers(table, ordered, run.output, store)
         try:
             _write(table, ordered, ref, run.output, store, first=done is None)
         except StorageError:
@@ -83,8 +91,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         # Files saved by a later revision are listed only in that revision's manifest, which may not exist yet.
         return
     remove_unlisted(shard, store, run.output)
-    if run.output.format is OutputFormat.FILES:
-        _remove_named_files(shard, store, run.output)
+    _remove_named_leftovers(shard, leftovers, store)
 
 
 def sort_outcomes(shard: int, indexes: Sequence[int], outcomes: Sequence[Outcome], shard_size: int) -> list[Outcome]:
@@ -115,35 +122,53 @@ def remove_unlisted(shard: int, store: Store, output: OutputOptions) -> None:
         listed = frozenset([packed])
     for name in existing:
         if name not in listed:
-            try:
-                store.remove(name)
-            except StorageError as error:
-                # The manifest exists, so the shard is done. An extra file is no reason for the run to fail.
-                _log.warning("a file without an entry in the manifest could not be removed: %s", error)
+            _remove_extra(name, store)
     if packed is not None:
         store.remove_folder(shard_name(shard))
 
 
-def _remove_named_files(shard: int, store: Store, output: OutputOptions) -> None:
-    """Remove the files that earlier deliveries of failed images have saved under names from the list or a template.
+def _find_named_leftovers(
+    table: pa.Table, ordered: Sequence[Outcome], output: OutputOptions, store: Store
+) -> list[str]:
+    """Return the files that earlier deliveries of failed images have saved under names from the list or a template.
 
-    These files are not in the shard's folder, so a listing of the folder does not show them. Files named by their
-    content stay, because another image may have the same content.
+    These files are not in the shard's folder, so a listing of the folder does not show them. Their own folders may have
+    all images of the run, so listing them would take too long. Files named by their content are not returned, because
+    another image may have the same content.
     """
-    table = plan.decode(store.read(plan.name(shard)))
-    if PATH_COLUMN not in table.column_names:
-        return
-    listed = shard_status.listed_paths(shard, store)
-    saved = {path.rpartition(".")[0] for path in listed}
-    # Nothing is fetched for a refused row, so a file with its name is another row's.
-    paths = {request.path for request in plan.requests(table) if request.refused is None and request.path is not None}
-    for path in sorted(paths - saved):
-        if SHA256_FIELD in path or not _is_valid(path):
+    if PATH_COLUMN not in table.column_names or output.format is not OutputFormat.FILES:
+        return []
+    names: list[str] = []
+    for request, outcome in zip(plan.requests(table), ordered, strict=True):
+        path = request.path
+        # Nothing is fetched for a refused row, so a file with its name is another row's.
+        if path is None or request.refused is not None or outcome.ok or SHA256_FIELD in path or not _is_valid(path):
             continue
         found = [f"{path}.{extension}" for extension in sorted(set(EXTENSIONS.values()))]
-        for name in [*found, *sidecar_names(found[:1], output.sidecars)]:
-            if store.exists(name):
-                store.remove(name)
+        names += [*found, *sidecar_names(found[:1], output.sidecars)]
+    try:
+        with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
+            return [name for name, exists in zip(names, pool.map(store.exists, names), strict=True) if exists]
+    except StorageError as error:
+        _log.warning("files without an entry in the manifest may remain, because the look-up failed: %s", error)
+        return []
+
+
+def _remove_named_leftovers(shard: int, leftovers: Sequence[str], store: Store) -> None:
+    """Remove leftovers, unless another collect task of the shard has listed them in the manifest."""
+    if leftovers:
+        saved = {path.rpartition(".")[0] for path in shard_status.listed_paths(shard, store)}
+        for name in leftovers:
+            if name.rpartition(".")[0] not in saved:
+                _remove_extra(name, store)
+
+
+def _remove_extra(name: str, store: Store) -> None:
+    try:
+        store.remove(name)
+    except StorageError as error:
+        # The manifest exists, so the shard is done. An extra file is no reason for the run to fail.
+        _log.warning("a file without an entry in the manifest could not be removed: %s", error)
 
 
 def _is_valid(path: str) -> bool:

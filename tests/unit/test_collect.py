@@ -334,3 +334,48 @@ def test_files_of_other_rows_stay(tmp_path: Path) -> None:
     collect(1, failed, _RUN, store)
     assert store.exists("cat.jpg")
     assert (tmp_path / "victim.jpg").exists()
+
+
+@pytest.fixture
+def failed_cat(store: LocalStore) -> LocalStore:
+    """Return a store with the plan of a shard of one named image, and a file with that name."""
+    store.create_durably(plan.name(0), plan.encode([ImageRequest(0, "a", path="cat")], ShardRef("", 0)))
+    store.create("cat.jpg", b"left")
+    return store
+
+
+_FAILED_CAT = [Outcome("000000", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT)]
+
+
+def test_images_of_a_retry_stay(failed_cat: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image saved after the manifest may be that of a retry, so neither this task nor a duplicate removes it."""
+    create = LocalStore.create_durably
+
+    def create_and_retry(self: LocalStore, name: str, body: bytes) -> bool:
+        created = create(self, name, body)
+        self.create("cat.png", b"saved by a retry")
+        return created
+
+    monkeypatch.setattr(LocalStore, "create_durably", create_and_retry)
+    for _ in range(2):
+        collect(0, _FAILED_CAT, _RUN, failed_cat)
+        assert failed_cat.exists("cat.png")
+        assert not failed_cat.exists("cat.jpg")
+
+
+@pytest.mark.parametrize("method", ["exists", "remove"])
+def test_named_files_that_stay_are_only_reported(
+    failed_cat: LocalStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    """If a failed image's file can't be found or removed, the shard is still done, and the worker logs a warning."""
+    real = getattr(LocalStore, method)
+
+    def fail(self: LocalStore, name: str) -> object:
+        if name == "cat.jpg":
+            raise StorageError("disconnected")
+        return real(self, name)
+
+    monkeypatch.setattr(LocalStore, method, fail)
+    collect(0, _FAILED_CAT, _RUN, failed_cat)
+    assert manifest_revision(0, failed_cat) == 0
+    assert "disconnected" in caplog.text
