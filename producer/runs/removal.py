@@ -16,8 +16,10 @@ from producer.output.folder import unwritable_error
 from producer.output.run_file import NAME, RunFile, State
 from producer.runs.resume import planned_shards
 from tasks.errors import StorageError, UsageError
+from tasks.images.identify import EXTENSIONS
 from tasks.model import image_key, shard_name
 from tasks.outputs.packing import packed_name
+from tasks.outputs.sidecars import sidecar_names
 from tasks.storage import manifest, plan
 from tasks.storage.file_names import check_name
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
@@ -64,14 +66,14 @@ class RunRemoval:
             raise unwritable_error(store, error) from error
 
     def _images(self, shard: int) -> set[str]:
-        """Return the file names of a shard: its images, the files beside the images, and its packed file."""
+        """Return the file names of a shard: its images with their sidecars and claims, and its packed file."""
         packed = packed_name(shard, self._output)
         own = self._own_name(shard)
         beside = (name for name in self._store.list_files(shard_name(shard)) if own.fullmatch(name))
         return {*self._images_elsewhere(shard), *beside, *([] if packed is None else [packed])}
 
     def _images_elsewhere(self, shard: int) -> Iterator[str]:
-        """Yield the images of a manifest that are outside of their shard's folder."""
+        """Yield the images of a manifest that are outside of their shard's folder, and their sidecars."""
         try:
             body = self._store.read(manifest.name(shard))
             paths = manifest.decode(body, ["path"], ShardRef(self._record.id, shard))["path"]
@@ -82,6 +84,7 @@ class RunRemoval:
             with suppress(ValueError):
                 check_name(path.rpartition(".")[0])
                 yield path
+                yield from sidecar_names([path], self._output.sidecars)
 
     def _own_name(self, shard: int) -> re.Pattern[str]:
         """Return a pattern for the names of the files that workers write into a shard's folder."""
@@ -89,8 +92,10 @@ class RunRemoval:
         offset = len(first) - len(shard_name(shard))
         packed = packed_name(shard, self._output)
         other = "" if packed is None else f"|{re.escape(packed)}"
-        # A worker that died can leave a file that claims a name. This file has the same name with a dot before it.
-        return re.compile(rf"{shard_name(shard)}/\.?{shard_name(shard)}[0-9]{{{offset}}}\.[^/]+{other}")
+        extensions = "|".join(sorted({*EXTENSIONS.values(), *self._output.sidecars}))
+        file = rf"{shard_name(shard)}[0-9]{{{offset}}}\.(?:{extensions})"
+        # A worker that died can leave a file that claims a name.
+        return re.compile(rf"{shard_name(shard)}/(?:{file}|\.{file}\.claim){other}")
 
     def _check_foreign_files(self) -> None:
         foreign = next(self._foreign_files(), None)

@@ -13,7 +13,7 @@ from producer.runs.cancel import cancel
 from producer.runs.removal import RunRemoval
 from producer.runs.run import Run
 from tasks.errors import StorageError, UsageError
-from tasks.model import Outcome, OutputFormat, OutputOptions, Status
+from tasks.model import Outcome, OutputFormat, OutputOptions, Sidecar, Status
 from tasks.storage import manifest, plan
 from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
@@ -25,7 +25,8 @@ def store(tmp_path: Path) -> LocalStore:
     """Return the folder of an interrupted run of four shards. Two shards are complete. Some images are saved."""
     (tmp_path / "out").mkdir()
     store = LocalStore(tmp_path / "out")
-    make_run(tmp_path / "list.txt", store, 11, 2, State.INTERRUPTED, PlanState.OPEN)
+    record = make_run(tmp_path / "list.txt", store, 11, 2, State.INTERRUPTED, PlanState.OPEN)
+    record.save(store, options=replace(record.options, output=OutputOptions(sidecars=(Sidecar.JSON,))))
     for name in ("00000/000000.jpg", "00000/000000.json", "00003/000031.webp", "00003/.000031.webp.claim"):
         store.create(name, b"image")
     return store
@@ -49,12 +50,25 @@ def test_removes_packed_files(store: LocalStore, kind: OutputFormat) -> None:
     """The packed files of a run are removed too."""
     record = RunFile.load(store)
     record = record.save(store, options=replace(record.options, output=OutputOptions(kind)))
+    store.remove("00000/000000.json")
     store.create("00000.tar" if kind is OutputFormat.WEBDATASET else "00000/images.parquet", b"packed")
     RunRemoval(record, store).remove()
     assert files(store) == set()
 
 
-@pytest.mark.parametrize("name", ["00000/notes.txt", "00001/000000.jpg", "00077.parquet", ".plan/mine", "00004/x"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "00000/notes.txt",
+        "00000/000000.npy",
+        "00000/000000.txt",
+        "00000/.000000.jpg",
+        "00001/000000.jpg",
+        "00077.parquet",
+        ".plan/mine",
+        "00004/x",
+    ],
+)
 def test_foreign_file_is_reported_first(store: LocalStore, name: str) -> None:
     """If a foreign file is among the run's files, nothing is removed. A new run would mix its files with that file."""
     store.create(name, b"mine")
@@ -99,10 +113,10 @@ def test_interrupted_removal_can_only_be_repeated(
 
 
 def test_removes_images_in_other_folders(store: LocalStore, tmp_path: Path) -> None:
-    """Images that a manifest lists in other folders are removed. Names that no run would write are ignored."""
+    """Images in other folders are removed with their sidecars. Names that no run would write are ignored."""
     (tmp_path / "foreign.jpg").write_bytes(b"mine")
     paths = [["photos/a.jpg", "../foreign.jpg", str(tmp_path / "foreign.jpg")], ["run.json", "00009/a.jpg", "b.jpg"]]
-    for name in ("photos/a.jpg", "photos/mine.jpg", "b.jpg"):
+    for name in ("photos/a.jpg", "photos/a.json", "photos/mine.jpg", "b.jpg", "b.json"):
         store.create(name, b"image")
     for shard, images in enumerate(paths):
         rows = plan.decode(store.read(plan.name(shard)))
