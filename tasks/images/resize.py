@@ -119,7 +119,8 @@ def _resize(image: ImageFile, body: bytes, options: ResizeOptions, max_pixels: i
     pixels = memory_estimate.estimate_pixels(image, body, max_pixels) + width * height
     with PIXEL_BUDGET.reserve(pixels, deadline):
         try:
-            if options.skip_reencode and _is_final(image, geometry, orientation, options.format):
+            # The image's own size may be that of the draft, so the original's size is compared.
+            if options.skip_reencode and geometry.result == original and _is_final(image, orientation, options.format):
                 return EncodedImage(body, ImageInfo(*_names(options.format), *original), original)
             upright = _draw(image, geometry, box, orientation, options)
         except (FetchError, MemoryError):
@@ -142,11 +143,11 @@ def _names(encode_format: EncodeFormat) -> tuple[str, str]:
     return _FORMATS[encode_format].name, encode_format.value
 
 
-def _is_final(image: ImageFile, geometry: Geometry, orientation: int, encode_format: EncodeFormat) -> bool:
-    """Return whether a downloaded image is already as the result should be. If so, all its pixels can be decoded."""
+def _is_final(image: ImageFile, orientation: int, encode_format: EncodeFormat) -> bool:
+    """Return whether an image of the right size is as the result should be. If so, all its pixels can be decoded."""
     if image.format != _FORMATS[encode_format].pillow_name or getattr(image, "n_frames", 1) > 1:
         return False
-    if geometry.result != image.size or orientation in _TRANSPOSE_BY_ORIENTATION or not colour.is_srgb(image):
+    if orientation in _TRANSPOSE_BY_ORIENTATION or not colour.is_srgb(image):
         return False
     if image.format == "JPEG" and "progressive" not in image.info:
         # All data of the JPEG is read, but only a 64th of its pixels is produced.

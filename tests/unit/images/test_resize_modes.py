@@ -316,6 +316,16 @@ def test_skip_reencode_encodes_what_needs_it(body: bytes) -> None:
     assert resized(body, skip_reencode=True).body != body
 
 
+@pytest.mark.parametrize("size", [(512, 512), (384, 512)])
+@pytest.mark.parametrize("factor", [2, 4, 8])
+@pytest.mark.parametrize("mode", _RESIZING)
+def test_skip_reencode_resizes_a_large_jpeg(mode: ResizeMode, factor: int, size: tuple[int, int]) -> None:
+    """A large JPEG is resized, although Pillow can decode it directly at the size of the result."""
+    result = resized(draw_image(3, *size, "jpeg"), mode, 512 // factor, skip_reencode=True)
+    expected = resize_geometry(size, ResizeOptions(mode, 512 // factor)).result
+    assert Image.open(io.BytesIO(result.body)).size == (result.info.width, result.info.height) == expected
+
+
 def test_skip_reencode_still_decodes() -> None:
     """A truncated image is refused, although its header needs no change."""
     body = draw_image(3, 64, 64, "jpeg")
