@@ -61,7 +61,7 @@ class StoreUrl:
         return "/".join(self.parts)
 
     def is_within(self, other: StoreUrl) -> bool:
-        """Return whether this folder is the same as the other folder, or below the other folder."""
+        """Return whether this folder is the other folder, or is below it."""
         same = (self.scheme, self.bucket) == (other.scheme, other.bucket)
         return same and self.parts[: len(other.parts)] == other.parts
 

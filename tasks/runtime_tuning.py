@@ -21,7 +21,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGE_BLOCK_BYTES = 1024 * 1024
 #: The end of a heap is returned to the system when at least this many bytes of it are free.
 _SPARE_BYTES = 8 * 1024 * 1024
-#: Maximum inflated size of a PNG's text or colour profile, in bytes: the limit of a usable profile
+#: Maximum inflated size of a PNG's text, and of its colour profile, in bytes. Larger profiles are not used anyway
 #: (`tasks.images.metadata.limits`). Pillow refuses a larger text or profile, and the image is read again without it.
 _MAX_PNG_TEXT_BYTES = 4 * 1024 * 1024
 

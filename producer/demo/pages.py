@@ -19,7 +19,7 @@ _LIST_LIMIT = 1_000_000  # lines
 
 @PAGES.route("/")
 async def _index(site: Site, request: Request) -> Reply:
-    """This list of routes, with a few images."""
+    """This list of routes, and a few images."""
     samples = "".join(f'<img src="/images/{n}.jpg?width=200&amp;height=100" alt="">' for n in range(6))
     rows = "".join(
         f'<tr><td><a href="{name}">{name}</a><td>{html.escape(sentence)}' for name, sentence in site.routes.items()

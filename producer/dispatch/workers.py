@@ -68,7 +68,7 @@ class WorkerSurvey:
 
     #: Workers that can save the run's images.
     fit: Sequence[WorkerInfo] = ()
-    #: Workers that can't save the run's images. These workers leave the images to the fit workers.
+    #: Workers that can't save the run's images. These workers take no images, and the other workers fetch them.
     unfit: Sequence[UnfitWorker] = ()
     #: Workers of an incompatible version, which take none of the run's tasks.
     others: Sequence[WorkerInfo] = ()

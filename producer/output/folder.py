@@ -20,7 +20,7 @@ def prepare_output(out: Location) -> Store:
 
     Raises:
         UsageError: the folder can't be created or written, the folder holds a run, or another producer works there.
-        CommandError: the check whether another producer holds the lock fails.
+        CommandError: it is unknown whether another producer holds the lock.
     """
     store = open_output(out)
     try:
@@ -49,7 +49,7 @@ def new_run_folder(out: Location, broker: str | None) -> Iterator[Store]:
     Raises:
         UsageError: the folder can't be created, written or locked, the folder holds a run, or another producer works
             there.
-        CommandError: the check whether another producer holds the lock fails.
+        CommandError: it is unknown whether another producer holds the lock.
     """
     with remove_created_on_failure(out):
         store = prepare_output(out)

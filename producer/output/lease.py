@@ -158,7 +158,7 @@ class _Lease:
         self._version: Version = {}
         self._renewals = 0
         self._renewed_at = 0.0
-        #: The producer that has taken the lock over, if one has.
+        #: The producer that has taken over the lock; None if there is no such producer.
         self.successor: LockHolder | None = None
 
     def __enter__(self) -> None:

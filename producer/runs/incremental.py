@@ -59,7 +59,7 @@ def run_folder(out: Location, broker: str | None, mode: IncrementalMode | None) 
 
     Raises:
         UsageError: the folder can't be used, or another producer works there.
-        CommandError: the check whether another producer holds the lock fails.
+        CommandError: it is unknown whether another producer holds the lock.
     """
     if mode is None or not RunFile.is_in(open_output(out)):
         with new_run_folder(out, broker) as store:

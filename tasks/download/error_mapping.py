@@ -52,7 +52,7 @@ def error_for_status(response: Response) -> FetchError:
 
 
 def map_exception(error: Exception, url: urls.Url, deadline: Deadline) -> FetchError:
-    """Return the error for an exception's first known cause; the requests library, urllib3 or a socket raised it."""
+    """Return the error for the first known cause of an exception from the requests library, urllib3 or a socket."""
     causes = list(cause_chain(error))
     where = f"{url.host} port {url.port}"
     for cause in causes:

@@ -108,7 +108,7 @@ def resize_image(
 
 def _resize(image: ImageFile, body: bytes, options: ResizeOptions, max_pixels: int, deadline: Deadline) -> EncodedImage:
     original = image.size
-    # A TIFF has no EXIF block; Pillow itself turns a TIFF upright. XMP is ignored, as in browsers.
+    # A TIFF has no EXIF block, but Pillow itself turns a TIFF upright. XMP is ignored, as in browsers.
     orientation = exif.orientation(image.info.get("exif", b""))
     geometry = resize_geometry(original, options, orientation)
     identify.check_pixels(geometry.result, max_pixels)

@@ -268,7 +268,7 @@ def chord_key(shard: int, kind: str, suffix: str = "") -> str:
 
 
 class _KillablePublisher(ChordPublisher):
-    """The publisher of a dispatcher that a test can kill."""
+    """A publisher for a dispatcher. A test can kill the dispatcher."""
 
     #: The number of further messages to send before the dispatcher dies.
     dies_after: int | None = None
@@ -414,7 +414,7 @@ def _disconnect() -> None:
 
 @contextmanager
 def fleet(stage: Stage) -> Iterator[Fleet]:
-    """Empty Redis, and give a fleet at this Redis."""
+    """Empty Redis, and yield a fleet at this Redis."""
     stage.server.flushall()
     played = Fleet(stage.server)
     with pytest.MonkeyPatch.context() as patch:

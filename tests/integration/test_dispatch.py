@@ -59,7 +59,7 @@ class Sent(NamedTuple):
 
 @pytest.fixture(scope="module")
 def connected(redis_url: str) -> Iterator[redis.Redis]:
-    """Connect the app to the tests' Redis, and give a client of this Redis."""
+    """Connect the app to the tests' Redis, and yield a client of this Redis."""
     with processes.app_with_broker(redis_url), broker_client.client(redis_url) as client:
         yield client
         gc.collect()  # results unsubscribe when they are garbage-collected, and this needs the server

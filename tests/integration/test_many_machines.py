@@ -70,7 +70,7 @@ class Site:
 
     @contextmanager
     def worker(self, name: str, env: Mapping[str, str] | None = None, cwd: Path = processes.ROOT) -> Iterator[Any]:
-        """Start a worker by the plain Celery command, and give the worker once it is ready."""
+        """Start a worker by the plain Celery command, and yield the worker when it is ready."""
         argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-n", f"{name}@%h", "-l", "INFO"]
         with processes.started(name, argv, self.folder, env or self.env(), cwd) as process:
             processes.eventually(lambda: f"{name}@" in process.err and " ready." in process.err, f"the worker {name}")

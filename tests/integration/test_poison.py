@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def keep_worker_running(name: str, folder: Path, url: str) -> Iterator[list[int]]:
-    """Restart a worker each time that an image kills it, and give the list of the worker's exit statuses."""
+    """Restart a worker each time that an image kills it, and return the list of the worker's exit statuses."""
     settings = {
         "IMAGEFLEET_BROKER_URL": url,
         "IMAGEFLEET_STORE_ROOTS": str(folder),

@@ -65,7 +65,7 @@ def test_later_sums_are_added(server: redis.Redis) -> None:
 
 
 def test_cost_does_not_grow(server: redis.Redis) -> None:
-    """Many threads count a thousand images with a few commands, and no image is lost."""
+    """Many threads count a thousand images. They send few Redis commands, and lose no image."""
     reporter = ProgressCounters(lambda: server)
 
     def add() -> None:

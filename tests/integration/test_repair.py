@@ -509,7 +509,7 @@ def test_resume_after_workers_dropped_the_queue(stage: Stage, begin: Begin, flee
 
 @pytest.fixture
 def refused(stage: Stage, fleet: Fleet, store: LocalStore) -> dict[int, bytes]:
-    """Finish a run of two shards in which each shard's second image is refused, and give the manifests by shard."""
+    """Finish a run of two shards in which each shard's second image is refused, and return the manifests by shard."""
     urls = [url + REFUSED if index % _SIZE == 1 else url for index, url in enumerate(_URLS)]
     producer = Producer(stage, store, _OPTIONS, simulated_fleet.planner(store, _SIZE, urls))
     finish(producer, fleet)

@@ -32,7 +32,7 @@ _QUEUE = "transport-test"
 
 @pytest.fixture(autouse=True)
 def server(redis_url: str) -> Iterator[redis.Redis]:
-    """Install the transport, and give a client of an empty Redis."""
+    """Install the transport, and yield a client of an empty Redis."""
     transport.install()
     with broker_client.client(redis_url) as client:
         client.flushall()

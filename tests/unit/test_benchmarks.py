@@ -225,7 +225,7 @@ def message(task: str) -> str:
 
 
 def test_list_lengths_scale_together() -> None:
-    """If one way has its own list length, that length is scaled as the other lengths are."""
+    """If a way has a list length of its own, that length is scaled by the same factor."""
     workload = next(workload for workload in WORKLOADS if workload.lists)
     half = workload.scaled(workload.images // 2)
     assert (half.length(IMAGEFLEET), half.length(BASE)) == (workload.images // 2, workload.length(BASE) // 2)

@@ -248,7 +248,7 @@ def test_families_alternate(found: list[str], expected: list[str]) -> None:
 
 
 def test_single_address_takes_one_blocking_call(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host with one address, the usual case, is connected to without a poll."""
+    """If a host has only one address, as most hosts do, the connection needs no poll."""
 
     def fail(*_: Any) -> None:
         raise AssertionError("there is nothing to race")
