@@ -187,7 +187,7 @@ class _Delivery:
         Raises:
             FetchError: the image failed.
         """
-        previous = self.request.previous
+        previous = self._usable_previous()
         if self.request.recover and (facts := self._recover()) is not None:
             return facts
         download = self._ask(self.attempts, None if previous is None else previous.validators())
@@ -203,6 +203,16 @@ class _Delivery:
         if self.deadline.remaining <= 0:
             raise FetchTimeoutError("the deadline was over before the image could be saved (--deadline)")
         return self._save(download, image, previous if unchanged else None)
+
+    def _usable_previous(self) -> PreviousFile | None:
+        """Return the image of the previous run; None if there is none, or if it can't be verified.
+
+        An expected hash is that of the downloaded bytes, and the file of an encoded image has other bytes. So such an
+        image must be downloaded to be verified.
+        """
+        if self.request.expected_hash is not None and self.run.fetch.resize.encodes:
+            return None
+        return self.request.previous
 
     def _ask(self, prior_attempts: int, validators: Validators | None = None) -> Download:
         fetch_options = self.run.fetch

@@ -460,6 +460,23 @@ def test_unchanged_image_is_reused(
     assert new.list_files(".tmp") == []
 
 
+@pytest.mark.parametrize(("run", "http_status"), [(_RUN, 304), (_RESIZING, 200)], ids=["as downloaded", "resized"])
+def test_expected_hash_of_an_unchanged_image(
+    old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions], run: RunOptions, http_status: int
+) -> None:
+    """A previous file is reused if it has the downloaded bytes. Otherwise, the image is downloaded to be verified."""
+    body = draw_image(3, 80, 60, "png")
+    with Canned(conditional(body)) as server:
+        downloader = Downloader(sessions_to(server.address))
+        previous = saved_before(server.url, downloader, old, run)
+        good = "sha256:" + hashlib.sha256(body).hexdigest()
+        request = FetchRequest(server.url, 0, previous=previous, expected_hash=good)
+        outcome = fetch(request, run, new, downloader)
+        changed = fetch(replace(request, index=1, expected_hash="sha256:" + "0" * 64), run, new, downloader)
+    assert (outcome.ok, outcome.http_status, outcome.sha256) == (True, http_status, previous.image.sha256)
+    assert changed.reason == Reason.HASH_MISMATCH
+
+
 def test_new_validators_win(old: LocalStore, new: LocalStore, sessions_to: Callable[..., Sessions]) -> None:
     """The next run uses the validators of a 304 instead of the old validators."""
     with Canned(conditional(image(), 'ETag: W/"f"')) as server:
