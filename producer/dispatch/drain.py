@@ -23,7 +23,7 @@ _REPLY_SECONDS = 1.0
 _SILENT_SECONDS = 10.0
 #: Seconds to wait in addition to the longest time that an image may take. An image may have started just before the run
 #: was told to end, and its shard's manifest is written after it.
-_GRACE_SECONDS = 5.0
+GRACE_SECONDS = 5.0
 #: The drain is done after the workers have reported no work this many times in a row. One report is not enough, because
 #: a task can be between two slots, or a manifest can be about to be written.
 _IDLE_REPLIES = 2
@@ -57,7 +57,7 @@ class Drain:
     @property
     def overdue(self) -> bool:
         """Whether the drain has taken longer than allowed."""
-        return time.monotonic() - self._since > self.deadline + _GRACE_SECONDS
+        return time.monotonic() - self._since > self.deadline + GRACE_SECONDS
 
     def ask(self) -> None:
         """Make the workers drop queued tasks, and read how many images and shards they work on.

@@ -39,7 +39,7 @@ _STARTUP_SECONDS = 60.0
 _PING_SECONDS = 0.05
 #: Seconds that a worker may take to end. Killing the worker afterwards loses no task, because its running tasks are
 #: unacknowledged.
-_WORKER_GRACE_SECONDS = 4.0
+WORKER_GRACE_SECONDS = 4.0
 _SERVER_GRACE_SECONDS = 2.0
 _FLOWER_PORT = 5555
 #: File descriptors a Redis server reserves for itself, and its default limit of clients (`maxclients`).
@@ -218,7 +218,7 @@ class Fleet:
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
         for name, core in zip(names, _assign_cores(len(names)), strict=True):
             argv = worker_argv(f"{name}@%h", self.size.concurrency)
-            self._supervisor.start(name, argv, env, _WORKER_GRACE_SECONDS, core, restart=True)
+            self._supervisor.start(name, argv, env, WORKER_GRACE_SECONDS, core, restart=True)
         # Importing Celery takes as long as starting the workers. So import it while the workers start.
         from tasks.celery import app, use_broker
 

@@ -1,9 +1,12 @@
-"""End the tasks that an incomplete run has left at its broker, before the run is removed."""
+"""End the tasks that a run has left, before the run is removed. Otherwise they could save images into the new run."""
 
 from __future__ import annotations
 
-from producer.dispatch.drain import Drain
+import time
+
+from producer.dispatch.drain import GRACE_SECONDS, Drain
 from producer.dispatch.run_record import drop_run
+from producer.local_fleet.fleet import WORKER_GRACE_SECONDS
 from producer.output.run_file import RunFile, State
 from producer.waiting import wait_until
 from tasks.broker import client as broker_client
@@ -11,12 +14,16 @@ from tasks.celery import use_broker
 from tasks.redaction import redacted
 
 _POLL_SECONDS = 0.1
+#: Seconds after which no worker of a dead producer's local fleet is left, and its supervisor has removed its files.
+_LOCAL_FLEET_SECONDS = WORKER_GRACE_SECONDS + 1.0
 
 
 def end_tasks(record: RunFile, broker_url: str | None) -> None:
     """Drop the queued tasks of a run without a producer, and wait until its downloads have ended.
 
-    A local fleet ends together with its producer, so its runs leave no tasks.
+    A local fleet ends together with its producer. If the producer was killed, its workers still have some seconds. The
+    record does not always show whether and when it was killed. So wait that long after each unfinished run. Even a
+    complete run may have a task at a broker: a late duplicate of one of its tasks.
 
     Args:
         record: the run.
@@ -26,7 +33,14 @@ def end_tasks(record: RunFile, broker_url: str | None) -> None:
         UsageError: the password of the run's broker is missing.
         CommandError: the run's broker is unreachable.
     """
-    if record.broker is None or record.state in (State.COMPLETE, State.REMOVING):
+    if record.state is State.REMOVING:
+        return
+    is_complete = record.state is State.COMPLETE
+    if is_complete and time.time() - (record.finished_at or 0.0) > record.options.fetch.deadline + GRACE_SECONDS:
+        return
+    if record.broker is None:
+        if not is_complete:
+            time.sleep(_LOCAL_FLEET_SECONDS)
         return
     url = broker_url if broker_url is not None and redacted(broker_url) == record.broker else record.broker_url()
     assert url is not None
