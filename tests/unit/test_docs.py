@@ -87,3 +87,17 @@ def test_promises_name_tests_that_exist() -> None:
         assert f"\ndef {name}(" in (ROOT / file).read_text(), (file, name)
         named += 1
     assert named > 30
+
+
+def test_each_row_of_a_table_has_the_columns_of_its_header() -> None:
+    """No edit has joined two rows of a table, or split one."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        expected = None
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            if not line.startswith("|"):
+                expected = None
+                continue
+            # A pipe in code is escaped.
+            columns = len(re.findall(r"(?<!\\)\|", line))
+            expected = expected or columns
+            assert columns == expected, f"{page.name}, line {number}"
