@@ -92,7 +92,7 @@ class DelimitedReader:
                 return
             if not fields and why is None:
                 continue
-            if len(lines.row) > 1 and not self._is_strict(lines.row):
+            if len(lines.row) > 1 and (self._is_literal(lines.row, len(fields)) or not self._is_strict(lines.row)):
                 why = _UNCLOSED
             why = why or lines.damage or self._wrong_width(fields)
             if why is None:
@@ -106,6 +106,14 @@ class DelimitedReader:
                 yield BadRow(f"line {lines.row_number:,} {why}")
             if lines.read_again_after_first():
                 table = csv.reader(lines, delimiter=self._delimiter)
+
+    def _is_literal(self, lines: Sequence[str], width: int) -> bool:
+        """Return whether each line of a row in TSV is a row of its own if quotation marks are plain text.
+
+        Blank lines don't count.
+        """
+        width = self._width or width
+        return self._delimiter == "\t" and all(line.count("\t") == width - 1 for line in lines if line.strip("\r\n"))
 
     def _is_strict(self, lines: Sequence[str]) -> bool:
         """Return whether each quotation mark of a row is doubled, or is at the start or end of a field.

@@ -74,6 +74,20 @@ def test_quotation_marks_in_tsv_may_be_plain_text(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_plain_quotation_marks_in_tsv_join_no_rows(tmp_path: Path, header: bool) -> None:
+    """If a caption begins with a quotation mark and a later one ends with one, the rows between them are kept."""
+    body = b'"a man\thttp://a/1\r\n\r\nfoo\thttp://a/2\r\nthe end"\thttp://a/3\r\n"two\nlines"\thttp://a/4\n'
+    options = SourceOptions(header=header, caption_col="text" if header else "1")
+    requests = read(tmp_path / "list.tsv", (b"text\turl\n" if header else b"") + body, options)
+    assert [(request.url, request.columns["caption"]) for request in requests] == [
+        ("http://a/1", '"a man'),
+        ("http://a/2", "foo"),
+        ("http://a/3", 'the end"'),
+        ("http://a/4", "two\nlines"),
+    ]
+
+
 def test_columns_by_number(tmp_path: Path) -> None:
     """Without a header, columns are given by number. The column with the URLs is found automatically."""
     for options in (
