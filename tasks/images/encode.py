@@ -20,6 +20,9 @@ _MAX_SIDES = {
     EncodeFormat.WEBP: (16_383, "a WebP"),
     EncodeFormat.AVIF: (65_535, "an AVIF"),
 }
+#: The speed of the AVIF encoder, from 0 (slowest) to 10. With Pillow's default (6), encoding a photo takes about ten
+#: times as long, and saves 2 to 8 % of the file's size.
+_AVIF_SPEED = 9
 #: How a complete JPEG ends.
 _END = b"\xff\xd9"
 
@@ -55,7 +58,7 @@ def encode(image: Image.Image, options: ResizeOptions) -> bytes:
             return _encoded(image, "WEBP", quality=quality)
         case EncodeFormat.AVIF:
             # Each slot encodes in its own thread.
-            return _encoded(image, "AVIF", quality=quality, max_threads=1)
+            return _encoded(image, "AVIF", quality=quality, speed=_AVIF_SPEED, max_threads=1)
 
 
 def _encoded(image: Image.Image, name: str, **options: int) -> bytes:
