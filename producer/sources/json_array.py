@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import codecs
+import re
+import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from io import BufferedReader
 from typing import Any
 
 from producer.sources.encoding import BYTE_ORDER_MARK
 from producer.sources.json_reader import JsonReader
 from producer.sources.reader import DamagedListError
+
+#: Python makes no integer of more digits. ijson's parser in C crashes if Python refuses an integer.
+_MAX_DIGITS = sys.get_int_max_str_digits() or sys.int_info.default_max_str_digits
+_LONG_INTEGER = re.compile(rb"[\s\[:,-][0-9]{%d}" % (_MAX_DIGITS + 1))
 
 
 def read_json_array(stream: BufferedReader, encoding: str) -> JsonReader:
@@ -22,7 +29,7 @@ def read_json_array(stream: BufferedReader, encoding: str) -> JsonReader:
     if stream.peek(len(mark)).startswith(mark):
         stream.read(len(mark))
     text = stream if encoding == "utf-8" else _Utf8(stream, encoding)
-    return JsonReader(_items(text), "element", "a file with a JSON array")
+    return JsonReader(_items(_WithoutLongIntegers(text)), "element", "a file with a JSON array")
 
 
 class _Utf8:
@@ -35,19 +42,56 @@ class _Utf8:
         return self._text.read(size).encode()
 
 
+class _WithoutLongIntegers:
+    """A stream that ends with a `DamagedListError` at a number with too many digits."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._tail = stream, b""
+
+    def read(self, size: int = -1) -> bytes:
+        found: bytes = self._stream.read(size)
+        text = self._tail + found
+        if _LONG_INTEGER.search(text):
+            raise DamagedListError(f"it contains a number with more than {_MAX_DIGITS:,} digits")
+        self._tail = text[-_MAX_DIGITS - 1 :]
+        return found
+
+
 def _items(text: Any) -> Iterator[tuple[int, Any]]:
     """Yield the elements with their numbers.
 
     Raises:
-        DamagedListError: at some place, the text stops being JSON.
+        DamagedListError: at some place, the text stops being JSON, or contains a number that Python can't read.
     """
     import ijson
 
     number = 0
     try:
-        for number, item in enumerate(ijson.items(text, "item", use_float=True), 1):
-            yield number, item
+        for number, item in enumerate(ijson.items(text, "item"), 1):
+            yield number, _with_floats(item)
+    except ArithmeticError as error:
+        raise DamagedListError(f"it contains a number that can't be read after element {number:,}") from error
     except ijson.JSONError as error:
         message = error.args[0] if error.args else ""
         reason = (message.decode("utf-8", "replace") if isinstance(message, bytes) else message).partition("\n")[0]
         raise DamagedListError(f"it is not valid JSON after element {number:,} ({reason})") from error
+
+
+def _with_floats(item: Any) -> Any:
+    """Return an element with a float in place of each decimal number.
+
+    ijson yields floats by itself only together with a limit of 64 bits for integers.
+    """
+    if isinstance(item, Decimal):
+        return float(item)
+    # An element may be nested too deeply for a recursive function.
+    containers = [item]
+    while containers:
+        container = containers.pop()
+        if isinstance(container, dict | list):
+            for key, value in container.items() if isinstance(container, dict) else enumerate(container):
+                if isinstance(value, Decimal):
+                    container[key] = float(value)
+                elif isinstance(value, dict | list):
+                    containers.append(value)
+    return item

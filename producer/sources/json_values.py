@@ -99,7 +99,7 @@ def converter(kind: pa.DataType) -> Callable[[Any], Any]:
     if pa.types.is_struct(kind):
         return _struct_converter({field.name: converter(field.type) for field in kind})
     if pa.types.is_floating(kind):
-        return lambda value: float(_checked(value, float, int))
+        return _to_float
     if pa.types.is_boolean(kind):
         return lambda value: _checked(value, bool)
     return _to_integer
@@ -126,6 +126,13 @@ def _to_text(value: Any) -> str:
     try:
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     except RecursionError:
+        raise MisfitError from None
+
+
+def _to_float(value: Any) -> float:
+    try:
+        return float(_checked(value, float, int))
+    except OverflowError:
         raise MisfitError from None
 
 

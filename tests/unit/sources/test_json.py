@@ -48,6 +48,39 @@ def test_types_of_columns(tmp_path: Path, values: list[Any], kind: str, stored: 
     assert table["it"].to_pylist() == stored
 
 
+def test_numbers_in_an_array(tmp_path: Path) -> None:
+    """An array may contain integers of any usual length. Other numbers are floats, however deep they are."""
+    row = {"url": "http://a/", "big": 2**80, "x": 0.5, "deep": [{"x": [1.5, 1e300]}]}
+    options = SourceOptions(columns=("big", "x", "deep"))
+    for request in read(tmp_path / "list.json", json.dumps([row, row]).encode(), options):
+        assert request.columns == {"big": str(2**80), "x": 0.5, "deep": [{"x": [1.5, 1e300]}]}
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 100_000, "1e99999999999999999999"])
+def test_numbers_that_python_refuses_are_an_error(tmp_path: Path, number: str) -> None:
+    """A number that Python can't read ends the list. It never crashes the parser, wherever a block ends."""
+    for spaces in (0, 64 * 1024 - 100):
+        body = f'["http://a/", {" " * spaces}{number}]'.encode()
+        with pytest.raises(UsageError, match="can't be read") as caught:
+            read(tmp_path / "list.json", body)
+        assert "it contains a number" in caught.value.why
+
+
+def test_digits_in_a_text_are_not_a_number(tmp_path: Path) -> None:
+    """A text of many digits is no number."""
+    (request,) = read(tmp_path / "list.json", json.dumps([{"url": "http://a/", "mask": "01" * 100_000}]).encode())
+    assert request.url == "http://a/"
+
+
+@pytest.mark.parametrize("name", ["list.json", "list.jsonl"])
+def test_an_integer_beyond_the_range_of_floats_is_refused(tmp_path: Path, name: str) -> None:
+    """After the first thousand rows, an integer of 400 digits in a column of numbers makes its row invalid."""
+    rows = [json.dumps({"url": "http://a/", "n": 0.5})] * 1000 + [f'{{"url": "http://a/", "n": {10**400}}}']
+    body = "\n".join(rows) if name.endswith("l") else f"[{','.join(rows)}]"
+    requests = read(tmp_path / name, body.encode(), SourceOptions(columns=("n",)))
+    assert "which is a column of double" in str(requests[1000].refused)
+
+
 @pytest.mark.parametrize("value", [1.5, True, "1", [1], {"a": 1}, 2**63])
 def test_later_value_of_another_type_is_refused(tmp_path: Path, value: Any) -> None:
     """After the first thousand rows, a value of another type makes its row invalid."""
