@@ -15,12 +15,15 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from config.locations import StoreUrl
 from tasks.errors import StorageError
 from tasks.storage.object_errors import explain, is_the_stores
+from tasks.storage.object_file import ObjectFile
 from tasks.storage.store import PRIVATE_MODE, PUBLIC_MODE, Store
 
 if TYPE_CHECKING:
@@ -199,6 +202,19 @@ class ObjectStore(Store):
                     max_concurrency=_PARALLEL_PARTS,
                 )
 
+    def open_file(self, name: str) -> BinaryIO:
+        """Open an object for reading at any position. Each block that is read takes a request.
+
+        Raises:
+            StorageError: the object can't be read. Reading the open file can raise this error too, also because the
+                object has changed.
+        """
+        import obstore
+
+        with self._errors("read", name):
+            found = obstore.head(self._client, name)
+        return BufferedReader(ObjectFile(found["size"], partial(self._read_part, name, found["e_tag"])))
+
     def remove_folder(self, name: str) -> None:
         """Do nothing, because folders are only a part of names."""
 
@@ -315,6 +331,17 @@ class ObjectStore(Store):
 
         # A large object in several parts would need more requests, and its parts would remain if the writer dies.
         return _version(obstore.put(self._client, name, body, mode=mode, use_multipart=False))
+
+    def _read_part(self, name: str, e_tag: str | None, start: int, end: int) -> bytes:
+        import obstore
+        from obstore.exceptions import PreconditionError
+
+        with self._errors("read", name):
+            try:
+                found = obstore.get(self._client, name, options={"range": (start, end), "if_match": e_tag})
+                return bytes(found.bytes())
+            except PreconditionError:
+                raise StorageError(f"could not read {name}: it has changed meanwhile") from None
 
     def _list(self, folder: str | None) -> Any:
         import obstore

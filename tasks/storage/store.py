@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -114,13 +113,13 @@ class Store(ABC):
         """
         self.replace(name, b"".join(chunks))
 
+    @abstractmethod
     def open_file(self, name: str) -> BinaryIO:
-        """Open a file for reading at any position; the caller closes it.
+        """Open a file for reading at any position, without loading all of it. The caller closes the file.
 
         Raises:
-            StorageError: the file can't be read.
+            StorageError: the file can't be read. Reading the open file can raise this error too.
         """
-        return BytesIO(self.read(name))
 
     @abstractmethod
     def remove_folder(self, name: str) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from config.locations import StoreUrl
 from tasks.errors import StorageError
 from tasks.model import PreviousImage
+from tasks.outputs import parquet, webdataset
+from tasks.outputs.samples import SampleImage
 from tasks.previous_image import PreviousFile
-from tasks.storage import folder_probe, object_store
+from tasks.storage import folder_probe, object_file, object_store
 from tasks.storage.folder_probe import ProbeResult
 from tasks.storage.locations import open_allowed, open_store
 from tasks.storage.object_store import ObjectStore
@@ -130,6 +136,48 @@ def test_replaces_a_version_once(store: ObjectStore) -> None:
     store.remove("a")
     assert store.replace_version("a", b"4", second) is None
     assert store.read_version("a") is None
+
+
+def test_reads_an_open_file_in_blocks(
+    server: ObjectServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open file reads only the blocks that are needed. It never mixes the bytes of two versions."""
+    monkeypatch.setattr(object_file, "_BLOCK_BYTES", 1000)
+    body = bytes(range(250)) * 40
+    store.create("a", body)
+    server.requests.clear()
+    with store.open_file("a") as file, io.BytesIO(body) as expected:
+        for place, whence, count in ((-10, os.SEEK_END, -1), (0, os.SEEK_SET, 2500), (5, os.SEEK_CUR, 10)):
+            assert file.seek(place, whence) == expected.seek(place, whence)
+            assert file.read(count) == expected.read(count)
+        assert [method for method, _ in server.requests] == ["HEAD", *["GET"] * 4]
+        store.replace("a", b"another")
+        file.seek(5000)
+        with pytest.raises(StorageError, match="could not read a: it has changed meanwhile"):
+            file.read(1)
+    with pytest.raises(StorageError, match="could not read b: the object or its bucket does not exist"):
+        store.open_file("b")
+
+
+@pytest.mark.parametrize("packed_format", [webdataset, parquet])
+def test_reads_packed_images_in_blocks(
+    server: ObjectServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch, packed_format: Any
+) -> None:
+    """A packed file can be read block by block. If the store fails meanwhile, the error says so."""
+    monkeypatch.setattr(object_file, "_BLOCK_BYTES", 1000)
+    images = [SampleImage(f"{number:06}", "jpg", bytes([number]) * 3000) for number in range(5)]
+    rows = pa.table({"key": [image.key for image in images], "bytes": [3000] * len(images)})
+    store.replace_from("packed", packed_format.encode(rows, images))
+    with store.open_file("packed") as file:
+        assert [(image.key, image.body) for image in packed_format.images(file)] == [
+            (image.key, image.body) for image in images
+        ]
+    with store.open_file("packed") as file:
+        assert packed_format.sizes(file) == {image.key: 3000 for image in images}
+    with store.open_file("packed") as file:
+        server.fault = lambda *_: 403
+        with pytest.raises(StorageError, match="refused access"):
+            packed_format.sizes(file)
 
 
 def test_worker_opens_only_allowed_prefixes(server: ObjectServer, tmp_path: Path) -> None:
