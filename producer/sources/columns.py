@@ -104,6 +104,8 @@ def _find_url_column(reader: Reader, list_name: str) -> str:
     if reader.url_in_header is not None:
         why = "its first row has a URL, so it has no header"
         hint = f"Add `--no-header --url-col {reader.url_in_header}`."
+        if reader.url_in_header == "1":
+            hint += " If each line is only a URL, add `--input-format text` instead."
     elif found:
         why, hint = (
             f"the URLs may be in {' or '.join(found[:5])}",

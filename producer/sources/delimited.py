@@ -27,6 +27,8 @@ from tasks.download.urls import looks_like_url
 
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile('"[^"]*"')
+#: The host and the folders of a URL. Their commas and semicolons separate no columns.
+_FOLDERS = re.compile(r"https?://(?:(?!https?:)\S)*/", re.IGNORECASE)
 _UNCLOSED = "has a quotation mark that is never closed"
 # A longer field has an opening quotation mark that is never closed.
 csv.field_size_limit(LINE_LIMIT)
@@ -40,7 +42,7 @@ class DelimitedReader:
 
         Args:
             text: the text, with its line ends unchanged.
-            delimiter: the character between two fields; None: the delimiter that occurs most in the first row.
+            delimiter: the character between two fields; None: the delimiter of the first row.
             header: whether the first row has the names of the columns. Without a header, their numbers are the names.
         """
         self._lines = _Lines(text)
@@ -204,6 +206,23 @@ def _next_row(table: Any) -> tuple[list[str] | None, str | None]:
 
 
 def find_delimiter(row: str) -> str:
-    """Return the delimiter that occurs most in a row, or a comma if there is none."""
+    """Return the delimiter that occurs most in a row outside the folders of its URLs, or a comma if there is none."""
     bare = _QUOTED.sub("", row)
-    return max(_DELIMITERS, key=bare.count)
+    outside = _FOLDERS.sub("", bare)
+    if _has_delimiter(bare) and not _has_delimiter(outside):
+        # The row is a single URL that contains delimiters, but no tab.
+        return "\t"
+    return max(_DELIMITERS, key=outside.count)
+
+
+def is_one_url(row: str) -> bool:
+    """Return whether a row of a text is certainly one URL, without quotation marks around it or a further column."""
+    return (
+        row.lower().startswith(("http://", "https://"))
+        and not any(character.isspace() or character == '"' for character in row)
+        and not _has_delimiter(_FOLDERS.sub("", row))
+    )
+
+
+def _has_delimiter(text: str) -> bool:
+    return any(delimiter in text for delimiter in _DELIMITERS)

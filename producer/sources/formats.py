@@ -12,7 +12,7 @@ from tempfile import TemporaryFile
 
 from producer.sources import compression, list_format
 from producer.sources.aria2 import Aria2Reader
-from producer.sources.delimited import DelimitedReader
+from producer.sources.delimited import DelimitedReader, is_one_url
 from producer.sources.encoding import BYTE_ORDER_MARK, find_encoding, is_binary
 from producer.sources.json_array import read_json_array
 from producer.sources.json_lines import read_json_lines
@@ -73,6 +73,9 @@ def open_reader(file: str, options: SourceOptions, stack: ExitStack) -> Reader:
     encoding = options.encoding or find_encoding(head)
     rows = _first_rows(head, encoding, file)
     chosen = _choose_format(options.input_format, claimed, rows, file)
+    if options.input_format is None and options.header and chosen in _TABLES and _has_only_urls(rows):
+        # Some lists of URLs are named .csv, although they have no header.
+        chosen = InputFormat.TEXT
     _check_options(chosen, options, file)
     return _create_reader(chosen, stream, encoding, options, stack)
 
@@ -153,6 +156,13 @@ def _first_rows(head: bytes, encoding: str, file: str) -> list[str]:
     lines = head.decode(encoding, "replace").replace("\r", "\n").replace(BYTE_ORDER_MARK, "\n").split("\n")
     rows = (row[:_ROW_HEAD] for line in lines if (row := line.strip()) and not row.startswith("#"))
     return list(islice(rows, _ROWS))
+
+
+def _has_only_urls(rows: Sequence[str]) -> bool:
+    """Return whether each of the first rows of a text is a URL, without a further column."""
+    # The last row may be cut off anywhere.
+    whole = rows[:-1] or rows
+    return bool(whole) and all(map(is_one_url, whole)) and list_format.from_rows(rows) is None
 
 
 def _choose_format(

@@ -112,7 +112,8 @@ _UNCLEAR = {
     "no usual name": (b"id,text\n1,http://a/\n", "with the columns id, text", "--url-col COLUMN"),
     "two columns": (b"url,image_url\nhttp://a/,http://b/\n", "the URLs may be in url or image_url", "--url-col url"),
     "no header": (b"b,http://a/\nc,http://b/\n", "its first row has a URL", "--no-header --url-col 2"),
-    "a list of URLs": (b"http://a/\nhttp://b/\n", "its first row has a URL", "--no-header --url-col 1"),
+    "URLs or a table": (b"http://a/1,2\nhttp://b/1,3\n", "its first row has a URL", "add `--input-format text`"),
+    "URLs first": (b"http://a/1,2\nhttp://b/1,3\n", "its first row has a URL", "--no-header --url-col 1"),
 }
 
 
@@ -124,6 +125,35 @@ def test_asks_for_the_column_with_the_urls(tmp_path: Path, body: bytes, why: str
     assert caught.value.exit_code == 2
     assert why in caught.value.why
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.tsv"])
+def test_a_table_of_urls_alone_is_a_text(tmp_path: Path, name: str) -> None:
+    """A file named like a table is read as text if its rows are URLs without a header."""
+    urls = [f"https://res.example/demo/w_0,h_300/{'x' * 300}{index}.jpg" for index in range(2000)]
+    requests = read(tmp_path / name, "\n".join(urls).encode())
+    assert [request.url for request in requests] == urls
+    requests = read(tmp_path / name, "\n".join(urls).encode(), SourceOptions(header=False))
+    assert [request.url for request in requests] == urls
+
+
+_URL = "https://a.example/w_0,h_300,c_1/a.jpg"
+_DELIMITERS = {
+    "after the folders": (f"{_URL};a dog", 1),
+    "before a URL": (f"cat|{_URL}", 2),
+    "between URLs": (f"{_URL};{_URL}", 1),
+    "in the query": ("https://a.example/1?x=1,a dog", 1),
+    "in quotation marks": ('"a;b;c",https://a.example/1?x=1', 2),
+    "no folder": ("https://a.example,https://b.example", 1),
+}
+
+
+@pytest.mark.parametrize(("row", "column"), _DELIMITERS.values(), ids=_DELIMITERS)
+def test_delimiters_in_folders_of_urls_do_not_count(tmp_path: Path, row: str, column: int) -> None:
+    """Without a header, the delimiter is found outside the folders of the URLs in the first row."""
+    options = SourceOptions(header=False, url_col=str(column))
+    (request,) = read(tmp_path / "list.csv", row.encode(), options)
+    assert request.url in (_URL, "https://a.example/1?x=1", "https://a.example")
 
 
 @pytest.mark.parametrize(
