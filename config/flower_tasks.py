@@ -21,8 +21,8 @@ def adjust_event(event: dict[str, Any]) -> dict[str, Any]:
     For Celery, even the task of a failed image succeeds, because the chord needs the Outcome that the task returns.
     """
     if event["type"] == "task-received" and str(event.get("name")).endswith(_COLLECT):
-        # The arguments of a collect task contain the shard's Outcomes, truncated. If Flower kept these arguments, a
-        # search for an image would also find the collect task.
+        # The arguments of a collect task contain the shard's Outcomes in truncated form. If Flower kept these
+        # arguments, a search for an image would also find the collect task.
         return {**event, "args": f"Outcomes of shard {_shard(str(event.get('kwargs')))}"}
     if event["type"] == "task-succeeded":
         found = _IS_OUTCOME.match(str(event.get("result")))

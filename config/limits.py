@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 #: Seconds until an unacknowledged message is redelivered to another worker. The timeout must exceed the longest time
-#: that a task spends in a worker. This time is the sum of the wait behind prefetched tasks and the task's own deadline.
+#: that a task spends in a worker. This time has two parts: the wait behind prefetched tasks, and the task's own
+#: deadline.
 VISIBILITY_TIMEOUT = 600
 
 #: Longest deadline of one delivery of a task, in seconds. The deadline is only a quarter of the visibility timeout,
@@ -12,13 +13,13 @@ MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
 #: Longest wait, in seconds, that an image server may request. If a server requests a longer wait, the image is not
 #: retried. If a slot can't be held for the whole wait, the task is requeued with the wait as its countdown. During the
-#: countdown, a worker holds the task unacknowledged. The limit is only a fifth of the visibility timeout, because after
-#: its countdown the task also waits behind other tasks.
+#: countdown, a worker holds the task unacknowledged. The limit is only a fifth of the visibility timeout, because the
+#: task also waits behind other tasks after its countdown.
 MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
 
-#: Tasks reserved by a worker per slot, including the running one. A finished task counts as reserved until it is
-#: acknowledged. With this number, a slot never waits for Redis, even while finished tasks wait to be acknowledged in a
-#: batch. The last reserved task still starts long before the visibility timeout.
+#: The number of tasks that a worker reserves for each slot, including the running task. A finished task counts as
+#: reserved until it is acknowledged. With this number, a slot never waits for Redis, even while finished tasks wait to
+#: be acknowledged in a batch. The last reserved task still starts long before the visibility timeout.
 PREFETCH = 3
 
 #: Default number of download slots per worker process; ``--concurrency`` overrides it.

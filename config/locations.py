@@ -71,7 +71,10 @@ Location: TypeAlias = Path | StoreUrl
 
 
 def resolved(location: Location) -> Location:
-    """Return the location. A path is made absolute and free of links, so that the working folder has no effect."""
+    """Return the location.
+
+    A path is made absolute and its links are resolved, so that the working folder has no effect.
+    """
     return location.resolve() if isinstance(location, Path) else location
 
 

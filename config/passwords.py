@@ -28,7 +28,7 @@ _USER = "imagefleet"
 
 
 class ComposeSettings(BaseSettings):
-    """The user's choices: passwords (random if empty), and the port and path prefix of Flower."""
+    """The user's choices: the passwords (random if empty), and Flower's port and path prefix."""
 
     redis_password: str = ""
     flower_password: str = ""

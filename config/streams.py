@@ -14,7 +14,7 @@ _STANDARD = 3
 
 
 class _Output(io.FileIO):
-    """A file descriptor that drops further output once its reader has closed the pipe."""
+    """A file descriptor that drops further output after its reader has closed the pipe."""
 
     def write(self, data: Any, /) -> int:
         """Write the bytes; return the number of bytes written or dropped."""

@@ -37,7 +37,7 @@ VOID_REASONS = frozenset({Reason.CANCELLED})
 STALE_VOID_REASONS = VOID_REASONS | {Reason.STORAGE}
 
 
-#: Files to look for at a time, because each look-up in an object store is a request.
+#: The number of files to look for at the same time, because each look-up in an object store is a request.
 _PARALLEL_LOOKUPS = 16
 
 
@@ -78,7 +78,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         else:
             before = manifest.decode(store.read(manifest.name(shard)), expected=ref)
             ordered = _merged(shard, list(manifest.outcomes(before)), outcomes, count)
-        # As soon as the manifest exists, a `retry` may save images under the names of failed ones.
+        # As soon as the manifest exists, a `retry` may save images under the names of failed images.
         leftovers = _find_named_leftovers(table, ordered, run.output, store)
         try:
             _write(table, ordered, ref, run.output, store, first=done is None)
@@ -141,7 +141,7 @@ def _find_named_leftovers(
     names: list[str] = []
     for request, outcome in zip(plan.requests(table), ordered, strict=True):
         path = request.path
-        # Nothing is fetched for a refused row, so a file with its name is another row's.
+        # Nothing is fetched for a refused row, so a file with this row's name belongs to another row.
         if path is None or request.refused is not None or outcome.ok or SHA256_FIELD in path or not _is_valid(path):
             continue
         found = [f"{path}.{extension}" for extension in sorted(set(EXTENSIONS.values()))]

@@ -207,7 +207,7 @@ class _Delivery:
     def _usable_previous(self) -> PreviousFile | None:
         """Return the image of the previous run; None if there is none, or if it can't be verified.
 
-        An expected hash is that of the downloaded bytes, and the file of an encoded image has other bytes. So such an
+        An expected hash is a hash of the downloaded bytes, but the file of an encoded image has other bytes. So such an
         image must be downloaded to be verified.
         """
         if self.request.expected_hash is not None and self.run.fetch.resize.encodes:
@@ -262,7 +262,7 @@ class _Delivery:
         """Return the name of the image's file in the output folder. If the name contains a hash, ``body`` is needed.
 
         Raises:
-            InternalError: the message has a name that could leave the folder.
+            InternalError: the name in the task's message could lead out of the folder.
         """
         path = self.request.path
         if path is None:
@@ -282,8 +282,8 @@ class _Delivery:
         """Return an Outcome's fields for an image saved by an earlier delivery; None if there is no complete image.
 
         A file's name does not show whether its content is complete, so the whole image is decoded. Few images need this
-        check. An incomplete file is kept until another download succeeds, because the URL may have stopped working, and
-        the file's Outcome may already be counted.
+        check. An incomplete file is kept until another download succeeds. The URL may have stopped working, and the
+        file's Outcome may already be counted.
         """
         options = self.run.fetch
         if options.resize.encodes or options.insecure or self._is_named_by_content():

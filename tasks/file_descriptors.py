@@ -123,7 +123,7 @@ class IdleConnections:
         return len(self._sockets)
 
     def set_limit(self, descriptors: int) -> None:
-        """Set the limit of descriptors. Of these, idle connections leave a quarter free, but at most 256."""
+        """Set the limit of descriptors. Idle connections leave a quarter of these descriptors free, but at most 256."""
         self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:

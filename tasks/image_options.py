@@ -44,7 +44,8 @@ class ImageFormat(StrEnum):
     JPEG2000 = "jpeg2000"
 
 
-#: The formats that a run accepts only on request: their decoders are less used, and few programs read the files.
+#: The formats that a run accepts only on request, because their decoders are less used and few programs read their
+#: files.
 FORMATS_ON_REQUEST = (ImageFormat.HEIC, ImageFormat.JPEG2000)
 DEFAULT_FORMATS = tuple(item for item in ImageFormat if item not in FORMATS_ON_REQUEST)
 
@@ -162,5 +163,5 @@ NO_FILTER = FilterOptions()
 
 
 def known_fields(kind: type[Any], value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the items of a mapping whose names are fields of the dataclass."""
+    """From a mapping, return the items that are named like a field of the dataclass."""
     return {name.name: value[name.name] for name in fields(kind) if name.name in value}

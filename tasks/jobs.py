@@ -195,7 +195,7 @@ def _is_redelivered(task: Task[Any, Any]) -> bool:
 
 
 def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractContextManager[int]:
-    """Record a redelivered task as running while the block runs; yield the number of workers that it has killed."""
+    """Record a redelivered task as running while the block runs; yield how many workers the task has killed."""
     if not (again and transport.Channel.worker_id):
         return nullcontext(0)
     return poison.track_running(worker.redis_client(), transport.Channel.worker_id, run_id, task.request.id)

@@ -108,7 +108,10 @@ PREVIOUS_IMAGE_FIELDS = tuple(item.name for item in fields(PreviousImage))
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a row of a URL list is not fetched. Its request still gets a task and an Outcome, like every other row."""
+    """Why a row of a URL list is not fetched.
+
+    The row's request still gets a task and an Outcome, like every other row.
+    """
 
     reason: Reason
     message: str
@@ -242,7 +245,7 @@ class OutputOptions:
     """How to save the images of a run."""
 
     format: OutputFormat = OutputFormat.FILES
-    #: The files beside each image; only if each image has a file of its own.
+    #: The files beside each image; allowed only if each image has a file of its own.
     sidecars: tuple[Sidecar, ...] = ()
     #: The template of the files' names; None for ``{shard}/{key}``. Only with files.
     path_template: str | None = None

@@ -19,7 +19,7 @@ NO_PRIOR_ATTEMPTS = PriorAttempts()
 
 
 class RetryLater(Exception):  # noqa: N818  # not an error, like Celery's Retry
-    """Raised to free a slot and fetch the image later; its message gives the reason, and is redacted."""
+    """Raised to free a slot and fetch the image later; the exception's text gives the reason in redacted form."""
 
     def __init__(self, message: str, countdown: float, prior: PriorAttempts) -> None:
         """Create the exception.

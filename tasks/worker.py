@@ -48,7 +48,7 @@ _slot_ids: set[str] = set()
 
 
 class RunCache:
-    """Cache the options of runs, and the last shard found unfinished, for a few seconds."""
+    """For a few seconds, cache the options of runs and the last shard found to be unfinished."""
 
     def __init__(self, server: redis.Redis) -> None:
         self._server = server

@@ -1,4 +1,4 @@
-"""Count the chord parts of finished tasks, and acknowledge the tasks' messages, in batches.
+"""In batches, count the chord parts of finished tasks, and acknowledge the tasks' messages.
 
 Celery counts each chord part in a round trip of its own, in the slot's thread. For each acknowledgement, Celery wakes
 the thread that receives messages. Here, a slot passes the part and the message to the batcher's thread, and continues
@@ -27,8 +27,8 @@ from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stoppi
 from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
-#: Seconds to collect a batch. All parts of a batch share one round trip and one thread switch, because each of these
-#: costs more than counting a part.
+#: Seconds to collect a batch. All parts of a batch share one round trip and one thread switch, because a round trip
+#: or a thread switch costs more than counting a part.
 _BATCH_SECONDS = 0.02
 #: Seconds a stopping worker waits for unfinished batches.
 _FINISH_SECONDS = 10.0
@@ -122,11 +122,12 @@ class BatchedRequest(Request):  # type: ignore[misc]  # Celery has no annotation
     acknowledged: bool
 
     def __init__(self, message: Any, **options: Any) -> None:
-        # Celery inspects the body, and therefore decodes it. Keep the result, or the slot would decode the body again.
+        # Celery inspects the body, and therefore decodes it. Keep the result, so that the slot does not decode the body
+        # again.
         super().__init__(message, **{**options, "body": message.payload, "decoded": True})
 
     def acknowledge(self) -> None:
-        """Acknowledge the message once the task's part is counted."""
+        """Acknowledge the message after the task's part is counted."""
         if not self.acknowledged:
             self.acknowledged = True
             self.ack_batcher.acknowledge(self.message)
@@ -150,4 +151,4 @@ def running_task_ids() -> set[str]:
 
 
 def _do_nothing() -> None:
-    """Do nothing; the event loop has already woken to make this call."""
+    """Do nothing, because the event loop has already woken to make this call."""

@@ -101,7 +101,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         for chord, claimed in answers:
             if claimed == 1:
                 # Celery's own code starts the body. That code has to make the claim itself, so delete our claim. Celery
-                # then treats the part in this call as a duplicate, and finds the chord complete.
+                # then treats the chord part of this call as already counted, and finds the chord complete.
                 part = chord[-1]
                 self.client.delete(self._keys(part.group)[-1])
                 with self._task_context(part.request):
@@ -123,7 +123,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     @contextmanager
     def _task_context(self, request: Any) -> Iterator[None]:
-        """Restore the context of a finished task, so that messages sent in the block name the task as their parent."""
+        """Restore a finished task's context in the block, so that the task is the parent of the messages sent there."""
         requests = self.app.tasks[request.task].request_stack
         _task_stack.push(self.app.tasks[request.task])
         requests.push(request)
@@ -151,7 +151,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
     def _encode_part(self, value: list[Any]) -> bytes | str:
         """Return a value as JSON for Celery.
 
-        The orjson library takes a tenth of Celery's time, but rejects lone surrogates.
+        The orjson library takes a tenth of the time that Celery takes, but rejects lone surrogates.
         """
         try:
             return orjson.dumps(value)

@@ -113,7 +113,7 @@ def sentinel_options(url: str) -> dict[str, Any]:
 
 
 def tls(url: str) -> dict[str, str] | None:
-    """Return a URL's TLS options under redis-py's names, or None if the URL has none."""
+    """Return a URL's TLS options under redis-py's names; None for a URL without TLS options."""
     return {name: value for name, value in parse_qsl(urlsplit(url).query) if name.startswith("ssl_")} or None
 
 
@@ -175,7 +175,7 @@ def check_server(server: redis.Redis, url: str) -> None:
 
 
 def free_connections(info: Mapping[str, Any]) -> int | None:
-    """Return the server's number of free connections from its INFO reply; None if the reply lacks it."""
+    """Return the server's number of free connections from its INFO reply; None if the reply lacks this number."""
     if "maxclients" not in info or "connected_clients" not in info:
         return None
     return int(info["maxclients"]) - int(info["connected_clients"])
@@ -267,7 +267,7 @@ def _parameter(url: str, name: str) -> str | None:
 
 
 def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
-    """Return a client that connects to the Sentinels' current master; after a failover, to the new master."""
+    """Return a client that connects to the Sentinels' current master, which is another server after a failover."""
     parts = [urlsplit(part) for part in url.split(";")]
     hosts = [(part.hostname, part.port or _SENTINEL_PORT) for part in parts]
     first = parts[0]

@@ -1,8 +1,8 @@
 """Decide whether this worker runs a run's tasks or requeues them for other workers.
 
-A failure takes less time than a download, so a broken worker would take most of a run's tasks and fail them. Therefore
-a failure that may be the worker's fault does not become an Outcome while another worker may succeed. Instead, the
-failure is not counted, and the task is requeued. It keeps its id, so it is still the same part of its chord.
+A failure takes less time than a download, so a broken worker would take most of a run's tasks and fail them. Therefore,
+if a failure may be the worker's fault and another worker may succeed, the failure does not become an Outcome. Instead,
+the failure is not counted, and the task is requeued. It keeps its id, so it is still the same part of its chord.
 
 - A failure to save, or an unusable proxy, is certainly the worker's fault.
 - A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. To find out which,
@@ -41,16 +41,17 @@ from tasks.redaction import redacted
 
 _log = logging.getLogger(__name__)
 _DECLARE = Path(__file__).with_name("declare_unfit.lua").read_text(encoding="utf-8")
-#: Reasons for which the image or the worker may be at fault, unless a server has responded.
+#: Reasons that may be the image's fault or the worker's fault, unless a server has responded.
 _NETWORK = frozenset({Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.TLS})
-#: Seconds of an unfit worker's first pause, and of its longest pause. Each failed trial task doubles the pause.
+#: The lengths of an unfit worker's first pause and of its longest pause, in seconds. Each failed trial task doubles the
+#: pause.
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 30.0
 #: Seconds for which a trouble is shown after its last failure. During a run, each failed trial task restarts this time.
 _TROUBLE_SHOWN_SECONDS = 120.0
 #: Seconds of the pause after a worker receives a task that it has already tried.
 _YIELD_SECONDS = 0.1
-#: A number of hosts, and a number of failures. If no server responds in between, a worker becomes unfit when downloads
-#: from so many hosts have failed, or when so many downloads have failed.
+#: Two limits: a number of hosts, and a number of failures. If no server responds in between, a worker becomes unfit
+#: when downloads from this number of hosts have failed, or when this number of downloads has failed.
 _MAX_SILENT_HOSTS, _MAX_SILENT_FAILURES = 3, 8
 #: Seconds for which a probe's result is reused.
 _PROBE_LIFETIME_SECONDS = 0.5
@@ -99,7 +100,7 @@ class _Trouble:
     #: Time of the last failure, by the monotonic clock. A task that started earlier proves nothing new about this
     #: worker.
     found_at: float
-    #: Time from which one trial task may run.
+    #: The time from which one trial task may run.
     next_trial: float
     pause: float = _FIRST_PAUSE_SECONDS
     #: The runs in which this trouble was declared.
@@ -281,7 +282,7 @@ class Fitness:
             self._pause(wait)
 
     def _declare(self, run_id: str, trouble: _Trouble) -> None:
-        """Report a trouble to the producer and to the other workers of a run, once per run."""
+        """Report a trouble to a run's producer and to its other workers, once for each run."""
         if run_id in trouble.declared:
             return
         record = json.dumps({"kind": trouble.kind, "why": trouble.why})

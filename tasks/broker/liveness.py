@@ -2,8 +2,8 @@
 
 A worker counts as alive while its heartbeat key exists. But after an outage of Redis, all heartbeats have expired even
 if all workers are alive. So a process must first be in contact with Redis, without a gap, for the lifetime of a
-heartbeat (`ContinuousContact`). Only then can it treat a worker as dead. A dead process on the same host is detected
-without waiting.
+heartbeat (`ContinuousContact`). A process can treat a worker as dead only after this time. A dead process on the same
+host is detected without waiting.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class WorkerId:
 
     node: str
     host: str
-    #: The boot id and the process namespace, because containers may share their host name and process ids.
+    #: The boot id and the process namespace, because different containers may have the same host name and process ids.
     namespace: str
     pid: int
     random: str

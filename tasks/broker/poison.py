@@ -55,7 +55,10 @@ def track_running(server: redis.Redis, worker: str, run_id: str, task_id: str) -
 
 
 def count_crashes(server: redis.Redis, worker: str) -> None:
-    """Count a crash for each task that a dead worker was running. If two processes do this, each crash counts once."""
+    """Count a crash for each task that a dead worker was running.
+
+    Even if two processes do this, each crash counts only once.
+    """
     task_ids = cast("set[str]", server.smembers(keys.running(worker)))
     with server.pipeline(transaction=False) as pipe:
         for task_id in task_ids:

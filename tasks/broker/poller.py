@@ -54,7 +54,7 @@ class QueueListener:
         return self._sent_at is None
 
     def close_if_dead(self) -> None:
-        """Close the connection if a reply is overdue: the server has disappeared without closing the connection."""
+        """If a reply is overdue, close the connection, because the server has disappeared without closing it."""
         wait, interval = self._channel.brpop_timeout, self._channel.health_check_interval
         # A wait without a time limit may last for ever. Without a health check interval, overdue replies are not
         # detected.

@@ -81,7 +81,7 @@ class ProgressCounters:
                     self._restore(run_id, counts)
 
     def _restore(self, run_id: str, counts: Counter[str]) -> None:
-        """Add sums back, for the next flush."""
+        """Add sums back, so that the next flush sends them."""
         with self._lock:
             self._sums.setdefault(run_id, Counter()).update(counts)
         self._pending.set()

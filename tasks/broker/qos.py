@@ -18,7 +18,7 @@ _ACK_BATCH = 16
 
 @dataclass(slots=True)
 class PendingAcks:
-    """The delivery tags to acknowledge and to requeue as soon as Redis is reachable."""
+    """The delivery tags of messages to acknowledge or to requeue as soon as Redis is reachable."""
 
     acks: list[str] = field(default_factory=list)
     requeues: list[str] = field(default_factory=list)
@@ -77,8 +77,8 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
     def flush(self) -> None:
         """Send the pending acknowledgements and requeues.
 
-        While Redis is unreachable, they stay pending for a later flush. If this channel is closed, they stay pending
-        for the next channel.
+        While Redis is unreachable, acknowledgements and requeues stay pending for a later flush. If this channel is
+        closed, acknowledgements and requeues stay pending for the next channel.
         """
         pending = self.channel.pending_acks
         if self.channel.disconnected or not (pending.acks or pending.requeues):

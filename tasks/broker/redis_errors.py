@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import redis
 
-#: After one of these exceptions, Redis has not executed the operation, or may not have executed it.
+#: After one of these exceptions, it is certain or possible that Redis has not executed the operation.
 REDIS_ERRORS = (redis.RedisError, OSError)
 #: Temporary errors, which end without a change to our settings. Each error code has a hint that says what the user can
 #: do in the meantime.
@@ -68,7 +68,8 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.AskError, "ASK"),
     (redis.exceptions.ClusterCrossSlotError, "CROSSSLOT"),
 )
-#: The code is at the start of the text, or after a prefix added by a transaction or by an older server's script.
+#: The code is at the start of the text or after a prefix. Transactions and the scripts of older servers add such a
+#: prefix.
 _CODE = re.compile(rf"(?:^|: -?)({'|'.join([*_TEMPORARY, *_PERMANENT])})\s")
 #: The end of the prefix that redis-py puts before an error in a pipeline. The prefix may contain any text,
 #: because it quotes the command.
@@ -121,7 +122,7 @@ def redis_problem(error: BaseException) -> RedisProblem:
         if code := _code(one):
             hint = _TEMPORARY.get(code) or _PERMANENT[code]
             return RedisProblem(code, _text(one), code in _TEMPORARY, True, hint)
-    # If kombu raised an error that no redis-py error caused, the connection is broken.
+    # An error of kombu without a redis-py error among its causes means that the connection is broken.
     last = next((one for one in reversed(errors) if isinstance(one, redis.RedisError)), errors[-1])
     text = _error_text(last) or type(last).__name__
     if isinstance(last, redis.AuthenticationError):

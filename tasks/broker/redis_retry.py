@@ -27,8 +27,8 @@ def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
     them at the server while the worker waits. The log says how.
 
     Raises:
-        redis.RedisError: the worker is stopping. Its current task stays unacknowledged, and another worker gets the
-        task.
+        redis.RedisError: the worker is stopping. The worker's current task stays unacknowledged, and another worker
+        gets the task.
     """
     while True:
         try:
@@ -45,5 +45,6 @@ def retry_until_redis_is_back(step: Callable[[], _T]) -> _T:
 
 def worker_is_stopping() -> bool:
     """Return whether this worker has been told to stop."""
-    # Celery's `should_stop` is None or False while the worker runs. Afterwards it is the exit status, which may be 0.
+    # Celery's `should_stop` is None or False while the worker runs. After a request to stop, it is the exit status,
+    # which may be 0.
     return state.should_stop is not None and state.should_stop is not False

@@ -9,8 +9,8 @@ RIGHT``. This command takes the last message of a list and puts the message back
 soon as there is a message, and removes nothing. Each list has its own waiting connection. Only one of these connections
 reserves messages at a time.
 
-Acknowledgements are sent in batches, after at most a fifth of a second. If a worker dies before it sends them, their
-tasks run twice, which is harmless because all our tasks are idempotent.
+Acknowledgements are sent in batches, after at most a fifth of a second. If a worker dies before it sends its
+acknowledgements, the tasks run twice, which is harmless because all our tasks are idempotent.
 
 If the connection breaks, kombu tries to requeue all unacknowledged messages at once. If Redis still refuses connections
 at that time, a worker with kombu's transport exits. This transport instead keeps its pending acknowledgements and
@@ -242,8 +242,8 @@ def pause_consuming(seconds: float) -> None:
 
 def known_tags() -> set[str]:
     """Return the delivery tags of this process's unacknowledged messages and of its pending operations."""
-    # Other threads move tags from reserved to delivered to pending. Read the three collections in the same order, so
-    # that no tag is missed.
+    # Other threads move a tag through three collections: reserved, then delivered, then pending. Read the collections
+    # in the same order, so that no tag is missed.
     found: set[str] = set()
     for qos in filter(None, (channel._qos for channel in snapshot(Channel._open_channels))):
         found.update(snapshot(qos.reserved), snapshot(qos._delivered))

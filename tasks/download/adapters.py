@@ -149,7 +149,7 @@ class GuardedAdapter(HTTPAdapter):
         return request.parsed_url.target
 
     def build_response(self, req: PreparedRequest, resp: Any) -> Response:
-        """Return the response. Its cookies and text encoding are not parsed, because images need neither."""
+        """Return the response. The response's cookies and text encoding are not parsed, because images need neither."""
         response = Response()
         response.status_code, response.reason, response.raw = resp.status, resp.reason, resp
         # urllib3's mapping of the headers ignores case, like the mapping of the requests library.
@@ -186,8 +186,8 @@ class GuardedAdapter(HTTPAdapter):
 class ProxiedAdapter(GuardedAdapter):
     """The adapter of a thread that sends all requests through the operator's proxy.
 
-    The proxy resolves host names, so the guard checks only the port and the host as written in the URL, before each
-    request.
+    Before each request, the guard checks only the port and the host as written in the URL, because the proxy resolves
+    host names.
     """
 
     def __init__(self, guard: Guard, tls: Tls, lenient: bool, proxy: Proxy) -> None:

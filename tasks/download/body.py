@@ -48,7 +48,7 @@ class BodyReader:
         self._partial: PartialBody | None = None
 
     def partial_from(self, url: urls.Url) -> PartialBody | None:
-        """Return the interrupted body that this URL sent in an earlier attempt, or None."""
+        """Return the interrupted body that this URL sent in an earlier attempt; None if there is no such body."""
         kept = self._partial
         return kept if kept is not None and kept.url == url.text else None
 

@@ -27,7 +27,8 @@ class Validators:
     def came_from(self, url: str | None) -> bool:
         """Tell whether the validators came from this URL; validators mean nothing to other URLs.
 
-        Like the validators' field ``url``, the argument ``url`` is redacted, or None for the URL in the list.
+        The argument ``url`` has the same form as the validators' field ``url``: redacted, or None for the URL in the
+        list.
         """
         return url == self.url
 

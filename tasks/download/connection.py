@@ -173,8 +173,8 @@ class Response(http.client.HTTPResponse):
         Without a length, the body ends when the server closes the connection.
 
         Raises:
-            BadHeaderError: there are two different lengths, one of which may be meant for another recipient. Or the
-                length has too many digits.
+            BadHeaderError: there are two different lengths, one of which may be meant for another recipient. This error
+                is also raised if the length has too many digits.
         """
         announced = self.headers.get("content-length")
         if announced is None:

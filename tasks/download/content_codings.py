@@ -122,7 +122,7 @@ def _flush(inflater: zlib._Decompress) -> Iterator[bytes]:
     """Return a decoder's remaining output after the end of its input.
 
     Raises:
-        _IncompleteError: the input has no end.
+        _IncompleteError: the input ends before the compressed data is complete.
     """
     while not inflater.eof:
         found = inflater.decompress(b"", _PIECE_BYTES)

@@ -44,7 +44,7 @@ class Download:
     final_url: str | None
     etag: str | None
     last_modified: str | None
-    #: Whether a server was not verified: the image's server, or one that redirected to the image.
+    #: Whether the image's server, or a server that redirected to the image, was not verified.
     tls_unverified: bool = False
 
     @property
@@ -107,8 +107,8 @@ class Downloader:
         unverified = False
         url = start
         cookies: Cookies | None = None
-        # The request's Cookie header. Redirects form a loop only if the URL and the Cookie header both repeat, because
-        # a server may answer differently to other cookies.
+        # The request's Cookie header. A server may answer differently to other cookies, so redirects form a loop only
+        # if the URL and the Cookie header both repeat.
         cookie: str | None = None
         seen = {(url.text, cookie)}
         headers = request_headers(options.headers, self._sessions.contact, True)

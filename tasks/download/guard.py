@@ -8,8 +8,8 @@ No message from Redis can widen these rules.
 
 With a proxy, the proxy resolves the names, so only the names and ports are checked here.
 
-The existing library requests-hardened checks addresses, too, but has no lists of denied networks and ports. Whether
-that library treats an IPv6 address as public depends on the version of Python. The library also opens urllib3's own
+The existing library requests-hardened checks addresses, too, but has no lists of denied networks and ports. In that
+library, the version of Python decides whether an IPv6 address counts as public. The library also opens urllib3's own
 connections, which have no deadline.
 """
 
@@ -163,7 +163,7 @@ class Guard:
         return next((why for why in reasons if why is not None), None)
 
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
-        """Return a host's socket addresses if every address is permitted; the form is that of `socket.getaddrinfo`.
+        """Return a host's socket addresses in the form of `socket.getaddrinfo`, if every address is permitted.
 
         Raises:
             BlockedAddressError: one of the addresses is not permitted on this port.
@@ -242,7 +242,10 @@ class Guard:
 
 
 def _blocked_address_error(host: str, address: Address | None, port: int, reason: str) -> BlockedAddressError:
-    """Return the error for a connection that is not permitted. If the host is an address, it is named once."""
+    """Return the error for a connection that is not permitted.
+
+    If the host is itself an address, the message names it only once.
+    """
     found = "" if address is None or str(address) == host else f" is at {address}, which"
     return BlockedAddressError(f"{host} (port {port}){found} {reason}")
 

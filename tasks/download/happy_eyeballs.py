@@ -3,8 +3,8 @@
 The addresses are tried in the resolver's order, alternating between IPv6 and IPv4. Each attempt gets a head start of
 250 ms before the next attempt starts in parallel. If an attempt fails, the next attempt starts at once. The first
 connection is used, and the other connections are closed. So a dead address costs 250 ms instead of the whole timeout.
-For coroutines, asyncio and aiohappyeyeballs do the same. Here one thread polls non-blocking sockets, because a download
-already has its own thread. A host with a single address gets a plain connection attempt.
+The libraries asyncio and aiohappyeyeballs do the same for coroutines. Here one thread polls non-blocking sockets,
+because a download already has its own thread. A host with a single address gets a plain connection attempt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _NO_ROUTE = frozenset({errno.EAFNOSUPPORT, errno.ENETUNREACH})
 
 
 class Connector:
-    """Connect for all threads of a process. If a host has a dead address, remember the address that answered."""
+    """Connect to hosts for all threads of a process.
+
+    If a host has a dead address, remember the address that answered.
+    """
 
     def __init__(self) -> None:
         #: The socket address that answered, by host and port.
@@ -121,7 +124,8 @@ def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tupl
                         # This machine may not support the address family, or may have no route to the address.
                         failures.append(error)
                     elif running:
-                        # Continue, because the running attempts may succeed, or free their descriptors.
+                        # Continue, because a running attempt may still succeed. A failed attempt frees its descriptor
+                        # for the next attempt.
                         waiting.appendleft(info)
                         next_start = now + _HEAD_START_SECONDS
                     else:

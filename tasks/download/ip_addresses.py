@@ -21,7 +21,7 @@ _SPECIAL_4 = tuple(
             "10.0.0.0/8",  # private
             "100.64.0.0/10",  # shared, behind a carrier's NAT
             "127.0.0.0/8",  # loopback
-            "169.254.0.0/16",  # link-local, with the metadata of clouds
+            "169.254.0.0/16",  # link-local, with the metadata services of clouds
             "172.16.0.0/12",  # private
             "192.0.0.0/24",  # IETF protocol assignments
             "192.0.2.0/24",  # documentation
@@ -46,7 +46,7 @@ _SPECIAL_6 = tuple(
     map(
         ipaddress.IPv6Network,
         (
-            "2001::/23",  # IETF protocol assignments, Teredo among them
+            "2001::/23",  # IETF protocol assignments, including Teredo
             "2001:db8::/32",  # documentation
             "2002::/16",  # 6to4
             "2620:4f:8000::/48",  # AS112
@@ -78,7 +78,7 @@ def is_public(address: Address) -> bool:
 
 
 def embedded_ipv4(address: Address) -> tuple[IPv4Address, ...]:
-    """Return the IPv4 addresses embedded in an IPv6 address; a tunnel or a translator would send packets to them.
+    """Return an IPv6 address's embedded IPv4 addresses, to which a tunnel or a translator would send packets.
 
     These forms are known: mapped, compatible, translated, NAT64 (the well-known prefix, and the local prefix of 48 or
     96 bits), 6to4, Teredo (its server and its client) and ISATAP.

@@ -56,7 +56,7 @@ def proxy() -> Proxy | None:
 
 
 def certificates() -> Path | None:
-    """Return the file of CA certificates that replace the default certificates; None if nothing replaces them.
+    """Return the file of CA certificates to use instead of the default certificates; None if no such file is set.
 
     Raises:
         SettingsError: the file has no certificates, or can't be read.

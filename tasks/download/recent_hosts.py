@@ -15,7 +15,7 @@ class RecentMap(Generic[_K, _V]):
     """A mapping for all threads of a process. It drops expired values, and the oldest value when it is full."""
 
     def __init__(self, seconds: float, limit: int) -> None:
-        """Set how many seconds a value is kept, and the maximum number of values."""
+        """Set the number of seconds for which a value is kept, and the maximum number of values."""
         self._seconds, self._limit = seconds, limit
         #: The values with their expiry times by the monotonic clock, oldest first.
         self._items: dict[_K, tuple[_V, float]] = {}

@@ -5,7 +5,7 @@ could hold a download forever. These sockets check the deadline before each read
 They also shorten their timeout to the remaining time.
 
 At each system call, Python lets another thread run. This switch costs more time than most system calls. So a plain
-socket makes few calls. The kernel applies the socket's timeout, which saves a ``poll`` before each call. One call
+socket makes few calls. The kernel applies the socket's timeout, so Python makes no ``poll`` before each call. One call
 receives a small image together with its header.
 """
 
@@ -76,7 +76,7 @@ class DeadlineSocket:
 
 
 class PlainSocket(DeadlineSocket, socket.socket):  # type: ignore[misc]  # makefile has five forms
-    """A connection without TLS; once it has a deadline, the kernel limits its waits."""
+    """A connection without TLS; after it gets a deadline, the kernel limits its waits."""
 
     _timeout = 0.0
 

@@ -156,7 +156,7 @@ def explain(error: ssl.SSLError) -> str:
 
 
 def is_closed(error: ssl.SSLError) -> bool:
-    """Tell whether the server only closed the connection, so that a retry may succeed."""
+    """Tell whether the failure is only a closed connection, after which a retry may succeed."""
     return isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
@@ -166,7 +166,7 @@ def is_avoidable(error: ssl.SSLError) -> bool:
 
 
 def certificate_names(certificate: Mapping[str, object]) -> str:
-    """Return the names in a certificate, cut to fit into a message.
+    """Return the names in a certificate, shortened to fit into a message.
 
     Args:
         certificate: as returned by `ssl.SSLSocket.getpeercert`.

@@ -5,9 +5,9 @@ non-ASCII characters, reads backslashes as slashes, removes tabs and line ends, 
 to ASCII (UTS 46). A host that ends in a number is an IPv4 address in any notation (``127.1``, ``0x7f.1``,
 ``0177.0.0.1``, ``2130706433``). The guard checks the host of a `Url`, and the connection uses the same host.
 
-We refuse some URLs that the Standard allows. Such a URL has a scheme other than http and https, port 0, a host name
-that is too long for the DNS, a host name with empty labels, replacement characters for undecodable bytes, or more than
-`MAX_LENGTH` characters.
+We refuse some URLs that the Standard allows. Such a URL has one of these: a scheme other than http and https, port 0, a
+host name that is too long for the DNS, a host name with empty labels, replacement characters for undecodable bytes, or
+more than `MAX_LENGTH` characters.
 """
 
 from __future__ import annotations

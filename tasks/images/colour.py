@@ -107,7 +107,7 @@ def _profile_transform(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """Return the transform from a profile's colours to sRGB; None if the profile is sRGB or unusable.
 
-    A broken profile is ignored, as in browsers. A profile for a mode other than the image's is ignored, too.
+    A broken profile is ignored, as in browsers. A profile that does not fit the image's mode is ignored, too.
     """
     try:
         transform = ImageCms.buildTransform(

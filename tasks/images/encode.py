@@ -13,8 +13,8 @@ from tasks.errors import TooManyPixelsError
 from tasks.file_descriptors import retry_when_exhausted
 from tasks.image_options import EncodeFormat, ResizeOptions
 
-#: For each format: the longest side that its encoder writes, in pixels, and the format's name in texts. PNG has no such
-#: limit.
+#: The limit and the name of each format. The limit is the longest side that the format's encoder writes, in pixels. The
+#: name is used in messages. PNG has no such limit.
 _MAX_SIDES = {
     EncodeFormat.JPG: (65_500, "a JPEG"),
     EncodeFormat.WEBP: (16_383, "a WebP"),
@@ -41,10 +41,10 @@ def check_sides(size: tuple[int, int], encode_format: EncodeFormat) -> None:
 
 
 def encode(image: Image.Image, options: ResizeOptions) -> bytes:
-    """Encode an image in grey or RGB. An alpha channel is kept; a JPEG must not have one.
+    """Encode a grey or RGB image. An alpha channel is kept; a JPEG must not have one.
 
     Raises:
-        OSError: this machine could not create or write the file to encode into.
+        OSError: this machine could not create the file for the encoded image, or could not write to it.
     """
     # Clear the metadata, because Pillow would copy comments and profiles from it.
     image.info = {}

@@ -15,7 +15,7 @@ from tasks.images import identify
 
 #: Longest value in JSON, in bytes; longer values are left out.
 _MAX_VALUE_BYTES = 60
-#: Maximum size of the EXIF data in bytes, and maximum number of numbers in a value.
+#: Maximum size of the EXIF data in bytes, and maximum count of numbers in one value.
 _MAX_EXIF_BYTES, _MAX_NUMBERS = 1024 * 1024, 4
 _EXIF, _GPS, _IMAGE = IFD.Exif, IFD.GPSInfo, None
 #: The tags, the most useful first. The names are those of ExifRead, which img2dataset uses.

@@ -105,8 +105,8 @@ class _Gif(GifImagePlugin.GifImageFile):
     """A GIF whose frames are drawn over the previous frames, as if no frame had a disposal method.
 
     For a frame's disposal, Pillow allocates an area of the size that the frame announces. Pillow does so while it seeks
-    to the frame, before we can check the size. So a few bytes can cost gigabytes. Disposal only changes how later
-    frames look, which does not matter, because the pixels of later frames are never used.
+    to the frame, before we can check the size. So a few bytes can cost gigabytes. Disposal only changes the pixels of
+    later frames. These pixels are never used.
     """
 
     @property

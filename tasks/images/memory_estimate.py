@@ -2,7 +2,7 @@
 
 A TIFF's tile is decoded completely, and may be larger than the image. Each scan of a JPEG covers all pixels. If a JPEG
 has several scans, the decoder keeps all coefficients in memory, at full size. An AVIF's header may announce a small
-size for a large encoded image; libavif decodes the large image and then scales it down.
+size for a large encoded image. In this case, libavif decodes the large image and then scales it down.
 """
 
 from __future__ import annotations

@@ -16,7 +16,10 @@ _MAX_PIXELS = 32_000_000
 
 
 class PixelBudget:
-    """A budget for decoded pixels. Threads wait for it in turn. An image above the whole budget is decoded alone."""
+    """A budget of decoded pixels.
+
+    Threads reserve pixels in the order in which they ask. An image with more pixels than the budget is decoded alone.
+    """
 
     def __init__(self, pixels: int) -> None:
         self._pixels, self._reserved = pixels, 0

@@ -90,7 +90,7 @@ def resize_image(
             is too long for the format.
         UndecodableError: the image is broken, or its colours are undefined.
         FetchTimeoutError: the deadline passed before the pixels could be reserved.
-        OSError: this machine could not create or write the file to encode into.
+        OSError: this machine could not create the file for the encoded image, or could not write to it.
     """
 
     def resize(readable: bytes) -> EncodedImage:
@@ -119,7 +119,7 @@ def _resize(image: ImageFile, body: bytes, options: ResizeOptions, max_pixels: i
     pixels = memory_estimate.estimate_pixels(image, body, max_pixels) + width * height
     with PIXEL_BUDGET.reserve(pixels, deadline):
         try:
-            # The image's own size may be that of the draft, so the original's size is compared.
+            # After a draft, the image's own size may be smaller, so the original's size is compared.
             if options.skip_reencode and geometry.result == original and _is_final(image, orientation, options.format):
                 return EncodedImage(body, ImageInfo(*_names(options.format), *original), original)
             upright = _draw(image, geometry, box, orientation, options)
@@ -144,7 +144,10 @@ def _names(encode_format: EncodeFormat) -> tuple[str, str]:
 
 
 def _is_final(image: ImageFile, orientation: int, encode_format: EncodeFormat) -> bool:
-    """Return whether an image of the right size is as the result should be. If so, all its pixels can be decoded."""
+    """Return whether an image of the right size already has the format, orientation and colours of the result.
+
+    If so, all its pixels can be decoded.
+    """
     if image.format != _FORMATS[encode_format].pillow_name or getattr(image, "n_frames", 1) > 1:
         return False
     if orientation in _TRANSPOSE_BY_ORIENTATION or not colour.is_srgb(image):

@@ -1,7 +1,7 @@
 """Select the parts of a manifest's row for a data set: the URL list's columns, and the facts about the saved image.
 
-The facts about the download stay only in the manifest, because they differ between downloads. Without these facts, the
-same images with the same columns give the same bytes.
+The facts about the download stay only in the manifest, because they differ between downloads. If these facts are left
+out, the same images with the same columns give the same bytes.
 """
 
 from __future__ import annotations

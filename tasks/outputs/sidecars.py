@@ -49,7 +49,7 @@ def _sidecar_name(path: str, sidecar: Sidecar) -> str:
 
 
 def _save(name: str, body: bytes, mode: int, store: Store) -> None:
-    """Save a file; replace a file that is left from a collect task with other Outcomes."""
+    """Save a file; replace the file of an earlier collect task that had other Outcomes."""
     if not store.create(name, body, mode) and store.read(name) != body:
         store.remove(name)
         store.create(name, body, mode)

@@ -40,7 +40,7 @@ def check_name(name: str) -> str:
             raise ValueError(f"Windows reserves {part!r} for a device")
         if len(part.encode()) > MAX_PART_BYTES:
             raise ValueError(f"a part of it is longer than {MAX_PART_BYTES} bytes")
-    # Digits alone are no problem: with its extension, the file has another name than a shard's folder.
+    # A name of only digits is allowed, because the file's extension makes it differ from the name of a shard's folder.
     if parts[0].startswith(".") or (_RUN_FILES.fullmatch(parts[0]) and not name.isdecimal()):
         raise ValueError(f"{parts[0]!r} is the name of a hidden file, or of a file or folder of the run")
     if len(parts) == 1 and _RUN_STEMS.fullmatch(name):

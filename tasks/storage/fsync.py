@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-#: The file systems, as /proc/self/mountinfo names them, where syncfs is as good as an fsync for each file.
+#: The file systems where syncfs is as reliable as an fsync for each file, by their names in /proc/self/mountinfo.
 _LOCAL_FILE_SYSTEMS = frozenset({"bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
 _MOUNT_INFO = Path("/proc/self/mountinfo")
 _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -72,7 +72,7 @@ def _sync_file_system(folder: str | Path) -> None:
 
 
 def _is_local(folder: str) -> bool:
-    """Return whether syncfs is as good for a folder as an fsync for each of its files.
+    """Return whether syncfs syncs a folder's files as reliably as an fsync for each file.
 
     The result is not cached: each shard has its own folder, so a worker would cache each result and never reuse it.
     """

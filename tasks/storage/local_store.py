@@ -119,8 +119,8 @@ class LocalStore(Store):
     def create_linked(self, name: str, body: bytes, source: Store, source_name: str) -> bool:
         """Save bytes as `create` does, but reuse a file elsewhere on the disk if it already contains these bytes.
 
-        The name becomes a second name of that file, by a hard link, and nothing is written. If the file can't be
-        linked, or its content has changed, the bytes are written as usual."""
+        The name becomes a hard link to that file, and nothing is written. If the file can't be linked, or its
+        content has changed, the bytes are written as usual."""
         if not isinstance(source, LocalStore):
             return self.create(name, body)
         temporary, file = self._temporary(), source.path(source_name)

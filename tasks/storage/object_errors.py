@@ -31,7 +31,7 @@ def is_the_stores(error: Exception) -> bool:
 
 
 def explain(error: Exception, url: StoreUrl) -> str:
-    """Return the cause of a client's error, without secrets, and what to do if only the operator can help."""
+    """Return the cause of a client's error, without secrets; if only the operator can help, add what to do."""
     text = str(error)
     status, found = _status(text), _CODE.search(text)
     code = found[1] if found is not None else ""

@@ -130,7 +130,7 @@ class ObjectStore(Store):
     def create(self, name: str, body: bytes, mode: int = PUBLIC_MODE) -> bool:
         """Save bytes under a free name; return False, and change nothing, if the name is taken.
 
-        The name may be taken by these same bytes: if the response to a write is lost, the client repeats the write.
+        If the response to a write is lost, the client repeats the write, so the name may be taken by these same bytes.
 
         Raises:
             StorageError: the bytes can't be saved.
@@ -274,7 +274,7 @@ class ObjectStore(Store):
         """Do nothing, because folders are only a part of names."""
 
     def check_writable(self) -> None:
-        """Check that objects can be written and removed, and that the store keeps the first of two writers.
+        """Check that objects can be written and removed, and that the first of two writers of a name wins.
 
         Raises:
             StorageError: the folder can't be written, or the store ignores the conditions of a write.

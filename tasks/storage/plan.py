@@ -74,7 +74,7 @@ def encode(requests: Sequence[ImageRequest], ref: ShardRef, types: pa.Schema | N
         if types is not None:
             schema[name] = types.field(column).type
         elif columns[name].count(None) == len(others):
-            # Without a type, tools can't join this shard with one that has values.
+            # If the column had no type, tools could not join this shard with a shard that has values in the column.
             schema[name] = pa.string()
     for name, (kind, attribute, encoded) in _FACTS.items():
         facts = list(map(attrgetter(attribute), requests))

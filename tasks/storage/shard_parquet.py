@@ -82,7 +82,8 @@ def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef
             raise CorruptShardFileError(f"it belongs to {name}, not to shard {expected.shard} of run {expected.run_id}")
         _verify_checksum(body, file)
     try:
-        # Arrow's threads cost more than they save on a shard, and may abort a process that exits meanwhile.
+        # For a shard, Arrow's threads cost more time than they save. They may also abort a process that exits
+        # meanwhile.
         return file.read(None if columns is None else list(columns), use_threads=False)
     except _ARROW_ERRORS as error:
         raise CorruptShardFileError(f"not a complete Parquet file: {error}") from error

@@ -123,7 +123,7 @@ class Store(ABC):
 
     @abstractmethod
     def remove_folder(self, name: str) -> None:
-        """Remove a folder if it is empty. A store without folders does nothing."""
+        """Remove a folder if it is empty. In a store without folders, this method does nothing."""
 
     @abstractmethod
     def list_files(self, folder: str) -> list[str]:
@@ -170,7 +170,7 @@ class Store(ABC):
         """Create the output folder if it is missing.
 
         Raises:
-            StorageError: the folder can't be created. The message is only the reason.
+            StorageError: the folder can't be created. The error's message gives only the reason.
         """
 
     @abstractmethod
