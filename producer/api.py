@@ -10,7 +10,7 @@
         print(outcome.key, outcome.status, outcome.path)
 
 Without a broker, each call starts a local fleet and ends it. The options are the same as those of the commands, and are
-passed as frozen values. Importing this module starts nothing, and loads the code of a run only when a function is
+passed as frozen values. Importing this module starts nothing. The code of a run is loaded only when a function is
 called.
 """
 
@@ -84,7 +84,8 @@ def download(
         source: the path or URL of a URL list, or the URLs of the images themselves.
         out: the output folder: a path, or the URL of an object store such as ``s3://bucket/prefix``. A missing folder
             is created.
-        config: the options; None for the defaults of ``producer run``, or for those of the run that is extended.
+        config: the options; None for the defaults of ``producer run``, or, if a run is extended, for the options of
+            that run.
         workers: where to download.
         on_progress: called with the progress.
         incremental: what to do if the folder holds a run; None: refuse it.
@@ -147,7 +148,7 @@ def retry(
 
     Args:
         out: the folder of the run.
-        reasons: the failure reasons to retry; by default the reasons that may not occur again.
+        reasons: the failure reasons to retry; by default the reasons that may be temporary.
         workers: where to download.
         on_progress: called with the progress.
 
@@ -171,7 +172,7 @@ def _continue_run(
 
 
 def _execute(run: Run, out: Location, workers: Workers, broker: str | None, on_progress: Listener | None) -> RunResult:
-    """Continue an existing run, unless it is complete, and return its result."""
+    """Return the result of an existing run, after continuing the run if it is incomplete."""
     if run.is_done:
         return run.summary()
     with run, _worker_pool(out, run.config, workers, broker) as pool:
@@ -181,7 +182,7 @@ def _execute(run: Run, out: Location, workers: Workers, broker: str | None, on_p
 def _broker_url(workers: Workers) -> str | None:
     """Return the URL of the broker, or None for a local fleet.
 
-    The settings of a local fleet are checked.
+    For a local fleet, check the network settings.
     """
     from producer.runs.preflight import check_network_settings, checked_broker_url
 

@@ -90,7 +90,7 @@ def compare(
 
 
 def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> list[ImageRequest]:
-    """Return all requests, with the duplicates refused if the options ask for it."""
+    """Return all requests. If the options ask for it, duplicates are refused."""
     from producer.planning.duplicates import refuse_seen
 
     if config.source.dedupe is None:
@@ -271,7 +271,7 @@ def _show_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
 
 
 def _new_folder(name: str) -> Path:
-    """Return the first of the names ``name``, ``name-2`` and so on that no file or folder has."""
+    """Return the first name that no file or folder has: ``name``, ``name-2`` and so on."""
     numbers = iter(range(2, 1_000_000))
     folder = Path(name)
     while folder.exists():

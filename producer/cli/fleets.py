@@ -75,7 +75,7 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
 
 
 def _note_unused_options(url: str) -> None:
-    """Print a note if the user gave options of a local fleet, because workers at a broker do not use them."""
+    """Print a note if the user gave options of a local fleet, because workers at a broker ignore such options."""
     from tasks.redaction import redacted
 
     context = click.get_current_context()
@@ -113,5 +113,5 @@ def local_fleet(request: FleetRequest) -> Iterator[Fleet]:
 
 
 def describe_size(fleet: Fleet) -> str:
-    """Return as text how many workers and slots a fleet has."""
+    """Return the numbers of a fleet's workers and slots as text."""
     return f"{pluralized(fleet.size.workers, 'worker')} with {fleet.size.concurrency} slots each"

@@ -51,7 +51,7 @@ def main() -> NoReturn:
     runtime_tuning.return_large_blocks()
     # Processes started by the command inherit this limit of open files.
     file_descriptors.raise_limit()
-    # SIGTERM ends a command like Ctrl-C: all its child processes are stopped.
+    # SIGTERM ends a command as Ctrl-C does: all its child processes are stopped.
     set_handler(END_SIGNALS, raise_interrupted)
     signal.signal(CANCEL_SIGNAL, raise_cancelled)
     sys.unraisablehook = partial(raise_dropped_interrupt, sys.unraisablehook)
@@ -102,7 +102,7 @@ def _run_command_line(result: JsonResult, debug: bool) -> Any:
 
 
 def _report_interruption(result: JsonResult, error: BaseException) -> None:
-    """Report why the command ended early, and the command to resume its run."""
+    """Report why the command ended early, and how to resume its run."""
     # The report takes milliseconds. Ignore another Ctrl-C, so that the user still gets the command to resume.
     set_handler(END_SIGNALS, lambda *_: None)
     # Click replaces an interruption by an Abort.
@@ -123,7 +123,7 @@ def _report_interruption(result: JsonResult, error: BaseException) -> None:
 
 
 def _command_error(error: Exception) -> CommandError:
-    """Return the exception that ended a command as an error for the user."""
+    """Convert the exception that ended a command to an error for the user."""
     if isinstance(error, CommandError):
         return error
     if isinstance(error, SettingsError):

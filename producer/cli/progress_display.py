@@ -76,7 +76,7 @@ class DisplayedProgress:
     ends_early: bool = False
 
     def seconds_left(self, rate: float) -> float | None:
-        """Return the remaining time at this number of images per second; None if the remaining time is unknown."""
+        """Return the remaining time at this number of images per second; None if it is unknown."""
         if self.total is None or not rate or self.ends_early:
             return None
         return (self.total - self.ended) / rate

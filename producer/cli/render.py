@@ -16,7 +16,7 @@ from tasks.errors import CommandError
 from tasks.redaction import redacted
 
 if TYPE_CHECKING:
-    # Not imported at run time, because this module must also show an error if one of these imports fails.
+    # Not imported at run time. If one of these imports fails, this module must still be able to show the error.
     from producer.comparison.comparison import Comparison
     from producer.dispatch.progress import Progress
     from producer.doctor.diagnosis import Diagnosis
@@ -62,7 +62,7 @@ def _speed_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
 
 
 def _count_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
-    # Not imported at the top, because this module must also show errors in the settings.
+    # Not imported at the top, because this module must be able to show errors in the settings, too.
     from config.settings import settings
 
     summary = result.summary

@@ -250,7 +250,7 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
 def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool) -> RunResult:
     """Execute a run and show its progress.
 
-    The first Ctrl-C or SIGTERM lets the run finish its current downloads. The second signal drops them.
+    The first Ctrl-C or SIGTERM lets the run finish its current downloads. The second signal drops these downloads.
     """
     from producer.cli.progress_display import Display
 

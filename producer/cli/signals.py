@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 #: The signals to end a command.
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-#: The signal to cancel the run of a producer with a local fleet. With a broker, Redis carries the cancellation.
+#: The signal that tells a producer with a local fleet to cancel its run. With a broker, Redis carries the cancellation.
 CANCEL_SIGNAL = signal.SIGUSR1
 #: Seconds after an interruption during which further signals are ignored. So holding down Ctrl-C does not interrupt the
 #: report of the interruption.
@@ -84,7 +84,7 @@ def raise_dropped_interrupt(report: Callable[[Any], object], dropped: Any) -> No
     """Interrupt again, because Python drops an exception raised while an object is being destroyed."""
     if dropped.exc_type in (CommandInterrupted, CommandCancelled):
         CommandInterrupted.raised_at = -math.inf
-        # Python would drop an exception raised here too. So a timer raises the exception a moment later.
+        # Python would also drop an exception that is raised here. So a timer raises the exception a moment later.
         signal.signal(signal.SIGALRM, raise_cancelled if dropped.exc_type is CommandCancelled else raise_interrupted)
         signal.setitimer(signal.ITIMER_REAL, 0.01)
     else:

@@ -19,7 +19,8 @@ from tasks.model import ImageRequest, RunOptions
 from tasks.storage import manifest
 from tasks.storage.local_store import LocalStore
 
-#: Called with the name of the current way and its number of finished images. The first call reports 0 images.
+#: Called with the name of the current way to download, and the number of images that it has finished. The first call
+#: reports 0 images.
 Listener = Callable[[str, int], None]
 
 ONE_BY_ONE, THREADS, FLEET = "one by one", "threads", "fleet"
@@ -29,7 +30,7 @@ FOLDERS = {ONE_BY_ONE: "one-by-one", THREADS: "threads", FLEET: "fleet"}
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The result of one way; ``slots`` is its number of concurrent downloads."""
+    """The result of one way to download; ``slots`` is the number of its concurrent downloads."""
 
     name: str
     slots: int
@@ -80,7 +81,7 @@ class Comparison:
 
 
 def stores(root: Path) -> dict[str, LocalStore]:
-    """Return a Store for each of the three ways, by name; the Stores are below the given folder.
+    """Map the names of the three ways to download to their Stores, which are below the given folder.
 
     Raises:
         UsageError: a folder holds a run.
@@ -93,7 +94,7 @@ def stores(root: Path) -> dict[str, LocalStore]:
 
 @dataclass(frozen=True, slots=True)
 class ComparedList:
-    """The list to download: its requests and name, the folder of each way, and the options."""
+    """The list to download (its requests and its name), the output folder of each way to download, and the options."""
 
     requests: Sequence[ImageRequest]
     source: str

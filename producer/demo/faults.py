@@ -111,7 +111,7 @@ async def _slow_header(site: Site, request: Request) -> Reply:
 
 
 async def _drops(data: bytes, together: int) -> AsyncGenerator[bytes, None]:
-    """Yield the first `together` bytes at once, then one byte per second."""
+    """Yield the first bytes at once (`together` is their number), then one byte per second."""
     yield data[:together]
     for at in range(together, len(data)):
         await asyncio.sleep(1.0)

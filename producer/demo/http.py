@@ -35,7 +35,7 @@ class Reply(NamedTuple):
 
 
 class RequestRefusedError(Exception):
-    """A request is refused; the answer has this status and this one-line reason."""
+    """A request is refused with this status and this one-line reason."""
 
     def __init__(self, status: int, message: str, *fields: tuple[str, object]) -> None:
         super().__init__(message)

@@ -25,7 +25,7 @@ class Site(Protocol):
 
     @property
     def routes(self) -> Mapping[str, str]:
-        """The routes with their sentences."""
+        """The routes, each with the sentence about its effect."""
 
     @property
     def url(self) -> str:

@@ -1,1 +1,1 @@
-"""Send a run's shards to the workers, and watch each until its manifest exists."""
+"""Send a run's shards to the workers, and watch each shard until its manifest exists."""

@@ -1,4 +1,4 @@
-"""Send a run's shards as chords while the plan grows, and watch each until its manifest exists.
+"""Send a run's shards as chords while the plan grows, and watch each shard until its manifest exists.
 
 At most a window of shards is in flight. A chord delivers results, but does not prove that all of them arrive. So the
 dispatcher inspects idle shards. It resends tasks that have neither an Outcome nor a message
@@ -155,8 +155,8 @@ class Dispatcher:
             while self._in_flight or not (self._finishing.is_set() or self._all_sent()):
                 if self._can_send():
                     self._send_next(self._sent)
-                # Don't wait between two sends. Otherwise, a large window would take long to fill. The shards that were
-                # sent first would not be watched meanwhile.
+                # Don't wait between two sends. Otherwise, a large window would take long to fill. Meanwhile, nothing
+                # would watch the shards that were sent first.
                 self._watch(0.0 if self._can_send() else _TICK_SECONDS)
                 if self._finishing.is_set() and self._in_flight and self._is_drained():
                     break
@@ -169,7 +169,7 @@ class Dispatcher:
             with suppress(redis.RedisError):
                 self._unfit.refresh(last=True)
             # After an early end, the run has no record in Redis. So workers drop its queued tasks without fetching. If
-            # another producer has taken over the run, the record is that producer's.
+            # another producer has taken over the run, the record belongs to that producer.
             if not lock.is_lost(self._store):
                 with suppress(redis.RedisError):
                     drop_run(self._server, self._run_id)
@@ -178,7 +178,7 @@ class Dispatcher:
     def _is_drained(self) -> bool:
         """Make workers drop queued tasks; return whether all current downloads have ended.
 
-        The shards that these downloads complete must have ended too.
+        The result is True only if the shards completed by these downloads have ended too.
         """
         if self._drain is None:
             self._record.mark_draining()
@@ -249,7 +249,8 @@ class Dispatcher:
         """Remove a shard from the window if its manifest exists.
 
         Raises:
-            CommandError: a worker has reported the manifest as written, but it is not visible here.
+            CommandError: a worker has reported the manifest as written, but the manifest is not visible on this
+                machine.
         """
         if self._requests.is_done(in_flight.shard):
             del self._in_flight[in_flight.shard]
@@ -338,7 +339,7 @@ class Dispatcher:
                 in_flight.suspect_now(now)
 
     def _send_next(self, shard: int) -> None:
-        """Send the next shard, or its remaining images; skip it if it is done."""
+        """Send the next shard, or only its remaining images; skip a shard that is done."""
         self._sent = shard + 1
         planned = load_requests(shard, self._store, self._run_id)
         done = self._dispatch.resumed and self._requests.is_done(shard)
@@ -355,7 +356,7 @@ class Dispatcher:
             self._with_redis(lambda: self._publisher.publish(shard, requests, requests))
 
     def _with_redis(self, operation: Callable[[], _T]) -> _T:
-        """Run an operation on Redis; while Redis is unreachable, retry it. The operation must be idempotent.
+        """Run an operation on Redis; while Redis is unreachable, retry the operation. The operation must be idempotent.
 
         Raises:
             CommandError: Redis was unreachable for too long, or its error is permanent.
@@ -408,5 +409,5 @@ def _ignore(_: Progress) -> None:
 
 
 def _reasons(sums: Mapping[str, str]) -> dict[str, int]:
-    """Return the number of failed images by reason, from the workers' sums."""
+    """Return the number of failed images for each reason, from the workers' sums."""
     return {name.removeprefix(REASON): int(count) for name, count in sums.items() if name.startswith(REASON)}

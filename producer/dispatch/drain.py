@@ -21,8 +21,8 @@ _ASK_INTERVAL_SECONDS = 0.5
 _REPLY_SECONDS = 1.0
 #: Seconds to wait for a worker that sends heartbeats but no reply.
 _SILENT_SECONDS = 10.0
-#: Seconds to wait in addition to the longest time that an image may take. An image may have started just before the run
-#: was told to end, and its shard's manifest is written after it.
+#: Seconds to wait in addition to the longest time that an image may take. The run may be told to end just after an
+#: image has started, and the manifest of the image's shard is written even later.
 GRACE_SECONDS = 5.0
 #: The drain is done after the workers have reported no work this many times in a row. One report is not enough, because
 #: a task can be between two slots, or a manifest can be about to be written.

@@ -27,15 +27,15 @@ class Progress:
 
 @dataclass(slots=True)
 class Timing:
-    """The times at which the first task was sent and the last manifest existed, in seconds of the monotonic clock."""
+    """When the first task was sent, and when the last manifest existed, in seconds of the monotonic clock."""
 
     first_sent: float = 0.0
     last_done: float = 0.0
-    #: The number of images finished between the two times, and the number of these images that were resent.
+    #: The number of images finished between these two times, and the number of these images that were resent.
     images: int = 0
     repaired: int = 0
 
     @property
     def wall_seconds(self) -> float:
-        """The seconds between the two times."""
+        """The seconds from the first task to the last manifest."""
         return self.last_done - self.first_sent

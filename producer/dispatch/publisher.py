@@ -2,7 +2,7 @@
 
 ``chord().apply_async`` would send the same messages. Here, a single kombu producer sends the messages in batches. This
 is several times as fast. All ids are derived from the run and the image, and Celery counts a chord's parts by id. So
-the producer can send a batch again that failed halfway.
+the producer can repeat a batch that failed halfway.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ChordPublisher:
 
     @property
     def _revision_suffix(self) -> str:
-        """A suffix that distinguishes the ids of a later revision from the ids of the first."""
+        """A suffix that distinguishes the ids of a later revision from the ids of the first revision."""
         return f".{self._options.revision}" if self._options.revision else ""
 
     def group_id(self, shard: int) -> str:
@@ -61,12 +61,12 @@ class ChordPublisher:
         return {**later_revision, **next_epoch}
 
     def _body(self, shard: int, size: int) -> dict[str, Any]:
-        """Return a chord's body in the form in which the chord's image tasks contain it."""
+        """Return a chord's body in the form that the chord's image tasks contain."""
         kwargs = {"run_id": self._run_id, "shard": shard, **self._body_kwargs(size)}
         return dict(Signature(COLLECT_SHARD, kwargs=kwargs, options={"task_id": self.body_id(shard)}, app=app))
 
     def publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
-        """Send a chord's body that was not sent although the chord has all its Outcomes."""
+        """Send the body of a chord that has all its Outcomes, but whose body was not sent."""
         app.send_task(
             COLLECT_SHARD,
             args=([outcome.to_json() for outcome in outcomes],),
@@ -95,7 +95,7 @@ class ChordPublisher:
         if recover:
             kwargs["recover"] = True
         app.backend.set_chord_size(group, size)
-        # The place of a request among all requests of the shard identifies its part in the chord.
+        # A chord part is identified by the place of its request among all requests of the shard.
         wanted = {request.index for request in sent}
         reply_to = app.thread_oid
         with app.producer_or_acquire() as producer, producer.batch(_BATCH_MESSAGES):
@@ -130,7 +130,7 @@ class ChordPublisher:
 
 
 def _facts(request: ImageRequest) -> dict[str, Any]:
-    """Return the arguments of a task, which are the facts of its request. Absent facts are left out of the message."""
+    """Return the facts of a request as the arguments of its task. Absent facts are left out of the message."""
     facts = {
         "previous": None if request.previous is None else request.previous.to_json(),
         "refused": None if request.refused is None else asdict(request.refused),

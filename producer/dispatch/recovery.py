@@ -79,7 +79,7 @@ class ShardRecovery:
         self._pending_before: frozenset[str] | None = None
 
     def adopt(self, in_flight: ShardInFlight, requests: Sequence[ImageRequest]) -> None:
-        """Send the missing tasks of a shard of a resumed run; do not resend its tasks in flight.
+        """For a shard of a resumed run, send the missing tasks, but not the tasks in flight.
 
         Tasks sent here first check whether their image's file exists. Tasks check this even in the first command of a
         later revision. The first command does not know which images are saved, and neither does a command that resumes
@@ -133,9 +133,10 @@ class ShardRecovery:
     def _missing_tasks(
         self, shard: int, requests: Sequence[ImageRequest], chord: chord_state.ChordState, pending: frozenset[str]
     ) -> frozenset[str]:
-        """Return the ids of a shard's tasks that have neither a message nor a part.
+        """Return the ids of a shard's tasks that have neither a message nor a counted chord part.
 
-        If all images have parts, the collect task may be missing. A part without an Outcome counts as missing.
+        If the chord has a part for each image, the collect task may be missing. A part without an Outcome counts as
+        missing.
         """
         body = self._publisher.body_id(shard)
         if body in pending:

@@ -1,4 +1,4 @@
-"""Read the requests of a shard in the current revision: all requests, or only the repeated requests in a retry."""
+"""Read the requests of a shard in the current revision: all requests or, in a retry, only the repeated requests."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class RunRecord:
     def __init__(self, options: RunOptions, server: redis.Redis) -> None:
         """Take the run's options, and its Redis."""
         self._options, self._server = options, server
-        #: The times at which the record was last written, and last found in Redis.
+        #: The times at which the record was last written, and at which it was last found in Redis.
         self._renewed_at = self._seen_at = 0.0
 
     def renew(self) -> bool:
@@ -39,8 +39,8 @@ class RunRecord:
             return False
         record = json.dumps(self._options.to_json())
         key, lifetime = keys.run(self._options.run_id), limits.RUN_RECORD_TTL
-        # A read would also show whether the record exists. But a Redis that is full, can't save or is a replica refuses
-        # only writes. Without this write, the producer would not learn why no image ends.
+        # A read would also show whether the record exists. But some Redis servers refuse only writes: a full server, a
+        # server that can't save, and a replica. Without this write, the producer would not learn why no image ends.
         if known and self._server.set(key, record, ex=lifetime, xx=True):
             self._seen_at = now
             return False
@@ -49,14 +49,14 @@ class RunRecord:
         return known
 
     def check_soon(self) -> None:
-        """Make the next `renew` check Redis.
+        """Make the next call of `renew` check Redis.
 
         Call this after a failure of Redis, because Redis may come back empty.
         """
         self._seen_at = 0.0
 
     def mark_draining(self) -> None:
-        """Make the next `renew` mark the run as draining."""
+        """Make the next call of `renew` mark the run as draining."""
         self._options = replace(self._options, draining=True)
         self._renewed_at = 0.0
 

@@ -17,11 +17,11 @@ class SavingCheck:
     def __init__(self, store: Store, unfit: UnfitWorkers) -> None:
         """Take the run's folder, and its unfit workers with their reasons."""
         self._store, self._unfit = store, unfit
-        #: Two numbers at the time when the last image was saved: saved images, and images that could not be saved.
+        #: The two counts when the last image was saved: saved images, and images that could not be saved.
         self._saved = self._unsaved = 0
 
     def update(self, saved: int, unsaved: int) -> None:
-        """Take two counts of the workers: images that were saved, and images that could not be saved.
+        """Take the workers' two counts: images that were saved, and images that could not be saved.
 
         Raises:
             CommandError: too many images in a row could not be saved.

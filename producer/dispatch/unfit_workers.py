@@ -1,4 +1,4 @@
-"""Find the workers that report themselves unfit while a run is in progress."""
+"""While a run is in progress, find the workers that report themselves unfit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class UnfitWorkers:
         self._server, self._run_id = server, run_id
         self._found: dict[str, UnfitWorker] = {}
         self._before: frozenset[str] = frozenset()
-        #: The reasons why workers can't save images, from the last read.
+        #: The reasons why workers can't save images, as found by the last read.
         self.storage_troubles: list[str] = []
 
     @property
@@ -52,9 +52,9 @@ class UnfitWorkers:
     def refresh(self, last: bool = False) -> None:
         """Read the workers' reports, and log a warning for each newly unfit worker.
 
-        A short network failure is not worth a warning. So a worker is reported only if two reads in a row, or the last
-        read, find it unfit. If all workers are unfit, no other worker takes over their tasks, so there is no warning.
-        The failed images then show the reason.
+        A short network failure is not worth a warning. So a worker is reported only if it is unfit in two reads in a
+        row, or in the last read. If all workers are unfit, no other worker takes over their tasks, so there is no
+        warning. The failed images then show the reason.
         """
         reports = {
             name: json.loads(text)

@@ -68,7 +68,7 @@ class WorkerSurvey:
 
     #: Workers that can save the run's images.
     fit: Sequence[WorkerInfo] = ()
-    #: Workers that can't save the run's images. These workers take no images, and the other workers fetch them.
+    #: Workers that can't save the run's images. These workers take no images. The other workers fetch all images.
     unfit: Sequence[UnfitWorker] = ()
     #: Workers of an incompatible version, which take none of the run's tasks.
     others: Sequence[WorkerInfo] = ()
@@ -102,7 +102,7 @@ class WorkerSurvey:
 
 
 def describe_crowded(crowded: Sequence[WorkerInfo]) -> str:
-    """Return a description of workers with too few file descriptors for their slots."""
+    """Return a text about the workers that have too few file descriptors for their slots."""
     shown = list_names(f"{worker.name} ({worker.slots} slots, {worker.descriptors} descriptors)" for worker in crowded)
     return f"workers have more slots than their limit of open files allows: {shown}"
 
@@ -115,7 +115,7 @@ def survey_workers(out: Location, insecure: bool = False) -> WorkerSurvey:
         insecure: whether the run skips the verification of server certificates.
 
     Raises:
-        UsageError: workers reply, but no worker can save images, or no worker allows ``insecure``.
+        UsageError: of the workers that reply, none can save images, or none allows ``insecure``.
     """
     replying = ask_workers(_INFO_SECONDS)
     ours = [worker for worker in replying if worker.protocol == PROTOCOL]
@@ -141,7 +141,7 @@ def survey_workers(out: Location, insecure: bool = False) -> WorkerSurvey:
 def _find_troubles(out: Location, workers: Sequence[WorkerInfo]) -> dict[str, ProbeResult]:
     """Return the probe results of the workers that can't use a folder, by worker name.
 
-    A worker without a reply may be busy, and counts as able to use it.
+    A worker without a reply may be busy, so it counts as able to use the folder.
     """
     if isinstance(out, Path):
         # `compare` creates the folder later, so probe its nearest existing parent folder.
@@ -190,7 +190,7 @@ def probe_folder_at_workers(
 ) -> dict[str, ProbeResult | None]:
     """Let each worker probe a folder that holds a probe file.
 
-    Return a result for each worker, which is None if the worker gave no valid reply.
+    For each worker, return its result, or None if it gave no valid reply.
 
     Args:
         out: the location of the folder.

@@ -168,7 +168,7 @@ def _probe_folder(out: Path) -> Iterator[_ProbedFolder]:
 
 
 def _unknown_variable_findings() -> list[Finding]:
-    """Report unknown environment variables with names like those of imagefleet's settings."""
+    """Report unknown environment variables that are named like imagefleet's settings."""
     unknown = unknown_variables(os.environ)
     if not unknown:
         return []

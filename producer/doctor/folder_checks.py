@@ -33,7 +33,7 @@ from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
 
-#: No run should start with fewer free bytes than these. A few images and the files of one shard need about as much.
+#: A run should not start with fewer free bytes. A few images and the files of one shard need about this much space.
 _MIN_BYTES = 8 * 1024**2
 #: Free bytes to ask for if a run's size is unknown.
 _ENOUGH_BYTES = 1024**3
@@ -215,7 +215,7 @@ def _no_run_finding(store: Store) -> Finding:
 
 
 def _run_above(store: LocalStore) -> Path | None:
-    """Return the folder of the run that this folder is a part of; None if this folder is not a part of a run."""
+    """Return the folder of the run to which this folder belongs; None if it belongs to no run."""
     is_part = store.root.name in (plan.FOLDER, TEMPORARY_FOLDER) or store.root.name.isdecimal()
     return store.root.parent if is_part and LocalStore(store.root.parent).exists(NAME) else None
 

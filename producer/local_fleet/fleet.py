@@ -42,7 +42,7 @@ _PING_SECONDS = 0.05
 WORKER_GRACE_SECONDS = 4.0
 _SERVER_GRACE_SECONDS = 2.0
 _FLOWER_PORT = 5555
-#: File descriptors a Redis server reserves for itself, and its default limit of clients (`maxclients`).
+#: File descriptors that a Redis server reserves for itself, and its default limit of clients (`maxclients`).
 _SERVER_DESCRIPTORS, _MAX_CLIENTS = 32, 10_000
 #: Connections of the producer, and of Flower.
 _OTHER_CONNECTIONS = broker_client.PRODUCER_CONNECTIONS + 12

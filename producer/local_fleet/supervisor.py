@@ -61,7 +61,7 @@ _FIRST_DELAY_SECONDS, _MAX_DELAY_SECONDS = 0.05, 1.0
 
 @dataclass
 class RestartPolicy:
-    """Decides from a process's recent unexpected ends whether and when to restart it; times are in seconds."""
+    """Decides whether and when to restart a process, from its recent unexpected ends; times are in seconds."""
 
     _ends: dict[RestartIntensity, list[float]] = field(default_factory=dict)
 
@@ -118,7 +118,7 @@ class Supervisor:
             self._folders.extend(command["remove"])
 
     def restart_exited(self) -> None:
-        """Restart the processes that ended unexpectedly. Report once each process that may not be restarted."""
+        """Restart the processes that ended unexpectedly. Report a process that must not be restarted, but only once."""
         now = time.monotonic()
         for child in list(self._children):
             code = child.process.poll()

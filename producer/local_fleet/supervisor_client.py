@@ -42,8 +42,7 @@ class SupervisorClient:
         #: The number of restarts by process name. Processes that were never restarted are left out.
         self.restarts: dict[str, int] = {}
         self._exits: dict[str, str] = {}
-        #: Descriptions of exits, by process name: the last exit of each process that exited with a status and was
-        #: restarted.
+        #: A description of the last exit of each process that exited with a status and was restarted, by process name.
         self._failed_exits: dict[str, str] = {}
         self._lock = threading.Lock()
         self._process = subprocess.Popen(
