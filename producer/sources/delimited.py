@@ -30,6 +30,10 @@ _QUOTED = re.compile('"[^"]*"')
 #: The host and the folders of a URL. Their commas and semicolons separate no columns.
 _FOLDERS = re.compile(r"https?://(?:(?!https?:)\S)*/", re.IGNORECASE)
 _UNCLOSED = "has a quotation mark that is never closed"
+#: The maximum number of lines in a row. Without a limit, each unclosed quotation mark would cost a pass over the whole
+#: remaining file.
+_MAX_LINES = 1000
+_TOO_LONG = f"has a quotation mark that is not closed within {_MAX_LINES:,} lines or {LINE_LIMIT:,} characters"
 # A longer field has an opening quotation mark that is never closed.
 csv.field_size_limit(LINE_LIMIT)
 
@@ -94,9 +98,14 @@ class DelimitedReader:
                 return
             if not fields and why is None:
                 continue
-            if len(lines.row) > 1 and (self._is_literal(lines.row, len(fields)) or not self._is_strict(lines.row)):
+            why = why or lines.damage
+            if (
+                why is None
+                and len(lines.row) > 1
+                and (self._is_literal(lines.row, len(fields)) or not self._is_strict(lines.row))
+            ):
                 why = _UNCLOSED
-            why = why or lines.damage or self._wrong_width(fields)
+            why = why or self._wrong_width(fields)
             if why is None:
                 yield fields
                 continue
@@ -145,6 +154,7 @@ class _Lines:
         #: The lines of the current row, and the number of its first line.
         self.row: list[str] = []
         self.row_number = 0
+        self._characters = 0
         #: What is wrong with the lines of the current row, or None.
         self.damage: str | None = None
 
@@ -156,7 +166,7 @@ class _Lines:
         return line
 
     def start_row(self) -> None:
-        self.row, self.row_number, self.damage = [], self._number + 1, None
+        self.row, self.row_number, self._characters, self.damage = [], self._number + 1, 0, None
 
     def read_again_after_first(self) -> bool:
         """Let all lines of the current row except its first line be read again.
@@ -172,6 +182,9 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
+        if len(self.row) >= _MAX_LINES or self._characters >= LINE_LIMIT:
+            self.damage = self.damage or _TOO_LONG
+            raise StopIteration
         line = self._ahead.popleft() if self._ahead else self._read()
         if not line:
             if self.row:
@@ -184,6 +197,7 @@ class _Lines:
         if len(line) >= LINE_LIMIT:
             self.damage = f"is longer than {LINE_LIMIT:,} characters"
         self.row.append(line)
+        self._characters += len(line)
         return line
 
     def _read(self) -> str:

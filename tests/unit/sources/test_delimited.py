@@ -63,6 +63,15 @@ def test_a_huge_field_is_refused(tmp_path: Path) -> None:
     assert "is longer than 1,048,576 characters" in str(requests[0].refused)
 
 
+@pytest.mark.parametrize(("line", "count"), [("\n", 1000), ("x" * 60_000 + '","\n', 20)])
+def test_a_row_of_too_many_lines_is_refused(tmp_path: Path, line: str, count: int) -> None:
+    """A row with more lines or characters than the limits is refused, and reading continues on its second line."""
+    body = 'url,caption\nhttp://a/1,"' + "b\n" * 9 + '"\nhttp://a/2,"' + line * count + '"\n'
+    requests = read(tmp_path / "list.csv", body.encode())
+    assert requests[0].url == "http://a/1"
+    assert "line 12 has a quotation mark that is not closed within 1,000 lines" in str(requests[1].refused)
+
+
 def test_quotation_marks_in_tsv_may_be_plain_text(tmp_path: Path) -> None:
     """A caption in a TSV file may begin with a quotation mark that is never closed."""
     requests = read(
