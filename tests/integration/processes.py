@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import psutil
 import pyarrow.parquet as pq
 import redis
+from celery.result import AsyncResult
 
 from config.settings import REDIS_CONF
 from tasks.broker import requeue
@@ -358,8 +359,10 @@ def app_with_broker(broker_url: str | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        # Celery's results unsubscribe when they are garbage-collected, and this needs the Redis.
-        gc.collect()
+        # Celery's results unsubscribe when they are deleted, and the Redis may have ended by then.
+        for found in gc.get_objects():
+            if isinstance(found, AsyncResult):
+                found.backend = None
         use_broker(before)
 
 
