@@ -27,8 +27,8 @@ from tasks.storage.store import PRIVATE_MODE
 
 _log = logging.getLogger(__name__)
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-#: Retry a held lock for this many seconds. A killed holder takes a moment to end. A check of the lock also holds it for
-#: a moment.
+#: Retry a held lock for this many seconds. A killed holder takes a moment to end. A check of the lock also holds the
+#: lock for a moment.
 _RETRY_SECONDS = 1.0
 _RETRY_INTERVAL_SECONDS = 0.05
 #: Maximum size of the description in the lock file, in bytes.
@@ -53,8 +53,7 @@ def hold(folder: Path, broker: str | None, command: str = "") -> Iterator[None]:
         try:
             yield
         finally:
-            # Otherwise, this description would seem to describe the next holder until the next holder has written its
-            # own.
+            # Otherwise, this description would seem to be the next holder's, until the next holder has written its own.
             with suppress(OSError):
                 os.ftruncate(descriptor, 0)
     finally:

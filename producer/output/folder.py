@@ -40,7 +40,8 @@ def prepare_output(out: Location) -> Store:
 def new_run_folder(out: Location, broker: str | None) -> Iterator[Store]:
     """Yield the Store of a new run's output folder, and hold its lock during the block.
 
-    The folder is removed again if it was created here and the block fails before the run has written anything.
+    If the folder was created here, and the block fails before the run has written anything, the folder is removed
+    again.
 
     Args:
         out: the folder; created if it is missing.

@@ -74,9 +74,9 @@ def successor(store: ObjectStore) -> LockHolder | None:
 
 
 def is_lost(store: ObjectStore) -> bool:
-    """Return whether another producer has taken this process's lock over. If the last renewal is old, renew first.
+    """Return whether another producer has taken over this process's lock.
 
-    If the store can't be reached, the lock counts as held.
+    If the last renewal is old, renew the lock first. If the store can't be reached, the lock counts as held.
     """
     lease = _held.get(store)
     if lease is None:
@@ -125,7 +125,7 @@ def current_holder(store: ObjectStore) -> LockHolder | None:
 
 
 def _wait_for_change(store: ObjectStore, found: tuple[bytes, Version]) -> tuple[bytes, Version] | None:
-    """Return a held lock once the lock has changed; None if the lock is gone or its holder is dead.
+    """Wait until a held lock has changed, and return it; None if the lock is gone or its holder is dead.
 
     Raises:
         StorageError: the lock can't be read.
@@ -230,7 +230,7 @@ class _Lease:
                 _log.warning("the lock of %s can't be renewed at the moment: %s", self._store.location, error)
 
     def _renew(self) -> None:
-        """Renew the lock. If another producer has taken it over, remember that producer.
+        """Renew the lock. If another producer has taken over the lock, remember that producer.
 
         Raises:
             StorageError: the store can't be reached.
@@ -256,7 +256,10 @@ _held: dict[ObjectStore, _Lease] = {}
 
 
 def _now() -> float:
-    """Return the seconds since the host's start, also those that it was suspended for, where the system counts them."""
+    """Return the seconds since the host's start.
+
+    The seconds of a suspension are included if the system counts them.
+    """
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 

@@ -45,7 +45,8 @@ def check_held(place: Store) -> None:
     """Check that no other producer has taken over this producer's lock.
 
     Raises:
-        CommandError: another producer has, because this process was paused or cut off from the store for too long.
+        CommandError: another producer has taken over the lock, because this process was paused or cut off from the
+            store for too long.
     """
     other = lease.successor(place) if isinstance(place, ObjectStore) else None
     if other is not None:
@@ -57,7 +58,10 @@ def check_held(place: Store) -> None:
 
 
 def is_lost(place: Store) -> bool:
-    """Return whether another producer has taken the lock over from this one, which may take a request to the store."""
+    """Return whether another producer has taken over this producer's lock.
+
+    The check may send a request to the store.
+    """
     return isinstance(place, ObjectStore) and lease.is_lost(place)
 
 

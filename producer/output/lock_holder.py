@@ -39,7 +39,7 @@ class LockHolder:
 
     @classmethod
     def from_json(cls, body: bytes) -> Self | None:
-        """Return the holder in a JSON text; None if the text is missing or incomplete."""
+        """Return the holder that a JSON text describes; None if the text is missing or incomplete."""
         try:
             facts = json.loads(body)
             return cls(
@@ -53,7 +53,7 @@ class LockHolder:
             return None
 
     def to_json(self, **more: Any) -> bytes:
-        """Return the holder as a JSON text, with further facts."""
+        """Return a JSON text with the holder and further facts."""
         return (json.dumps({**asdict(self), **more}) + "\n").encode()
 
     @property

@@ -1,8 +1,8 @@
 """``run.json``: the record of a run in its output folder.
 
-It holds the run's id, URL list, options, state and revision, and at the end its totals. It also holds the state of the
-run's plan: ``open`` while the list is still being read, then ``complete``. The file is replaced atomically, by rename.
-It contains a checksum. So an edited or truncated file is reported and never used.
+It holds the run's id, URL list, options, state and revision. When the run ends, the run's totals are added. The file
+also holds the state of the run's plan: ``open`` while the list is still being read, then ``complete``. The file is
+replaced atomically, by rename. It contains a checksum. So an edited or truncated file is reported and never used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tasks.redaction import redacted
 from tasks.storage.store import Store
 
 NAME = "run.json"
-#: The names of a run's files at the top of its folder. A new run would take a stale manifest for one of its own
+#: The names of a run's files at the top of its folder. A new run would mistake a stale manifest for one of its own
 #: manifests.
 _RUN_FILES = re.compile(r"run\.json|\.plan|\d{5,}(\.parquet|\.tar|_stats\.json)?")
 _VERSION = 3
@@ -43,7 +43,7 @@ class State(StrEnum):
     INTERRUPTED = "interrupted"
     CANCELLED = "cancelled"
     FAILED = "failed"
-    #: A command was told to overwrite the run, and has not removed all of its files yet.
+    #: A command was told to overwrite the run, and has not removed all files of the run yet.
     REMOVING = "removing"
 
 
@@ -117,7 +117,7 @@ class RunFile:
         """Read the run.json of a run that a command can work on.
 
         Raises:
-            UsageError: the folder holds no run, or holds a run of which some files are already removed.
+            UsageError: the folder holds no run, or a run with some files already removed.
             CommandError: the file is damaged.
         """
         record = cls.load(store)

@@ -43,7 +43,7 @@ class Summary:
 
 
 def summarise(manifests: Iterable[pa.Table]) -> Summary:
-    """Return the Summary of a run's manifests, read one at a time.
+    """Return the Summary of a run. Its manifests are read one at a time.
 
     Each manifest must have at least the columns `COLUMNS`.
     """

@@ -1,4 +1,4 @@
-"""Read the current list of a run: its only list, or the last one that extended it."""
+"""Read the current list of a run: its only list, or the last list that extended it."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tasks.errors import InvalidUrlError
 from tasks.model import ImageRequest, Reason, Refusal, image_key
 from tasks.storage.store import Store
 
-#: The scratch folder of the URLs, during planning.
+#: The scratch folder for the URLs while the list is planned.
 _SEEN = "duplicates"
 
 
@@ -47,7 +47,7 @@ def _refuse(requests: Iterable[ImageRequest], options: RunConfig, store: Store) 
 
 
 def refuse_seen(requests: Iterable[ImageRequest], shard_size: int, folder: Path) -> Iterator[ImageRequest]:
-    """Yield the requests, with the duplicates refused.
+    """Yield the requests, and refuse the duplicates among them.
 
     A request is refused if an earlier request has its URL. The refusal names the key of the first request with that
     URL.
@@ -79,6 +79,6 @@ def _first_row(request: ImageRequest, seen: SeenUrls) -> int:
         url = urls.parse(request.url)
     except InvalidUrlError:
         return request.index
-    # Two users may get different images from one URL. A space can't be in a normalised URL.
+    # Two users may get different images from one URL. A normalised URL contains no spaces.
     text = url.text if url.userinfo is None else f"{url.userinfo} {url.text}"
     return seen.first_row(text, request.index)

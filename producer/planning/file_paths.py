@@ -1,8 +1,8 @@
 """Give each request the name of its image's file, if the run does not use the default names.
 
-A name comes from the run's template, or from the list itself. A row with an invalid name is refused as ``invalid_row``,
-and a row with the name of an earlier row as ``duplicate``. So no image overwrites another one. Names count as equal if
-any file system takes them for the same.
+A name comes from the run's template, or from the list itself. A row with an invalid name is refused as ``invalid_row``.
+A row with the name of an earlier row is refused as ``duplicate``. So no image overwrites another one. Names count as
+equal if some file system treats them as equal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tasks.storage.store import Store
 
 #: The extension of an image's format at the end of a name.
 _EXTENSION = re.compile(rf"\.(?:jpeg|tif|{'|'.join(sorted(set(identify.EXTENSIONS.values())))})\Z", re.IGNORECASE)
-#: The scratch folder of the names, during planning.
+#: The scratch folder for the names while the list is planned.
 _SEEN = "file_paths"
 
 
@@ -70,17 +70,17 @@ class _Namer:
 
     def __init__(self, template: PathTemplate | None, shard_size: int, open_seen: Callable[[], SeenUrls]) -> None:
         self._template, self._shard_size, self._open_seen = template, shard_size, open_seen
-        #: The names so far; None until there is a name that may not be unique.
+        #: The names of earlier requests; None until the first name that another request could have too.
         self._seen: SeenUrls | None = None
 
     def name(self, request: ImageRequest) -> ImageRequest:
         """Return the request with the name of its file, or with the reason why it is refused.
 
         Raises:
-            StorageError: the names so far can't be stored.
+            StorageError: the names of earlier requests can't be stored.
         """
         if request.refused is not None:
-            # The name from the list is not checked, and may be another row's.
+            # The name from the list is unchecked, and may belong to another row.
             return request if request.path is None else replace(request, path=None)
         if self._template is None and request.path is None:
             return request
@@ -119,7 +119,7 @@ class _Namer:
 
 
 def check_names(out: Store, options: RunConfig) -> None:
-    """Check that the images of a new run can have custom names, if the run gives them custom names.
+    """If a new run gives its images custom names, check that this is possible.
 
     Raises:
         UsageError: another option excludes custom names, or the output folder holds other files.

@@ -34,13 +34,13 @@ _FIELDS: dict[str, Callable[[ImageRequest, int], str]] = {
 #: Example values of the fields whose value could equal the name of a shard's folder.
 _SAMPLES = {"shard": "00000", "key": "00000000", "index": "10000000"}
 _HASH_FIELD = SHA256_FIELD.strip("{}")
-#: Fields with another value for each image.
+#: Fields whose value differs for each image.
 _UNIQUE_FIELDS = frozenset({"key", "index"})
 _EXTENSION_FIELD, _EXTENSION_END = "ext", ".{ext}"
 _FIELD = re.compile(r"\{([^{}]*)\}")
 #: A hash of the length that the worker fills in.
 _SAMPLE_HASH = "f" * 64
-#: The ends of the names of files that a run writes. A folder whose name ends so could have the name of such a file.
+#: Endings of the names of files that a run writes. A folder with such an ending could have the name of such a file.
 _FILE_ENDS = tuple(f".{extension}" for extension in {*identify.EXTENSIONS.values(), *Sidecar})
 
 
@@ -74,9 +74,9 @@ class PathTemplate:
     def is_unique(self) -> bool:
         """Whether two images with different content always have different names.
 
-        They do if the last part of the name has a single field, and this field has another value for each image. Fields
-        of earlier parts don't matter. Two fields in one part could give equal names, because 1 and 11 are written like
-        11 and 1.
+        They do if the last part of the name has a single field, and the value of this field differs for each image.
+        Fields of earlier parts don't matter. Two fields in one part could give equal names, because 1 and 11 are
+        written like 11 and 1.
         """
         if _HASH_FIELD in self._fields:
             return True
@@ -133,7 +133,7 @@ def checked_path(name: str) -> str:
 def collision_key(name: str) -> str:
     """Return a text for comparing names.
 
-    The text is equal for two names if some file system takes them for the same.
+    Two names have the same text if some file system treats them as equal.
 
     Some file systems ignore case, the form of composed characters, or invisible characters.
     """

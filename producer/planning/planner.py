@@ -47,10 +47,10 @@ class Planner:
 
         Args:
             requests: the requests to plan. They are a `RequestStream` if they have columns with types. If an earlier
-                plan is continued, they come after the ``planned`` requests.
+                plan is continued, these requests come after the ``planned`` ones.
             store: the output folder, where the plan is written.
             shard_size: requests per shard.
-            on_complete: called with the numbers of rows and shards once all requests are planned.
+            on_complete: called when all requests are planned, with the numbers of rows and shards.
             run_id: the id of the run, written into each plan file.
             planned: the size of an earlier plan to continue.
         """

@@ -37,7 +37,7 @@ from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
-#: The scratch folder of the URL index, during planning.
+#: The scratch folder for the URL index while the list is planned.
 _INDEX = "previous_run"
 #: A place in a previous run is a number with the shard in its high bits and the row in its low bits.
 _ROW_BITS = 32
@@ -169,7 +169,7 @@ class PreviousRun:
 
 
 def join_previous_images(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> RequestStream:
-    """Return the requests of a run, with the images of the previous run if it refreshes one.
+    """Return the requests of a run. If the run refreshes a previous run, they have the images of that run.
 
     If the previous run no longer exists, a warning is logged, and the remaining images are downloaded without reuse.
 
@@ -203,7 +203,7 @@ def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
 
 
 def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None:
-    """Return a requirement of this run that images of the previous run may not meet, or None."""
+    """Return a requirement of this run that some images of the previous run possibly do not meet, or None."""
     if before.resize != now.resize:
         return "images of another size or encoding (--resize, --image-size, --encode-format, …)"
     if now.filters not in (NO_FILTER, before.filters):

@@ -91,7 +91,7 @@ def _first_shards(
 ) -> Iterator[tuple[int, list[ImageRequest]]]:
     """Yield the first shards of a run's current list, each with its number in the run.
 
-    They end where the whole run has the given number of shards.
+    They end with the shard that completes the given number of shards in the whole run.
 
     Shards after the end of the list are empty.
     """

@@ -1,11 +1,12 @@
-"""Remember URLs on disk, and for each URL the first row that had it.
+"""Remember URLs on disk, each with the first row that had the URL.
 
 The memory use does not depend on the number of URLs.
 
 The file is a hash table with linear probing. The leading bits of an entry's hash are the number of its slot. If that
 slot is taken, the entry goes into the next free slot. A slot has 24 bytes: 16 bytes of the URL's hash, then 8 bytes of
 its row. At most half of the slots are used, so a URL takes 48 to 96 bytes. When half of the slots are used, the entries
-move to a file with twice as many. `UrlIndex` can't be used for this: it finds URLs only after all of them were added.
+move to a file with twice as many slots. `UrlIndex` can't be used for this: it finds URLs only after all of them were
+added.
 
 The URL itself is not stored. The hash has 128 bits. The probability that any two of 10^9 different URLs have the same
 hash is below 10^-20. The hash is salted. So nobody can slow the table down with URLs for the same slot.
@@ -36,7 +37,7 @@ _FIRST_BITS = 18
 
 
 class SeenUrls:
-    """Remember URLs and the rows that had them first. A context manager that removes its files at the end."""
+    """Remember URLs, each with the first row that had it. A context manager that removes its files at the end."""
 
     def __init__(self, folder: Path) -> None:
         """Use this folder exclusively. Files left there by a killed process are removed."""
@@ -90,7 +91,7 @@ class _Table:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
 
     def find_or_add(self, key: bytes, row: int) -> int:
-        """Return the row of a hash. A new hash is first added with this row."""
+        """Return the row of a hash. If the hash is new, it is added with this row."""
         place = self._slot(key) * _ENTRY_BYTES
         while True:
             # There are free slots after the end of the file.

@@ -1,4 +1,4 @@
-"""Cancel a run: through its producer, or by dropping its queued tasks if it has none."""
+"""Cancel a run: through its producer or, if it has no producer, by dropping its queued tasks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
     Args:
         store: the run's folder.
         broker_url: the URL of the run's Redis as given by the user. If None, the URL comes from the run's record.
-        end: tells a producer with a local fleet to cancel its run. Returns whether this was possible.
+        end: tells a producer with a local fleet to cancel its run. It returns whether this was possible.
 
     Raises:
         UsageError: the folder holds no usable run, or the broker's URL is required.

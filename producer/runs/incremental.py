@@ -55,7 +55,7 @@ def run_folder(out: Location, broker: str | None, mode: IncrementalMode | None) 
     Args:
         out: the folder; created if it is missing.
         broker: the URL of the run's broker; None for a local fleet.
-        mode: what to do if the folder holds a run. If None, the folder is refused.
+        mode: what to do if the folder holds a run. If None, such a folder is refused.
 
     Raises:
         UsageError: the folder can't be used, or another producer works there.
@@ -129,7 +129,7 @@ def prepare(wanted: RunRequest, mode: IncrementalMode | None, store: Store, brok
 
 
 def _has_own_names(options: RunConfig) -> bool:
-    """Return whether the names of a run's images come from its list or from a template."""
+    """Return whether a run's images have custom names, either from the list or from a template."""
     return options.output.path_template is not None or options.source.path_col is not None
 
 
@@ -138,7 +138,7 @@ def _is_inside(file: str, store: Store) -> bool:
     try:
         place, folder = resolved(parse_location(file)), resolved(parse_location(store.location))
     except ValueError:
-        # A list on a web server, or an object whose name can't be that of a folder.
+        # The list is on a web server, or it is an object with a name that no folder can have.
         return False
     if isinstance(place, Path):
         return isinstance(folder, Path) and place.is_relative_to(folder)
@@ -149,8 +149,8 @@ def _check_overwriting(wanted: RunRequest, found: RunFile, store: Store) -> None
     """Check that the images of a run can be found, and that the images of the new run can be named.
 
     Raises:
-        UsageError: one of the runs uses `--path-template` or `--path-col`, which makes this impossible; or the list is
-            in the folder, and would be removed with the run.
+        UsageError: the `--path-template` or `--path-col` of a run makes this impossible, or the list would be removed
+            with the run because it is in the folder.
     """
     hint = "Remove that folder, or choose another --out."
     inside = next((file for file in expand(wanted.source) if _is_inside(file, store)), None)
@@ -178,7 +178,7 @@ def _check_extension(wanted: RunRequest, store: Store) -> RunConfig:
     """Check that a request can extend the run in a folder; return the options of that run.
 
     Raises:
-        UsageError: the run is incomplete, has this list already, or has other options.
+        UsageError: the run is incomplete, already has this list, or has other options.
     """
     found = load_complete(store, "extended")
     source = wanted.config.source

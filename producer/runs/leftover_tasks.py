@@ -1,4 +1,4 @@
-"""End the tasks that a run has left, before the run is removed. Otherwise they could save images into the new run."""
+"""End the leftover tasks of a run before the run is removed. Otherwise they could save images into the new run."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tasks.celery import use_broker
 from tasks.redaction import redacted
 
 _POLL_SECONDS = 0.1
-#: Seconds after which no worker of a dead producer's local fleet is left, and its supervisor has removed its files.
+#: After a producer's death, its local fleet ends its workers and removes its files within this many seconds.
 _LOCAL_FLEET_SECONDS = WORKER_GRACE_SECONDS + 1.0
 
 
 def end_tasks(record: RunFile, broker_url: str | None) -> None:
     """Drop the queued tasks of a run without a producer, and wait until its downloads have ended.
 
-    A local fleet ends together with its producer. If the producer was killed, its workers still have some seconds. The
-    record does not always show whether and when it was killed. So wait that long after each unfinished run. Even a
-    complete run may have a task at a broker: a late duplicate of one of its tasks.
+    A local fleet ends together with its producer. If the producer was killed, its workers may run for some more
+    seconds. The record does not always show whether and when the producer was killed. So wait for these seconds after
+    each unfinished run. Even a complete run may have a task at a broker: a late duplicate of one of its tasks.
 
     Args:
         record: the run.
-        broker_url: the URL of a broker, which may be that of the run with its password; or None.
+        broker_url: the URL of a broker, or None. It may be the URL of the run's broker, including the password.
 
     Raises:
         UsageError: the password of the run's broker is missing.

@@ -8,7 +8,7 @@ from typing import Any
 
 from producer.output.run_file import RunConfig
 
-#: The options of `producer run` whose fields have another name than the option. All other fields have the same names as
+#: Fields and, for each, the differing name of its option of `producer run`. All other fields have the same names as
 #: their options.
 _NAMES = {
     "previous_run": "--refresh-from",

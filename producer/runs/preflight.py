@@ -11,7 +11,7 @@ from tasks.image_options import ImageFormat
 if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
 
-# The commands import this module for every call. Importing the settings takes 0.1 s, so this module imports them only
+# Every call of a command imports this module. Importing the settings takes 0.1 s, so this module imports them only
 # when needed.
 
 

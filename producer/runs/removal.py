@@ -1,8 +1,8 @@
 """Remove a run from its folder, and nothing else.
 
 The run's record is marked first, and removed last. So a removal that was interrupted can be repeated. Meanwhile, no
-other command takes the remaining files for a run. A run without a record is never removed, because nothing shows which
-files belong to it.
+other command mistakes the remaining files for a run. A run without a record is never removed, because nothing shows
+which files belong to it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RunRemoval:
         """Take a run and its folder, and check the folder. Nothing is changed.
 
         Raises:
-            UsageError: the folder of a shard, or of the plan, has a file that is not a file of the run.
+            UsageError: a shard's folder or the plan's folder has a file that does not belong to the run.
         """
         self._record, self._store, self._output = record, store, record.options.output
         self._shards = record.planned_shards if record.state is State.REMOVING else planned_shards(record, store)
@@ -107,7 +107,7 @@ class RunRemoval:
             )
 
     def _foreign_files(self) -> Iterator[str]:
-        """Yield the names of files that are not files of the run, but are in the folders of such files."""
+        """Yield the names of files that do not belong to the run, but are in a folder of the run's files."""
         own = {NAME, plan.FOLDER}
         plans = {plan.name(shard) for shard in range(self._shards)}
         yield from (name for name in self._store.list_files(plan.FOLDER) if name not in plans)

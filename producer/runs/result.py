@@ -19,7 +19,7 @@ from tasks.storage import manifest
 class PreviousResult:
     """The earlier command that completed a run.
 
-    The figures are those of this command alone; its end is a Unix timestamp.
+    The figures are those of this command alone; the time of its end is a Unix timestamp.
     """
 
     finished_at: float

@@ -70,7 +70,7 @@ def count_failures(record: RunFile, store: Store, shards: int, reasons: Collecti
 
 
 def load_complete(store: Store, command: str) -> RunFile:
-    """Return the record of a complete run, for a command like "retried".
+    """Return the record of a complete run. ``command`` is a word for the error's text, such as "retried".
 
     Raises:
         UsageError: the folder holds no run, or an incomplete run.
@@ -136,8 +136,8 @@ def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
 def remove_packed_images(record: RunFile, store: Store, shards: int) -> None:
     """Remove the files of images that are in the packed files of finished shards.
 
-    Usually, the collect task removes these files. But it may die after it has written the manifest, and its message may
-    be lost too.
+    Usually, the collect task removes these files. But the collect task may die after it has written the manifest, and
+    its message may be lost too.
     """
     if record.options.output.format is OutputFormat.FILES:
         return

@@ -49,7 +49,7 @@ def broker_pool(broker_url: str, out: Location, insecure: bool = False) -> Worke
         insecure: whether the run skips the verification of server certificates. Workers must allow this.
 
     Raises:
-        UsageError: workers reply, but no worker can save the run's images, or no worker allows ``insecure``.
+        UsageError: of the workers that reply, none can save the run's images, or none allows ``insecure``.
         CommandError: the broker is unreachable, unusable, or not fit for a run.
     """
     started = time.monotonic()

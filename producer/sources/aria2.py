@@ -40,11 +40,11 @@ class Aria2Reader:
             yield [found.get(name) for name in columns]
 
     def where(self) -> str:
-        """Return the place of the row last yielded."""
+        """Return the place of the last yielded row."""
         return f"line {self._number:,}"
 
     def _downloads(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Yield the number of each line with URLs, and the columns of its row."""
+        """For each line with URLs, yield its number and the columns of its row."""
         current: tuple[int, dict[str, str]] | None = None
         for number, line in enumerate(read_lines(self._text), 1):
             bare = line.replace(BYTE_ORDER_MARK, "")

@@ -43,7 +43,7 @@ class Selection:
         return [self.url, *self.passed.values(), *(name for name in (self.hash, self.path) if name is not None)]
 
     def schema(self, reader: Reader) -> pa.Schema:
-        """Return, for the columns to pass through, their types and their names in manifests."""
+        """Return the types of the columns to pass through, and their names in manifests."""
         types = reader.schema(list(self.passed.values()))
         return pa.schema([(name, types.field(place).type) for place, name in enumerate(self.passed)])
 

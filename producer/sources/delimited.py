@@ -47,7 +47,8 @@ class DelimitedReader:
         Args:
             text: the text, with its line ends unchanged.
             delimiter: the character between two fields; None: the delimiter of the first row.
-            header: whether the first row has the names of the columns. Without a header, their numbers are the names.
+            header: whether the first row has the names of the columns. Without a header, the columns' numbers are their
+                names.
         """
         self._lines = _Lines(text)
         self._delimiter = delimiter or find_delimiter(self._lines.first())
@@ -84,7 +85,7 @@ class DelimitedReader:
             yield values if all(values) else tuple(value or None for value in values)
 
     def where(self) -> str:
-        """Return the place of the row last yielded."""
+        """Return the place of the last yielded row."""
         return f"line {self._lines.row_number:,}"
 
     def _parse(self) -> Iterator[list[str] | BadRow]:
@@ -188,7 +189,7 @@ class _Lines:
         line = self._ahead.popleft() if self._ahead else self._read()
         if not line:
             if self.row:
-                # The module asks for a further line only within quotation marks.
+                # The csv module asks for a further line only within quotation marks.
                 self.damage = _UNCLOSED
             raise StopIteration
         self._number += 1
@@ -215,7 +216,7 @@ def _next_row(table: Any) -> tuple[list[str] | None, str | None]:
     try:
         return next(table, None), None
     except csv.Error:
-        # Without the module's strict mode, the only error is a field over the limit.
+        # Without the csv module's strict mode, its only error is a field that is longer than the limit.
         return [], _UNCLOSED
 
 

@@ -17,7 +17,7 @@ _ENCODINGS = {
 def find_encoding(head: bytes) -> str:
     """Return the encoding of a text that begins with these bytes.
 
-    The byte order mark decides the encoding. Without a mark, it is UTF-8.
+    The byte order mark decides the encoding. Without a mark, the encoding is UTF-8.
     """
     return next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
 

@@ -23,7 +23,7 @@ class ListFiles:
     """The files of a URL list. Only one file is open at a time."""
 
     def __init__(self, source: str, options: SourceOptions, stack: ExitStack) -> None:
-        """Open the first file, and check the others.
+        """Open the first file, and check the other files.
 
         Args:
             source: the list.
@@ -62,7 +62,7 @@ class ListFiles:
         return f"{self._prefix}{row.why}"
 
     def where(self) -> str:
-        """Return the place of the row last yielded, such as "line 17"."""
+        """Return the place of the last yielded row, such as "line 17"."""
         return f"{self._prefix}{self._reader.where()}"
 
     def _open_next(self, file: str, stack: ExitStack) -> Reader:
@@ -88,7 +88,7 @@ class ListFiles:
 
 @contextmanager
 def _translated_errors(file: str, reader: Reader | None) -> Iterator[None]:
-    """Raise the errors of reading a file as a `UsageError` that names the place."""
+    """Convert the errors of reading a file to a `UsageError` that names the place."""
     name = display_name(file)
     try:
         yield

@@ -26,7 +26,7 @@ from producer.sources.text import TextReader
 from producer.sources.words import WordsReader
 from tasks.errors import UsageError
 
-#: The formats by the endings of files' names.
+#: The formats, by the ending of a file's name.
 _EXTENSIONS = {
     ".txt": InputFormat.TEXT,
     ".csv": InputFormat.CSV,

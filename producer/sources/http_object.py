@@ -32,7 +32,7 @@ _BY_HAND = "Check the URL, or download the list and give the path of the file."
 
 
 class _TemporaryError(RemoteError):
-    """An attempt failed, and another one may succeed."""
+    """An attempt failed, but another attempt may succeed."""
 
 
 class HttpObject:
@@ -92,7 +92,7 @@ class HttpObject:
         raise AssertionError
 
     def _request(self, start: int, count: int) -> bytes:
-        # A compressed response could not be continued by a range.
+        # A range can't continue a compressed response.
         headers = {
             "Accept-Encoding": "identity",
             "User-Agent": USER_AGENT,
@@ -151,7 +151,7 @@ class HttpObject:
         return self._read(response, count)
 
     def _read(self, response: requests.Response, count: int) -> bytes:
-        """Return this many bytes of a body as they were sent, or all its remaining bytes if there are fewer."""
+        """Return the next bytes of a body as they were sent: this many, or fewer at the body's end."""
         parts: list[bytes] = []
         while count and (part := response.raw.read(count, decode_content=False)):
             parts.append(part)

@@ -33,7 +33,7 @@ def read_json_array(stream: BufferedReader, encoding: str) -> JsonReader:
 
 
 class _Utf8:
-    """A stream of a text as UTF-8. The text has another encoding, and the parser needs UTF-8."""
+    """A stream that encodes a text as UTF-8. The text has another encoding, and the parser needs UTF-8."""
 
     def __init__(self, stream: BufferedReader, encoding: str) -> None:
         self._text = codecs.getreader(encoding)(stream, "replace")

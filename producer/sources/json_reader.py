@@ -62,7 +62,7 @@ class JsonReader:
             yield values
 
     def where(self) -> str:
-        """Return the place of the row last yielded."""
+        """Return the place of the last yielded row."""
         return f"{self._unit} {self._number:,}"
 
     def _explain_misfit(self, columns: Sequence[str], values: Sequence[Any], schema: pa.Schema) -> str:

@@ -1,7 +1,8 @@
 """The columns of JSON objects: their names, their types, and how to treat values of other types.
 
 The first rows decide the type of a column: numbers, truth values, text, or lists or objects that contain these types. A
-column is text if its values have several types, or if it has no values. Text columns hold other values as JSON.
+column is text if its values have several types, or if it has no values. Text columns hold values of other types as
+JSON.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-#: Values have columns and types down to this depth. Deeper values are text. Python's stack limits the depth too.
+#: Nested values have columns and types down to this depth. Deeper values are text. Python's stack limits the depth too.
 _MAX_DEPTH = 16
 _INT64 = range(-(2**63), 2**63)
 
@@ -58,7 +59,7 @@ def infer_type(values: list[Any]) -> pa.DataType:
     """Return the type of a column with these values."""
     try:
         kind = _without_empty_types(pa.infer_type(values, None))  # type: ignore[arg-type]  # a mistake of the stubs
-        # Arrow overlooks some values of other types.
+        # Arrow does not notice some values of other types.
         convert = converter(kind)
         for value in values:
             if value is not None:

@@ -19,10 +19,10 @@ from tasks.errors import CommandError, UsageError
 STANDARD_INPUT = "-"
 #: Bytes of a file to read at once. Up to this many bytes can be inspected for the format.
 HEAD_BYTES = 256 * 1024
-#: Bytes at each end of a file covered by its fingerprint.
+#: The fingerprint of a file covers this many bytes at each end of the file.
 _FINGERPRINT_BYTES = 1024 * 1024
-#: Bytes at each end of a file if the list has several files. The number is smaller because there may be thousands of
-#: files.
+#: If the list has several files, the fingerprint covers this many bytes at each end of each file. The number is smaller
+#: because there may be thousands of files.
 _SHORT_FINGERPRINT_BYTES = 64 * 1024
 _PATTERN = re.compile(r"[*?[]")
 

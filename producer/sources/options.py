@@ -52,7 +52,7 @@ class SourceOptions:
 
     #: None: recognize the format by the file's name and content.
     input_format: InputFormat | None = None
-    #: The column with the URLs; None: the only column that has a usual name for such a column.
+    #: The column with the URLs; None selects the only column that has a usual name for URLs.
     url_col: str | None = None
     #: The column with the captions; it becomes the column ``caption`` of the manifests.
     caption_col: str | None = None
@@ -62,7 +62,7 @@ class SourceOptions:
     encoding: str | None = None
     #: Whether the first row of a table is its header.
     header: bool = True
-    #: Completes URLs that have no scheme: the URL of a page, or a scheme. None: these URLs stay as they are.
+    #: The URL of a page, or a scheme. It completes the URLs that have no scheme. None: these URLs stay as they are.
     base_url: str | None = None
     #: Rows to skip at the start.
     offset: int = 0
@@ -70,7 +70,7 @@ class SourceOptions:
     limit: int | None = None
     #: The number of rows to choose at random from the taken rows; None: all rows.
     sample: int | None = None
-    #: Decides which rows are chosen at random.
+    #: The seed, which decides which rows are chosen at random.
     seed: int = 0
     #: The column with the hashes of the images, or None. It is used together with ``verify_hash``.
     hash_col: str | None = None

@@ -65,7 +65,7 @@ class ParquetReader:
                 yield row
 
     def where(self) -> str:
-        """Return the place of the row last yielded."""
+        """Return the place of the last yielded row."""
         return f"row {self._row:,}"
 
 
@@ -85,7 +85,7 @@ def _fields(prefix: str, fields: Any) -> Iterator[tuple[str, pa.DataType]]:
 
 
 def _stored_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type that a column has in manifests if it has this type in the list."""
+    """Map the type of a list's column to its type in manifests."""
     if isinstance(kind, pa.ExtensionType):
         return _stored_type(kind.storage_type)
     if pa.types.is_dictionary(kind):
@@ -111,7 +111,8 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array[Any]:
 def _values(array: pa.Array[Any], kind: pa.DataType) -> list[Any]:
     """Return a column's values.
 
-    Text and numbers become Python's own values. Other values stay Arrow's, which keep all types exactly.
+    Text and numbers become Python's own values. Other values stay Arrow's own values, because these keep all types
+    exactly.
     """
     if isinstance(array, pa.ExtensionArray):
         array = array.storage

@@ -53,4 +53,4 @@ class Reader(Protocol):
         """
 
     def where(self) -> str:
-        """Return the place of the row last yielded, such as "line 17"."""
+        """Return the place of the last yielded row, such as "line 17"."""

@@ -71,7 +71,7 @@ def expand(source: str) -> list[str]:
 def fingerprint(source: str) -> str | None:
     """Return the fingerprint of a remote list: its size, and its version.
 
-    The result is None if the server tells no version. The fingerprint of several files contains
+    The result is None if the server gives no version. The fingerprint of several files contains
     the name, size and version of each file.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A list on a server as a file that is read in blocks.
+"""Present a list on a server as a file that is read in blocks.
 
 Each block is requested by its byte range. Nothing is written to the disk.
 
@@ -18,8 +18,8 @@ from tasks.errors import CommandError
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-#: Bytes to request at once if a list is read from its start to its end. A reader of Parquet jumps between places; its
-#: requests are only as large as needed.
+#: Bytes to request at once if a list is read from its start to its end. A reader of Parquet jumps between places, so
+#: its requests are only as large as needed.
 _BLOCK_BYTES = 4 * 1024**2
 _AGAIN = "Try again later. To continue a run that has started, use `producer resume`."
 
@@ -39,11 +39,11 @@ class RemoteObject(Protocol):
     size: int | None
     #: The server's name for this version, such as an ETag; None if the server does not tell.
     version: str | None
-    #: Whether any range can be fetched. If not, each range must begin at the end of the last range.
+    #: Whether arbitrary ranges can be fetched. If not, each range must begin at the end of the last range.
     has_ranges: bool
 
     def fetch(self, start: int, count: int) -> bytes:
-        """Return up to ``count`` bytes from ``start`` on. Only at the end of the list, return no bytes.
+        """Return up to ``count`` bytes from ``start`` on. Return no bytes only at the end of the list.
 
         Raises:
             RemoteError: the bytes can't be read, or the list has changed.
@@ -67,7 +67,7 @@ class RemoteFile(RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Return whether the server sends any range of the list."""
+        """Return whether the server can send arbitrary ranges of the list."""
         return self._found.has_ranges and self._found.size is not None
 
     def tell(self) -> int:

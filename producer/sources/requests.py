@@ -50,8 +50,8 @@ def url_completer(base: str) -> Callable[[str], str]:
     """Return a function that completes URLs without a scheme.
 
     Args:
-        base: a scheme such as ``https://``, or the URL of a page. URLs are relative to the page. With a scheme, URLs
-            must begin with their host.
+        base: a scheme such as ``https://``, or the URL of a page. If the base is a page, URLs are relative to the page.
+            If the base is a scheme, URLs must begin with their host.
 
     Raises:
         InvalidUrlError: ``base`` is neither a page's URL nor a scheme.

@@ -23,7 +23,7 @@ def choose_rows(rows: Iterator[Row], options: SourceOptions, total: int) -> Iter
 
 
 def part(rows: Iterator[Row], options: SourceOptions) -> Iterator[Row]:
-    """Return the rows in that part of the list from which a sample is taken."""
+    """Return the part of the rows from which a sample is taken."""
     if options.offset == 0 and options.limit is None:
         return rows
     end = None if options.limit is None else options.offset + options.limit
@@ -31,7 +31,7 @@ def part(rows: Iterator[Row], options: SourceOptions) -> Iterator[Row]:
 
 
 def _sample(rows: Iterator[Row], size: int, total: int, seed: int) -> Iterator[Row]:
-    """Yield ``size`` of ``total`` rows. Each choice of rows has the same probability.
+    """Yield ``size`` rows, chosen from ``total`` rows. Each choice of rows has the same probability.
 
     This is algorithm S of Knuth, The Art of Computer Programming, volume 2, 3.4.2. It needs no memory.
     """

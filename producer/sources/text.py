@@ -43,14 +43,14 @@ class TextReader:
         """Yield the URLs."""
         for line in read_lines(self._text):
             self._line += 1
-            # Most lines contain no mark and need no split.
+            # Most lines contain no byte order mark and need no split.
             for part in line.split(BYTE_ORDER_MARK) if BYTE_ORDER_MARK in line else (line,):
                 row = part.strip()
                 if row and not row.startswith("#"):
                     yield (_unquote(row),)
 
     def where(self) -> str:
-        """Return the place of the row last yielded."""
+        """Return the place of the last yielded row."""
         return f"line {self._line:,}"
 
 

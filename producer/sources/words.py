@@ -59,7 +59,7 @@ class WordsReader:
             yield [words[place] for place in places]
 
     def where(self) -> str:
-        """Return the place of the row last yielded."""
+        """Return the place of the last yielded row."""
         return f"line {self._number:,}"
 
 
