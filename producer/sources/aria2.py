@@ -53,7 +53,7 @@ class Aria2Reader:
                 continue
             if bare[0] in " \t":
                 name, _, value = text.partition("=")
-                if current is not None:
+                if current is not None and name in self.names:
                     current[1].setdefault(name, value)
                 continue
             if current is not None:

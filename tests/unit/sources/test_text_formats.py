@@ -5,6 +5,7 @@ Without the option, such lists are recognized and refused.
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,20 @@ def test_aria2(tmp_path: Path) -> None:
     assert [request.url for request in requests] == ["http://a/1", "http://a/2", "http://a/3"]
     assert [request.columns["out"] for request in requests] == ["one.jpg", "two.jpg", None]
     assert [request.columns["dir"] for request in requests] == [None, "/tmp", None]
+
+
+def test_aria2_ignores_any_number_of_other_options(tmp_path: Path) -> None:
+    """Other options of a URL take no memory, however many there are."""
+    path = tmp_path / "list.txt"
+    path.write_text("http://a/1\n" + "".join(f"  option-{number}={'x' * 100}\n" for number in range(20_000)))
+    tracemalloc.start()
+    try:
+        (request,) = url_list.read(str(path), SourceOptions(InputFormat.ARIA2))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert request.url == "http://a/1"
+    assert peak < 2_000_000
 
 
 def test_aria2_names_the_files(tmp_path: Path) -> None:
