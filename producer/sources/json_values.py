@@ -57,6 +57,9 @@ def getter(name: str) -> Callable[[Any], Any]:
 
 def infer_type(values: list[Any]) -> pa.DataType:
     """Return the type of a column with these values."""
+    # Arrow's own function is recursive, and overflows the stack.
+    if _is_too_deep(values):
+        return pa.string()
     try:
         kind = _without_empty_types(pa.infer_type(values, None))  # type: ignore[arg-type]  # a mistake of the stubs
         # Arrow does not notice some values of other types.
@@ -67,6 +70,15 @@ def infer_type(values: list[Any]) -> pa.DataType:
         return kind
     except (pa.ArrowException, MisfitError, OverflowError):
         return pa.string()
+
+
+def _is_too_deep(values: Iterable[Any]) -> bool:
+    """Return whether one of the values is nested too deeply for a type."""
+    level = [value for value in values if isinstance(value, dict | list)]
+    for _ in range(_MAX_DEPTH):
+        children = (item for value in level for item in (value.values() if isinstance(value, dict) else value))
+        level = [item for item in children if isinstance(item, dict | list)]
+    return bool(level)
 
 
 def _without_empty_types(kind: pa.DataType, depth: int = 1) -> pa.DataType:

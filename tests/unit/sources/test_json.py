@@ -124,6 +124,14 @@ def test_deep_values(tmp_path: Path, name: str, start: str, end: str, depth: int
         assert depth >= 1000 or request.columns["a"] is not None
 
 
+def test_a_very_deep_value_becomes_text_or_is_refused(tmp_path: Path) -> None:
+    """A value that is nested 20,000 levels deep does not overflow the stack while its column's type is inferred."""
+    body = f'[{{"url": "http://a/", "a": {"[" * 20_000}{"]" * 20_000}}}, {{"url": "http://b/", "a": 1}}]'
+    deep, flat = read(tmp_path / "list.json", body.encode(), SourceOptions(columns=("a",)))
+    assert deep.refused is not None or deep.columns["a"]
+    assert flat.columns == {"a": "1"}
+
+
 def test_a_huge_line_is_refused(tmp_path: Path) -> None:
     """A line of more than 16 MiB makes only its own row invalid."""
     requests = read(
