@@ -11,7 +11,7 @@ from io import BufferedReader
 from typing import Any
 
 from producer.sources.encoding import BYTE_ORDER_MARK
-from producer.sources.json_reader import JsonReader
+from producer.sources.json_reader import Item, JsonReader
 from producer.sources.reader import DamagedListError
 
 #: Python makes no integer of more digits. ijson's parser in C crashes if Python refuses an integer.
@@ -47,6 +47,8 @@ class _WithoutLongIntegers:
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._tail = stream, b""
+        #: The number of bytes read so far.
+        self.size = 0
 
     def read(self, size: int = -1) -> bytes:
         found: bytes = self._stream.read(size)
@@ -54,10 +56,11 @@ class _WithoutLongIntegers:
         if _LONG_INTEGER.search(text):
             raise DamagedListError(f"it contains a number with more than {_MAX_DIGITS:,} digits")
         self._tail = text[-_MAX_DIGITS - 1 :]
+        self.size += len(found)
         return found
 
 
-def _items(text: Any) -> Iterator[tuple[int, Any]]:
+def _items(text: _WithoutLongIntegers) -> Iterator[Item]:
     """Yield the elements with their numbers.
 
     Raises:
@@ -68,7 +71,7 @@ def _items(text: Any) -> Iterator[tuple[int, Any]]:
     number = 0
     try:
         for number, item in enumerate(ijson.items(text, "item"), 1):
-            yield number, _with_floats(item)
+            yield number, _with_floats(item), text.size
     except ArithmeticError as error:
         raise DamagedListError(f"it contains a number that can't be read after element {number:,}") from error
     except ijson.JSONError as error:

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from producer.sources.encoding import BYTE_ORDER_MARK
-from producer.sources.json_reader import JsonReader
+from producer.sources.json_reader import Item, JsonReader
 from producer.sources.reader import BadRow
 
 #: The longest line that is read, in bytes or characters.
@@ -22,15 +22,16 @@ def read_json_lines(text: BufferedReader | TextIOWrapper) -> JsonReader:
     return JsonReader(_items(text), "line", "a file in JSON Lines")
 
 
-def _items(text: BufferedReader | TextIOWrapper) -> Iterator[tuple[int, Any]]:
+def _items(text: BufferedReader | TextIOWrapper) -> Iterator[Item]:
     """Yield the values of the lines with their numbers. Blank lines are skipped."""
-    number = 0
+    number = size = 0
     while line := text.readline(_LINE_LIMIT):
         number += 1
+        size += len(line)
         if len(line) >= _LINE_LIMIT:
             while len(line) >= _LINE_LIMIT:
                 line = text.readline(_LINE_LIMIT)
-            yield number, BadRow(f"line {number:,} is longer than {_LINE_LIMIT:,} characters")
+            yield number, BadRow(f"line {number:,} is longer than {_LINE_LIMIT:,} characters"), size
             continue
         try:
             value = orjson.loads(line)
@@ -38,7 +39,7 @@ def _items(text: BufferedReader | TextIOWrapper) -> Iterator[tuple[int, Any]]:
             if not line.strip():
                 continue
             value = _parse_leniently(line, number)
-        yield number, value
+        yield number, value, size
 
 
 def _parse_leniently(line: bytes | str, number: int) -> Any:

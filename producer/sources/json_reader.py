@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -11,9 +11,11 @@ import pyarrow as pa
 from producer.sources.json_values import MisfitError, column_names, converter, getter, infer_type
 from producer.sources.reader import BadRow, Row
 
-#: Rows that decide the columns and their types.
-_SAMPLE = 1000
+#: Rows that decide the columns and their types. Fewer rows decide if they are large.
+_SAMPLE, _SAMPLE_BYTES = 1000, 16 * 1024 * 1024
 _URL = "url"
+#: A row's number, its value or a `BadRow`, and the number of characters or bytes read so far.
+Item = tuple[int, Any, int]
 
 
 class JsonReader:
@@ -21,20 +23,20 @@ class JsonReader:
 
     url_in_header: str | None = None
 
-    def __init__(self, items: Iterator[tuple[int, Any]], unit: str, description: str) -> None:
+    def __init__(self, items: Iterator[Item], unit: str, description: str) -> None:
         """Read the first rows.
 
         Args:
-            items: the rows with their numbers. A row is a JSON value or a `BadRow`.
+            items: the rows.
             unit: what the numbers count, for messages.
             description: the format, for messages.
         """
         self._items, self._unit, self.description = items, unit, description
-        self._sample = list(islice(items, _SAMPLE))
+        self._sample = list(_first(items))
         self._number = 0
-        self._objects = [value for _, item in self._sample if isinstance(value := _as_object(item), dict)]
+        self._objects = [value for _, item, _ in self._sample if isinstance(value := _as_object(item), dict)]
         self.names: Sequence[str] = column_names(self._objects)
-        self.url_column: str | None = _URL if any(isinstance(item, str) for _, item in self._sample) else None
+        self.url_column: str | None = _URL if any(isinstance(item, str) for _, item, _ in self._sample) else None
 
     def schema(self, columns: Sequence[str]) -> pa.Schema:
         """Return the types of these columns, from the first rows."""
@@ -46,7 +48,7 @@ class JsonReader:
         getters = [getter(name) for name in columns]
         converters = [(place, converter(field.type)) for place, field in enumerate(schema, 1)]
         sample, self._sample, self._objects = self._sample, [], []
-        for self._number, item in chain(sample, self._items):  # noqa: B020
+        for self._number, item, _ in chain(sample, self._items):  # noqa: B020
             value = _as_object(item)
             if not isinstance(value, dict):
                 yield item if isinstance(item, BadRow) else BadRow(f"{self.where()} is not an object")
@@ -78,6 +80,14 @@ class JsonReader:
                     shown = f"the value {str(value)[:60]!r}"
                 return f"{self.where()} has {shown} in {name}, which is a column of {str(field.type)[:100]}"
         raise AssertionError("the caller has found a value that does not fit")
+
+
+def _first(items: Iterator[Item]) -> Iterator[Item]:
+    """Yield the rows that decide the columns and their types."""
+    for count, item in enumerate(items, 1):
+        yield item
+        if count == _SAMPLE or item[2] >= _SAMPLE_BYTES:
+            return
 
 
 def _as_object(item: Any) -> Any:

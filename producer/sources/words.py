@@ -18,8 +18,8 @@ from producer.sources.reader import BadRow, Row
 from producer.sources.text import read_lines
 from tasks.download.urls import looks_like_url
 
-#: Lines that decide which word is the URL.
-_SAMPLE = 1000
+#: Lines that decide which word is the URL. Fewer lines decide if they are long.
+_SAMPLE, _SAMPLE_CHARACTERS = 1000, 16 * 1024 * 1024
 
 
 class WordsReader:
@@ -30,7 +30,13 @@ class WordsReader:
 
     def __init__(self, text: TextIOWrapper) -> None:
         self._lines = enumerate(read_lines(text), 1)
-        self._sample = list(islice(self._lines, _SAMPLE))
+        self._sample: list[tuple[int, str]] = []
+        characters = 0
+        for number, line in islice(self._lines, _SAMPLE):
+            self._sample.append((number, line))
+            characters += len(line)
+            if characters >= _SAMPLE_CHARACTERS:
+                break
         self._number = 0
         #: The place of the URL among the words of a line, from 0.
         self._place = _find_url(line for _, line in self._sample)

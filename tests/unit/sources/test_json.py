@@ -132,6 +132,16 @@ def test_a_very_deep_value_becomes_text_or_is_refused(tmp_path: Path) -> None:
     assert flat.columns == {"a": "1"}
 
 
+@pytest.mark.parametrize("name", ["list.json", "list.jsonl"])
+def test_few_large_rows_decide_the_types(tmp_path: Path, name: str) -> None:
+    """Rows after the first 16 MiB decide no types, so that the rows that do fit into memory."""
+    rows = [json.dumps({"url": "http://a/", "n": 1, "text": "x" * (3 << 20)})] * 6 + ['{"url": "http://b/", "n": "a"}']
+    body = "\n".join(rows) if name.endswith("l") else f"[{','.join(rows)}]"
+    requests = read(tmp_path / name, body.encode(), SourceOptions(columns=("n",)))
+    assert [request.columns.get("n") for request in requests] == [1] * 6 + [None]
+    assert "which is a column of int64" in str(requests[6].refused)
+
+
 def test_a_huge_line_is_refused(tmp_path: Path) -> None:
     """A line of more than 16 MiB makes only its own row invalid."""
     requests = read(

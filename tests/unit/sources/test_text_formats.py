@@ -51,6 +51,13 @@ def test_words_after_the_url(tmp_path: Path) -> None:
     assert [request.columns["caption"] for request in requests] == ["a red bus", None]
 
 
+def test_few_long_lines_decide_which_word_is_the_url(tmp_path: Path) -> None:
+    """Lines after the first 16 Mi characters are not kept to decide which word is the URL."""
+    body = (b"1 http://a/ " + b"x" * (900 << 10) + b"\n") * 20 + b"http://b/ 2\n" * 100
+    requests = read(tmp_path / "list.txt", body, SourceOptions(InputFormat.WORDS))
+    assert [request.url for request in requests[:20]] == ["http://a/"] * 20
+
+
 def test_aria2(tmp_path: Path) -> None:
     """Each row is a line of URLs. The first URL is used. Its options are columns."""
     requests = read(tmp_path / "list.txt", _ARIA2, SourceOptions(InputFormat.ARIA2, columns=("out", "dir")))
