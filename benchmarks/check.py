@@ -1,8 +1,8 @@
 """Check for a loss of speed: run the short benchmark again, and compare its results with the saved results.
 
 ``python -m benchmarks.check``, or ``make bench-check``, takes a few minutes. The check compares only ratios of speeds.
-The speeds of a ratio come from the same turns. On another machine, the check is valid only if these ratios are the same
-there. The exit status is 1 if a ratio fell by more than 10 %.
+Both speeds of a ratio are measured in the same turns. On another machine, the check is valid only if these ratios are
+the same there. The exit status is 1 if a ratio fell by more than 10 %.
 """
 
 from __future__ import annotations

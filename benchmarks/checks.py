@@ -27,7 +27,7 @@ class CheckError(RuntimeError):
     """The saved images are not the expected ones."""
 
 
-#: Checks that a folder contains the first COUNT images of a gallery, or raises `CheckError`.
+#: Raises `CheckError` unless a folder contains the first COUNT images of a gallery.
 Check = Callable[[Path, Gallery, int], None]
 
 
@@ -35,16 +35,16 @@ def check_unchanged(out: Path, gallery: Gallery, count: int) -> None:
     """Check that each image was saved exactly once, byte for byte, under any name.
 
     Raises:
-        CheckError: an image is missing, or there is an unexpected one.
+        CheckError: an image is missing or unexpected.
     """
     _compare(Counter(digests(_jpegs(out))), gallery, count)
 
 
 def check_output(out: Path, gallery: Gallery, count: int) -> None:
-    """Check that each image was saved exactly once, byte for byte: as a file, in a tar or in a Parquet file.
+    """Check that the files, tars or Parquet files have each image exactly once, byte for byte.
 
     Raises:
-        CheckError: an image is missing, or there is an unexpected one.
+        CheckError: an image is missing or unexpected.
     """
     found = Counter(digests(_jpegs(out)))
     found.update(hashlib.sha256(body).digest() for body in _packed_jpegs(out))
@@ -60,7 +60,7 @@ def _compare(found: Counter[bytes], gallery: Gallery, count: int) -> None:
 
 @dataclass(frozen=True)
 class Resized:
-    """Checks that each image was saved in the given size, and shows the same content as the image at its URL.
+    """Checks that each saved image has the given size and the same content as the image at its URL.
 
     imagefleet and img2dataset both write tables that have the columns ``url`` and ``key``. The check finds an image's
     file by these columns.
@@ -101,7 +101,7 @@ def _packed_jpegs(out: Path) -> Iterator[bytes]:
 
 
 def _listed_images(out: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the number of each requested image and its file, as listed in the tables."""
+    """Yield the number and the file of each requested image, as listed in the tables."""
     for path in out.glob("*.parquet"):
         table = pq.read_table(path, columns=["url", "key"])
         for row in table.to_pylist():

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def _start(folder: Path) -> tuple[float, float]:
-    """Start the stack; return the seconds until it was healthy, and until an image was saved."""
+    """Start the stack; return two times in seconds: until the stack was healthy, and until an image was saved."""
     started = time.monotonic()
     try:
         _compose(folder, "up", "-d", "--wait", "--scale", "worker=2")

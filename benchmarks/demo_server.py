@@ -1,4 +1,4 @@
-"""Measure the images per second of the demo server, so that nobody takes its limit for the limit of a downloader.
+"""Measure the images per second of the demo server. Nobody should mistake the server's limit for a downloader's limit.
 
 ``python -m benchmarks.demo_server`` requests cached and new images. It uses pipelining on a persistent connection. It
 writes ``benchmarks/results/demo-server.json``.

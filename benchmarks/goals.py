@@ -1,7 +1,8 @@
 """The goals of the benchmarks, and the check whether the results reach these goals.
 
 To add a goal for a result of ``python -m benchmarks``, add a `Goal` here. A result of another command can contain its
-own goals: a list ``"goals"`` in its JSON, of objects with the fields of a `Finding`, such as ::
+own goals, as a list ``"goals"`` in the result's JSON. Each object in this list has the fields of a `Finding`, for
+example ::
 
     {"about": "Redis, peak memory, 10^6 images to 10^5", "found": {"median": 1.04, "least": 1.03, "most": 1.05},
      "bound": 1.1, "at_least": false, "unit": " x", "digits": 2}

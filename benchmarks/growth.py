@@ -98,7 +98,7 @@ def _merge(images: int, row: dict[str, Any], size: Size) -> Path:
 
 
 def _goals(sizes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield each goal for growing lists with the measured values of this goal; see `benchmarks.goals`."""
+    """Yield each goal for growing lists together with the goal's measured values; see `benchmarks.goals`."""
     few, more, most = (sizes.get(str(images)) for images in (1_000, 100_000, 1_000_000))
     if more and most:
         for role in ("producer", "redis"):

@@ -1,6 +1,6 @@
 """Measure how close a fleet of 64 slots comes to the ideal rate if each download only waits 200 ms.
 
-The ideal rate is slots / latency. This is 320 images per second, and includes no startup. So the fleet's rate is
+The ideal rate is slots / latency. It is 320 images per second, and leaves out the startup. So the fleet's rate is
 measured from the run's first task to its last manifest.
 """
 

@@ -68,7 +68,7 @@ class MessageCounter:
             match command:
                 case [b"LPUSH" | b"RPUSH", queue, *values] if queue == IMAGE_QUEUE.encode():
                     sent.update(_task(json.loads(value)) for value in values)
-                # The hash of unacknowledged messages has either the name that kombu uses, or the name for one worker.
+                # The hash of unacknowledged messages has either kombu's own name, or a name that belongs to one worker.
                 case [b"HSET", key, *pairs] if key.partition(b":")[0] == b"unacked":
                     records = [json.loads(record) for record in pairs[1::2]]
                     delivered.update(_task(message) for message, _, route in records if route == IMAGE_QUEUE)

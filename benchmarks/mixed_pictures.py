@@ -1,4 +1,4 @@
-"""Draw mixed pictures as real lists contain them.
+"""Draw pictures as mixed as those in real lists.
 
 They differ in format, pixel format, orientation and profile, and some pictures are broken.
 """

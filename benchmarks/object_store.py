@@ -1,4 +1,4 @@
-"""Measure runs that save to an S3 endpoint, img2dataset with s3fs, and the clients obstore and s3fs alone.
+"""Measure saving to an S3 endpoint by imagefleet, by img2dataset with s3fs, and by the clients obstore and s3fs alone.
 
 ``python -m benchmarks.object_store`` needs nginx, moto (extra ``dev``) and s3fs. The environment of img2dataset needs
 s3fs too. The endpoint is moto's server on this machine. It is a Python program, and takes most of the CPU. So the rates
@@ -39,7 +39,7 @@ _OBJECTS, _OBJECT_BYTES = 3_000, 15_000
 
 @contextmanager
 def endpoint(folder: Path) -> Iterator[dict[str, str]]:
-    """Run moto's server with an empty bucket; yield the variables with which a process uses it."""
+    """Run moto's server with an empty bucket; yield the environment variables for a process that uses the server."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     argv = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

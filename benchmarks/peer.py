@@ -1,4 +1,4 @@
-"""Run img2dataset's Resizer as a process beside this one, and write measured tables into the documentation."""
+"""Run img2dataset's Resizer as a process beside this process, and write measured tables into the documentation."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def running_peer() -> Iterator[Peer]:
 
 
 def write_table(name: str, table: str) -> None:
-    """Replace a measured table of the documentation's page about img2dataset."""
+    """Replace a measured table in the documentation page about img2dataset."""
     text = PAGE.read_text(encoding="utf-8")
     begin, end = f"<!-- measured: {name} -->", "<!-- end -->"
     replaced = re.sub(f"{begin}\n.*?{end}", lambda _: f"{begin}\n{table.strip()}\n{end}", text, count=1, flags=re.S)

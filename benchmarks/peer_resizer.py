@@ -23,7 +23,7 @@ SIZE = 256
 def resize_all(pictures: Path, out: Path | None, mode: str) -> dict[str, Any]:
     """Resize each picture.
 
-    Return the CPU seconds, and for each picture's name the sizes or the error.
+    Return the CPU seconds, and the sizes or the error of each picture by name.
     """
     resizer = importlib.import_module("img2dataset.resizer").Resizer(SIZE, mode, False)
     bodies = {path.name: path.read_bytes() for path in sorted(pictures.iterdir())}

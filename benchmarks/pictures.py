@@ -93,7 +93,7 @@ def digests(paths: Iterable[Path]) -> list[bytes]:
 
 
 def _add_comment(jpeg: bytes, text: str) -> bytes:
-    """Return the JPEG with a comment segment after its JFIF header, where every decoder expects segments."""
+    """Add a comment segment to a JPEG. The segment follows the JFIF header, where every decoder expects segments."""
     offset = 4 + int.from_bytes(jpeg[4:6])
     comment = text.encode()
     return jpeg[:offset] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + jpeg[offset:]

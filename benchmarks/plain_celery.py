@@ -35,7 +35,7 @@ def main() -> None:
     folder = Path(out).resolve()
     folder.mkdir(parents=True)
     with _redis() as url:
-        # This module is imported here, because it reads its Redis URL when it is imported.
+        # The import is not at the top, because the imported module reads its Redis URL during the import.
         os.environ["TUTORIAL_REDIS"] = url
         from benchmarks import tutorial
 

@@ -1,4 +1,4 @@
-"""Measure how fast a list is planned on one core, and with how much memory: ``python -m benchmarks.planning``.
+"""Measure how fast one core plans a list, and how much memory the planning takes: ``python -m benchmarks.planning``.
 
 The lists have the same rows in different formats. Each row has a URL and a caption. The planner reads the list and
 writes the plan with shards of 1,000 rows. Each format is measured in a process of its own. If img2dataset is installed,
@@ -30,7 +30,7 @@ FORMATS = ("txt", "csv", "csv.gz", "jsonl", "json", "parquet")
 #: Rows to write at once.
 _BLOCK = 50_000
 #: Prints the rows per second of CPU time, the rows per second of elapsed time, and the peak of memory in MiB.
-#: img2dataset's environment runs it too.
+#: The script runs in img2dataset's environment too.
 _REPORT = """
 import json, time
 def report(rows, cpu, wall):

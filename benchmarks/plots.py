@@ -80,7 +80,7 @@ def write(results: Mapping[str, Result]) -> None:
 
 
 def html(name: str, folder: Path) -> str:
-    """Return the HTML of a plot, which shows it in the colours of the reader's page.
+    """Return HTML that shows a plot in the colours of the reader's page.
 
     ``folder`` is the parent of ``plots``.
     """
@@ -160,7 +160,7 @@ def _label(result: Result, name: str, rate: float) -> str:
 
 
 def _figure(height: float, theme: _Theme) -> Figure:
-    # Importing matplotlib takes half a second, and most importers of this module draw nothing.
+    # Importing matplotlib takes half a second, but most programs that import this module draw nothing.
     import matplotlib as mpl
 
     mpl.use("agg")

@@ -68,7 +68,7 @@ def measure(
             output, errors = process.communicate()
             seconds = time.monotonic() - started
     except BaseException:
-        # The command gets the signal of Ctrl-C, so that it ends its own children.
+        # The command gets the signal of Ctrl-C, so that the command ends its own children.
         process.send_signal(signal.SIGINT)
         process.wait()
         raise
@@ -131,7 +131,7 @@ class _Sampler:
         for member in present:
             with suppress(psutil.Error):
                 # Read the role again for each sample, because a process may execute another program later. A process
-                # that has ended keeps its role. It has no arguments any more.
+                # that has ended keeps its role, because its arguments can't be read any more.
                 role = COMMAND if member == root else _role(member.cmdline()) or self._members.get(member, COMMAND)
                 self._members[member] = role
                 if self._inspect is not None:

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.profiling`` profiles two separate runs. In the first run, py-spy samples all running threads,
 whether they run on a core or in the kernel. In the second run, py-spy samples the thread that holds Python's lock (the
-GIL). Each sample has an innermost known frame. The sample counts for the first of `_ACTIVITIES` that contains this
-frame. The shares are saved in ``benchmarks/results/profile.json``, and `make docs` turns them into a table.
+GIL). Each sample has an innermost known frame. The sample counts for the first activity in `_ACTIVITIES` that contains
+this frame. The shares are saved in ``benchmarks/results/profile.json``, and `make docs` turns them into a table.
 
 py-spy does not pause the worker for a sample. If py-spy paused the worker, the same thread would still hold Python's
 lock at the next sample. Most samples would then show the thread that takes messages.
@@ -145,7 +145,7 @@ def _profile(source: Path, out: Path, address: str, options: Sequence[str]) -> d
 
 
 def _sample(worker: int, raw: Path, options: Sequence[str]) -> None:
-    """Sample a worker's threads with py-spy once the run has started, and write the stacks to a file."""
+    """Wait until the run has started, sample a worker's threads with py-spy, and write the stacks to a file."""
     time.sleep(_START)
     record = ["record", "--nonblocking", "--format", "raw", "--rate", str(_RATE), "--duration", str(_SECONDS), *options]
     subprocess.run(

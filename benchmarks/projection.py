@@ -16,8 +16,8 @@ USE = 0.7
 HOST_CORES = 16
 #: Largest number of slots per worker process.
 MOST_SLOTS = 64
-#: The number of images in the window for each image held by a worker. The number is more than one, because a shard
-#: stays in flight until its slowest image is done.
+#: The number of images in the window, divided by the number of images that workers hold. The number is more than one,
+#: because a shard stays in flight until its slowest image is done.
 AHEAD = 2
 #: Files and folders per shard besides its images: its folder, manifest, stats file and plan.
 _ENTRIES = 4
@@ -36,7 +36,7 @@ class Cost:
     in_flight: float
     manifest: float
     plan: float
-    #: Seconds that the summary takes per shard, once at the end of the run.
+    #: Seconds per shard that the summary at the end of the run takes.
     summary: float
 
     @classmethod
@@ -62,7 +62,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Resources:
-    """Resources for a download rate; sizes in bytes, traffic in bytes per second."""
+    """Resources for a download rate. Sizes are in bytes, and traffic is in bytes per second."""
 
     #: Images downloaded concurrently.
     slots: int
@@ -110,7 +110,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class ListTotals:
-    """Totals of a list of images: disk space and traffic of Redis in bytes, and the time of the summary in seconds."""
+    """Totals of a list of images: the disk space and Redis's traffic in bytes, and the summary's time in seconds."""
 
     shards: int
     #: The number of files and folders, which is also the number of inodes.

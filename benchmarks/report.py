@@ -1,4 +1,4 @@
-"""Format the results as the page ``RESULTS.md`` and the README's part. ``make docs`` writes both."""
+"""Format the results as the page ``RESULTS.md`` and as a part of the README. ``make docs`` writes both."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Compare the CPU time of imagefleet and of img2dataset's Resizer for each resize mode, on the same bytes.
 
 ``python -m benchmarks.resizing`` measures both programs in turns, with one thread in each program. It writes the table
-into ``docs/from-img2dataset.md``. CPU time does not depend on other programs on the machine as much as elapsed time
-does.
+into ``docs/from-img2dataset.md``. Other programs on the machine affect CPU time less than elapsed time.
 """
 
 from __future__ import annotations

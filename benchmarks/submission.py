@@ -98,7 +98,7 @@ def _stop_after(shards: int) -> Callable[[], None]:
 
 @contextmanager
 def _redis(folder: Path) -> Iterator[str]:
-    """Run a Redis like that of a local fleet, on a Unix socket; yield its URL."""
+    """Run a Redis on a Unix socket, as a local fleet does; yield its URL."""
     path = folder / "redis.sock"
     argv = [server_binary(), str(REDIS_CONF), "--port", "0", "--unixsocket", str(path), "--dir", str(folder)]
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL)

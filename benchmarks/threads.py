@@ -1,4 +1,4 @@
-"""Run the threads baseline as a command: ``python -m benchmarks.threads LIST OUT THREADS``; prints JSON."""
+"""Run the baseline of threads, and print JSON: ``python -m benchmarks.threads LIST OUT THREADS``."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A fleet in Python can't saturate a Redis on the same two cores. The fleet needs several times the CPU of Redis to send
 and take messages. Sending recorded commands costs almost nothing. Each client uses a separate database, and as many
-connections as the fleet. It sends one batch after the other. So Redis does the same work per image as in the run.
+connections as the fleet. It sends one batch after the other. So Redis does the same work per image as in the recorded
+run.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ class Replay:
 
 
 def replay(batches: Sequence[Batch], port: int, clients: int, times: int) -> Replay:
-    """Send the recorded batches from ``clients`` concurrent processes, ``times`` times each.
+    """Let each of ``clients`` concurrent processes send the recorded batches ``times`` times.
 
     Raises:
         RuntimeError: a client failed, or Redis did not do the same work as in the run.

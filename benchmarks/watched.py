@@ -68,7 +68,7 @@ class Size:
 
 
 class MeasuredFleet:
-    """A Redis server and workers. A context manager that ends them at its exit."""
+    """A Redis server and workers. This context manager ends these processes at its exit."""
 
     def __init__(
         self,

@@ -18,8 +18,8 @@ THREADS = 32
 class Job:
     """A download: the list, the output folder and the options.
 
-    ``smaller_side`` is the smaller side of a resized image in pixels; None does not resize. ``certificates`` is a PEM
-    file of trusted certificates.
+    ``smaller_side`` is the smaller side of a resized image in pixels. If it is None, images are not resized.
+    ``certificates`` is a PEM file of trusted certificates.
     """
 
     source: Path
@@ -43,7 +43,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A way in several sizes; a benchmark measures the fastest one."""
+    """A way in several sizes. A benchmark measures the fastest size."""
 
     sizes: Mapping[str, Way]
 

@@ -105,7 +105,7 @@ TASK_EVENTS = Workload(
     },
     images=10_000,
 )
-#: Packed output may cost at most 10 %.
+#: Packed output must cost at most 10 % of the speed.
 OUTPUTS = Workload(
     "outputs",
     "http, 15 KB, by the output format",

@@ -1,4 +1,4 @@
-"""Hand-made images of a few bytes that would cost a decoder much memory or time."""
+"""Hand-made images that have few bytes but would cost a decoder much memory or time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def tiled_tiff(*tiles: tuple[int, int], size: tuple[int, int] = (16, 16), kind: 
     """Return a grey TIFF of one tile. Its data is truncated.
 
     Args:
-        tiles: the tile's width and height, once for each time that the tags occur.
+        tiles: the tile's width and height, one pair for each occurrence of the tags.
         size: the size of the image.
         kind: the type of the tags for the tile's sides: 4 is a 32-bit integer, 11 a floating-point number.
     """

@@ -42,7 +42,7 @@ def _loopback_only() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """Let the processes that tests start react to Ctrl-C, even if a background shell ignores Ctrl-C for the tests."""
+    """Let processes started by tests react to Ctrl-C, even if a background shell ignores Ctrl-C for the tests."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -72,7 +72,7 @@ def required(program: str) -> str:
 
 
 def redis_program() -> str:
-    """Return the path of a Redis server: the one on the PATH, or else the one in the installed wheel.
+    """Return the path of the Redis server on the PATH or, if there is none, of the server in the installed wheel.
 
     imagefleet searches in the same order.
     """

@@ -32,7 +32,10 @@ IMAGE = _drawn()
 
 
 def chunk(kind: bytes, data: bytes, *, crc_error: int = 0, length_error: int = 0) -> bytes:
-    """Return a PNG chunk. ``crc_error`` changes the chunk's checksum, and ``length_error`` its length."""
+    """Return a PNG chunk.
+
+    ``crc_error`` changes the checksum of the chunk, and ``length_error`` changes the length of the chunk.
+    """
     crc = zlib.crc32(kind + data) ^ crc_error
     return struct.pack(">I", len(data) + length_error) + kind + data + struct.pack(">I", crc)
 

@@ -49,7 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         """Send the file, unless it is missing or the client already has it."""
         path = unquote(urlsplit(self.path).path)
         status, headers, body = self._answer(self.server.files / path.lstrip("/"))
-        # The server logs a request before it answers, so that a client finds its request in the logs once it has the
+        # The server logs a request before it answers, so that the request is in the logs when its client gets the
         # answer.
         self.server.log(path, self.path, f"{path} {status} {len(body)}")
         self.send_response(status)

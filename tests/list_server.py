@@ -1,6 +1,6 @@
 """A small web server for URL lists that runs in this process.
 
-It works with or without ranges and ETags, and fails on request.
+It works with or without ranges and ETags, and a test can make it fail.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A small S3 server in this process.
 
-The server has conditional writes, fails on request, and verifies no signature.
+The server has conditional writes, and verifies no signature. A test can make it fail.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ObjectServer(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables with which a process uses this server."""
+        """The environment variables for a process that uses this server."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url}
 
 
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
             objects[key] = body
             return 200, b"", {"ETag": _tag(body)}
         if self.command == "POST":
-            # The client removes objects only with a list of names.
+            # The client removes objects only by a request that lists their names.
             for removed in re.findall(r"<Key>(.*?)</Key>", body.decode()):
                 objects.pop(unescape(removed), None)
             return 200, b"<DeleteResult><Deleted><Key>any</Key></Deleted></DeleteResult>", {}

@@ -29,7 +29,7 @@ async def _relay(target: int, reader: asyncio.StreamReader, writer: asyncio.Stre
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy until either side ends, then close the other side, so that the copy in the other direction ends too."""
+    """Copy until either side ends, then close the other side, so that copying in the other direction ends too."""
     with suppress(OSError):
         while block := await reader.read(1 << 16):
             writer.write(block)

@@ -10,7 +10,7 @@ PATIENCE = 5.0
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Return as soon as the condition holds. Fail if it is still false after the timeout."""
+    """Return as soon as the condition holds. Fail if the condition is still false after the timeout."""
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "the condition never came true"

@@ -1,4 +1,4 @@
-"""A case: the server's answer, the URLs to fetch, and the reason if imagefleet may refuse the image."""
+"""A case: the server's answer, the URLs to fetch, and a reason for each image that imagefleet may refuse."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ Answer = Callable[[ReceivedRequest], bytes | Iterable[bytes]]
 class Case:
     """One row of the table."""
 
-    #: Short and unique; lower case with hyphens. The stored results are keyed by this name.
+    #: The case's name. It is short, unique, and in lower case with hyphens. The stored results are keyed by this name.
     name: str
     #: The server's behaviour, as shown in the first column; Markdown.
     title: str
     #: The bytes that answer every request, or a function that returns the answer to a request.
     answer: bytes | Answer
-    #: The reason why imagefleet refuses an image that curl or requests save; empty if neither of them saves more than
+    #: The reason why imagefleet refuses an image that curl or requests save; empty if neither client saves more than
     #: imagefleet.
     reason: str = ""
     #: The URLs, which a client fetches one after the other over the same connections. The row shows the result of the

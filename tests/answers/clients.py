@@ -64,7 +64,7 @@ def imagefleet(case: Case, certificates: Path | None = None) -> str:
 
 
 def curl(case: Case) -> str:
-    """Return the result of a case for curl, called with the usual options of a downloader."""
+    """Return curl's result of a case; curl is called with the usual options of a downloader."""
     with serving(case) as server, tempfile.TemporaryDirectory() as folder:
         command = [required("curl"), "--disable", "--silent", "--show-error", "--fail", "--location", "--compressed"]
         command += ["--cookie", "", "--max-time", f"{_SECONDS:g}"]
@@ -80,7 +80,7 @@ def curl(case: Case) -> str:
 
 
 def by_requests(case: Case) -> str:
-    """Return the result of a case for the library requests, used with a session and ``raise_for_status``."""
+    """Return the result of a case for the library ``requests``, with a session and ``raise_for_status``."""
     with serving(case) as server, requests.Session() as session:
         session.trust_env = False
         session.proxies = {"http": server.url} if case.proxied else {}

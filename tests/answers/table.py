@@ -32,7 +32,7 @@ def store(rows: Mapping[str, Results], versions: Results) -> None:
 
 
 def violations(cases: Iterable[Case], rows: Mapping[str, Results]) -> list[str]:
-    """Return a sentence for each row without a reason if imagefleet does worse in it than both other clients."""
+    """Return a sentence for each row that has no reason although imagefleet does worse than both other clients."""
     found = []
     for case in cases:
         ours, *others = (rows[case.name][client] for client in CLIENTS)

@@ -1,4 +1,4 @@
-"""An S3 endpoint on loopback: moto's server, behind a proxy that fails on request."""
+"""An S3 endpoint on loopback: moto's server behind a proxy that a test can make fail."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class FaultyEndpoint(ThreadingHTTPServer):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment variables with which a process uses this endpoint."""
+        """The environment variables for a process that uses this endpoint."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_address[1]}"}
 
 

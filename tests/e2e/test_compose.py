@@ -102,7 +102,7 @@ def test_flower_is_read_only(stack: Stack) -> None:
 
 
 def test_flower_shows_workers_and_failures(stack: Stack) -> None:
-    """Flower shows both workers with their slots, and a failed image with its URL as a failed task."""
+    """Flower shows both workers with their slots. It shows a failed image as a failed task that has the image's URL."""
     login = f"imagefleet:{stack.password('Flower')}"
     workers = json.loads(_get("/api/workers?refresh=1", login))
     assert [worker["stats"]["pool"]["max-concurrency"] for worker in workers.values()] == [16, 16]

@@ -142,7 +142,7 @@ def test_task_is_found_by_its_url(flower: FlowerPage, urls: list[str]) -> None:
 
 
 def test_failed_images_are_found(flower: FlowerPage, urls: list[str]) -> None:
-    """A search, the button *Failed* and a click on the workers page's count of failures each find the failed images."""
+    """Failed images are found by a search, by the button *Failed*, and by a click on a worker's number of failures."""
     found = {cells["args"]: cells for cells in map(flower.cells, flower.search("result:failed", _FAILED).all())}
     assert set(found) == set(urls[_SAVED:])
     assert {cells["state"] for cells in found.values()} == {"FAILURE"}
@@ -181,7 +181,7 @@ def test_shard_is_not_found_by_its_images(flower: FlowerPage) -> None:
 
 
 def test_screenshot_command_works(browser: Browser, tmp_path: Path) -> None:
-    """The screenshot command works, and the screenshot in the docs has the size of a new one."""
+    """The screenshot command works, and the screenshot in the docs has the same size as a new screenshot."""
     new = tmp_path / "flower.png"
     subprocess.run([sys.executable, "-m", "docs.screenshot", str(new)], cwd=processes.ROOT, check=True, timeout=100)
     for path in (new, processes.ROOT / "docs" / "flower.png"):

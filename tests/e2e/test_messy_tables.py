@@ -79,7 +79,7 @@ def test_same_rows_as_other_libraries(tmp_path: Path, body: str, library: str) -
 def test_more_rows_than_other_libraries(
     tmp_path: Path, body: str, expected: list[tuple[str, str]], library: str
 ) -> None:
-    """From a damaged table, imagefleet reads exactly the good rows, and neither pandas nor DuckDB does."""
+    """From a damaged table, imagefleet reads exactly the good rows, unlike pandas and DuckDB."""
     path = tmp_path / "list.csv"
     path.write_bytes(f"url,text\n{body}".encode())
     assert rows(path) == expected

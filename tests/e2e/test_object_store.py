@@ -156,7 +156,7 @@ def test_list_in_the_store(site: Site) -> None:
 
 @pytest.mark.parametrize("output", ["webdataset", "parquet"])
 def test_run_with_packed_images(site: Site, output: str) -> None:
-    """Tars and Parquet files have all images, and the single images are removed."""
+    """The tars and Parquet files have all images, and the separate image files are removed."""
     assert site.run(site.write_list(), "--output-format", output).json()["success"] == _COUNT
     rows = site.rows()
     assert len(rows) == _COUNT
@@ -257,7 +257,7 @@ def test_endpoint_with_passing_faults(site: Site, fault: int | float | str) -> N
     with site.start(site.write_list(latency=0.1), "--workers", "2", "--concurrency", "8") as run:
         site.wait_for_writes(40, run)
         number = iter(range(1_000_000))
-        # Each second request fails, for the next 60 requests.
+        # Of the next 60 requests, every second request fails.
         site.endpoint.fault = lambda _: fault if (now := next(number)) < 60 and now % 2 else None
         ended = run.wait(120)
     assert ended.json()["success"] == _COUNT, ended.err

@@ -47,7 +47,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def prometheus(fleet: RunningFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Start a Prometheus with the documented configuration, changed to the fleet's port and a shorter interval."""
+    """Start a Prometheus with the documented configuration, but with the fleet's port and a shorter interval."""
     program = required("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     documented = _CONFIG.read_text()
@@ -79,8 +79,8 @@ def test_counters_follow_the_runs(prometheus: Prometheus, fleet: RunningFleet, d
     processes.eventually(lambda: prometheus.value('up{job="imagefleet"}') == 1, "the target")
     urls = [f"{demo.url}/images/{number}.jpg" for number in range(20)]
     urls += [f"{demo.url}/fault/not-found?{number}" for number in range(5)]
-    # Prometheus computes a rate only if a worker's counter grows after Prometheus first read it. Two workers share
-    # three turns, so at least one worker gets two turns.
+    # Prometheus computes a rate only if a worker's counter grows after Prometheus has read the counter for the first
+    # time. Two workers share three turns, so at least one worker gets two turns.
     for turn in (1, 2, 3):
         fleet.run(f"turn-{turn}", urls)
         ended = [20.0 * turn, 5.0 * turn]

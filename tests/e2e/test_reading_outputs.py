@@ -21,7 +21,7 @@ from tests.unit.conftest import image, success
 
 _SIZE, _SHARDS = 4, 3
 _CAPTIONS = ['a "cat", 🐈\nin two lines', "", None, "the failed one"]
-#: The format of each tool, and the lines of code that print the keys, captions and image sizes of all samples.
+#: For each tool, its format and the lines of code that print the keys, captions and image sizes of all samples.
 _SCRIPTS = {
     "webdataset": (
         OutputFormat.WEBDATASET,

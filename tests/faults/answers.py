@@ -123,7 +123,7 @@ def busy(target: Target) -> Iterator[None]:
 def _end_script(admin: Any) -> bool:
     """Kill the running script.
 
-    Return false if a script runs afterwards, because a client may have sent the script again.
+    Return false if a script still runs afterwards. A client may have sent the script again.
     """
     with suppress(redis.ResponseError):
         admin.script_kill()
@@ -231,7 +231,7 @@ def _is_ready(admin: Any) -> bool:
 
 
 def let_last(seconds: float) -> None:
-    """Let a fault last for some time; the test sleeps, because there is no condition to wait for."""
+    """Let a fault last for some time. The test sleeps, because there is no condition to wait for."""
     time.sleep(seconds)
 
 

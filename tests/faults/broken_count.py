@@ -1,4 +1,4 @@
-"""A worker loses one part of a chord: it acknowledges the part without counting it."""
+"""A worker loses one part of a chord: it acknowledges the part's task without counting the part."""
 
 from __future__ import annotations
 

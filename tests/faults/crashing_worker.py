@@ -1,7 +1,7 @@
 """A worker that some images kill: ``celery -A tests.faults.crashing_worker worker``.
 
-An image with ``poison`` in its URL aborts the process that fetches it. The image also aborts the separate process in
-which a worker fetches a suspect image, because ``python -m tests.faults.crashing_worker`` replaces ``python -m
+An image with ``poison`` in its URL aborts the process that fetches it. A worker fetches a suspect image in a separate
+process. The image aborts this process too, because ``python -m tests.faults.crashing_worker`` replaces ``python -m
 tasks.isolation``.
 """
 

@@ -36,7 +36,7 @@ from tests.integration import processes
 #: Number of images on the nginx server. The lists repeat the URLs of these images, and each repetition has another
 #: query.
 _DIFFERENT_IMAGES = 200
-#: Smallest size of an image in bytes. The tests delay images by slow sending, so images must not be too small.
+#: Smallest size of an image in bytes. The tests delay images by sending them slowly, so images must not be too small.
 _MIN_BYTES = 3_000
 #: Manifest columns that must be equal in two runs over the same list.
 FACTS = ("key", "url", "status", "reason", "path", "width", "height", "format", "bytes", "sha256")

@@ -131,7 +131,7 @@ def _redis(app: str, forget: bool, arena: Arena) -> Iterator[processes.Backgroun
         yield run
 
 
-#: Losses in a chord. The last argument of each is the number of images to resend.
+#: Losses in a chord. The last argument of each scenario is the number of images to resend.
 CHORD_LOSSES = (
     LossScenario("message", "a lost message", _message, _LOST),
     LossScenario("part", "a lost chord part", partial(_broken, "broken_count"), 1),
@@ -148,7 +148,7 @@ CHORD_LOSSES = (
     LossScenario("foreign-worker", "a worker without our tasks", _foreign_worker, IMAGES),
     LossScenario("expired-run", "a collect task of an expired run", _expired_run),
 )
-#: Losses in a restarting Redis. An unmodified worker waits for Redis and loses no part.
+#: Losses in a restarting Redis. An unmodified worker waits for Redis and loses no chord part.
 REDIS_LOSSES = (
     LossScenario(
         "restart",

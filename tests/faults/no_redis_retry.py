@@ -1,4 +1,7 @@
-"""A worker tries only once to count a part, as Celery does. If Redis is unreachable then, the part is lost."""
+"""A worker tries only once to count a chord part, as Celery does.
+
+If Redis is unreachable at that moment, the chord part is lost.
+"""
 
 from __future__ import annotations
 

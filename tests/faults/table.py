@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks import records
 
-#: Results of `make faults`; docs/faults.md is made from them.
+#: The results of `make faults`, from which docs/faults.md is made.
 RESULTS = Path(__file__).with_name("results.json")
 
 

@@ -42,7 +42,7 @@ def test_survives_a_promotion_with_lost_writes(arena: Arena, long: bool) -> None
 
 @pytest.mark.timeout(600)
 def test_survives_two_failovers_by_sentinels(arena: Arena, long: bool) -> None:
-    """A run completes if the Sentinels promote the replica, and fail over again after the new master was killed."""
+    """A run completes if the Sentinels fail over twice: first on command, then because the new master was killed."""
     images = 4_000 if long else 600
     with (
         replica_of(arena.server, arena.folder / "replica") as replica,

@@ -72,5 +72,8 @@ def runs(
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("loss", _LOSSES, ids=[loss.name for loss in _LOSSES])
 def test_run_stalls_without_repair(runs: dict[str, Future[table.StalledRun]], loss: LossScenario) -> None:
-    """Without repair, the run stalls without its manifest after all other tasks are done; `resume` completes it."""
+    """Without repair, the run stalls: all other tasks are done, but its manifest is missing.
+
+    `resume` completes the run.
+    """
     table.stalled_runs.append(runs[loss.name].result())

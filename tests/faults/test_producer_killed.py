@@ -29,7 +29,7 @@ def kill_producer(arena: Arena, run: processes.Background) -> None:
 
 @pytest.mark.timeout(600)
 def test_resumed_run_equals_an_undisturbed_run(arena: Arena, images: int) -> None:
-    """A run resumed after its producer was killed has the same result as a run without a fault.
+    """If a run is resumed after its producer was killed, its result is the same as that of a run without a fault.
 
     The producer is killed when some of the images are saved. In the last case the producer is killed after all images
     are counted, while the chord bodies are still queued.

@@ -35,7 +35,7 @@ def workers(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("error", TEMPORARY)
 def test_run_waits_for_the_end_of_a_temporary_error(arena: Arena, long: bool, workers: str, error: str) -> None:
     """The run pauses during the error and then completes; no image is lost and no worker dies."""
-    # The run is long, because filling the server takes a second, and a short run would end before the server is full.
+    # The run is long. A short run would end before the server is full, because filling the server takes a second.
     images = 4_000 if long or error == "LOADING" else 400
     with _start_run(arena, workers, images) as (run, target):
         arena.wait_until_saved(images // 4, run)
@@ -135,7 +135,7 @@ def _target_of_fleet(arena: Arena, run: processes.Background) -> Iterator[Target
 
 
 def _server_of(run: processes.Background) -> tuple[int, Path] | None:
-    """Return the process id and the folder of a local fleet's server, once it listens."""
+    """Return the process id and the folder of a local fleet's server, or None until the server listens."""
     for process in run.descendants():
         with suppress(psutil.NoSuchProcess):
             if process.name().startswith(("redis-server", "valkey-server")):

@@ -48,7 +48,10 @@ def wait_for_failure(arena: Arena, run: processes.Background) -> tuple[str, str,
 
 @pytest.mark.timeout(300)
 def test_full_disk_stops_the_run_until_resumed(arena: Arena) -> None:
-    """The run reports the full disk and stops. With more space, a resume completes it and fetches no saved image."""
+    """The run reports the full disk and stops.
+
+    With more space, a resume completes the run and fetches no saved image.
+    """
     images = 10_000
     arena.out.mkdir()
     with mounted(arena.out, "-t", "tmpfs", "-o", "size=20m", "tmpfs"):
@@ -87,7 +90,10 @@ def test_read_only_folder_stops_the_run_until_resumed(arena: Arena) -> None:
 
 @pytest.mark.timeout(200)
 def test_reports_a_truncated_manifest(arena: Arena) -> None:
-    """A truncated manifest is reported and stays unchanged. After its removal, a resume completes without a fetch."""
+    """A truncated manifest is reported and stays unchanged.
+
+    After the manifest is removed, a resume completes the run without a fetch.
+    """
     arena.fleet.add(1)
     with arena.run(arena.list(300), "--shard-size", "100") as run:
         assert run.wait(60).json()["success"] == 300

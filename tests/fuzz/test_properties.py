@@ -113,7 +113,10 @@ def test_request_fields_are_single_lines(agent: str, name: str, value: str) -> N
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=4), st.data())
 def test_rows_survive_a_round_trip(found: list[str], data: st.DataObject) -> None:
-    """A list's rows come back unchanged from the plan, and their Outcomes from Redis and the manifest."""
+    """A list's rows come back unchanged from the plan.
+
+    Their Outcomes come back unchanged from Redis and the manifest.
+    """
     mark = ShardRef("run", 0)
     texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
     name = data.draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8))

@@ -24,8 +24,7 @@ SLOTS = 64
 #: The maximum size of a body in bytes, and the deadline of a download in seconds.
 CAP, DEADLINE = 1 << 20, 4.0
 HEAVY = ("/fault/gzip-bomb", "/fault/huge?declared=no")
-#: The bombs for decoders that need an extra window, the size of this window in bytes, and the number of bombs at a
-#: time.
+#: The bombs whose decoders need an extra window, the size of this window in bytes, and the number of bombs at a time.
 WINDOWED, WINDOW, AT_ONCE = ("/fault/br-bomb", "/fault/zstd-bomb"), 16 << 20, 16
 
 
@@ -34,7 +33,7 @@ def main() -> None:
     runtime_tuning.return_large_blocks()
     runtime_tuning.configure_pillow()
     url, folder, *faults = sys.argv[1:]
-    # First, each route is fetched once. Then, all slots at once fetch routes with bodies of the maximum size.
+    # First, each route is fetched once. Then, all slots fetch routes with bodies of the maximum size at the same time.
     jobs = [*faults, *(HEAVY[number % len(HEAVY)] for number in range(2 * SLOTS))]
     others = range(len(jobs), len(jobs) + AT_ONCE)
     jobs += [WINDOWED[number % len(WINDOWED)] for number in others]

@@ -138,7 +138,7 @@ def _curl(url: str) -> float | str:
 
 
 def _requests(url: str) -> float | str:
-    """Return the time that the library requests needs with our timeout, in seconds, or the error that it raises."""
+    """Return the seconds that the library ``requests`` takes with our timeout, or the error that it raises."""
     # The run needs a new process. urllib3 checks for IPv6 when it is imported, and this process had no network at that
     # time.
     program = f"import requests, time; t = time.time(); requests.get({url!r}, timeout=10); print(time.time() - t)"

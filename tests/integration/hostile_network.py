@@ -71,8 +71,8 @@ def main() -> None:
     # next check.
     first = _reason(downloader, "http://rebinding.example/")
     lookups_of_name = lookups["rebinding.example", 4]
-    # New sessions have no cached addresses. Another process has none either, nor has the same process half a minute
-    # later.
+    # New sessions have no cached addresses. Another process has no cached addresses either. The same process has none
+    # left half a minute later.
     second = _reason(Downloader(Sessions(Guard())), "http://rebinding.example/")
     facts = {
         "hostile": hostile,

@@ -14,7 +14,10 @@ _NO_NAME = 3
 
 
 class NameServer:
-    """Answers from a table, which lists for each name the addresses at the first query, the second query, and so on."""
+    """Answers from a table.
+
+    For each name, the table lists the addresses for the first query, for the second query, and so on.
+    """
 
     def __init__(
         self,

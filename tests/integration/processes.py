@@ -63,7 +63,7 @@ def eventually(condition: Callable[[], _T], what: str, seconds: float = 30.0) ->
 
 
 def environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment without the settings of imagefleet but with these changes."""
+    """Return this process's environment, with imagefleet's settings removed and these changes applied."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEFLEET_")}
     return {**inherited, "PYTHONPATH": str(ROOT), **changes}
 
@@ -211,7 +211,7 @@ _ON_TERMINAL = "import os, sys; os.close(os.open(sys.argv[1], os.O_RDWR)); os.ex
 
 
 def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return the running processes; a zombie has ended."""
+    """Return the processes that still run; a zombie counts as ended."""
 
     def runs(process: psutil.Process) -> bool:
         try:
@@ -345,7 +345,7 @@ def tls_proxy(folder: Path, target: int, certificate: Path, key: Path, port: int
 
 
 def listens(server: Background, port: int) -> bool:
-    """Return whether a server listens at a port of loopback; fail if it has ended."""
+    """Return whether a server listens at a port of loopback; fail if the server has ended."""
     assert server.process.poll() is None, server.err
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,8 +1,8 @@
 """A simulated fleet whose workers handle messages one by one on a test's command. Its producer runs in steps.
 
 Everything else is real. Messages, chords and their collect tasks are in a real Redis. The tasks are those of
-``tasks/jobs.py``, with a downloader that generates images. A worker's unacknowledged messages are recorded in Redis as
-by the real transport.
+``tasks/jobs.py``, with a downloader that generates images. The fleet records a worker's unacknowledged messages in
+Redis, as the real transport does.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ RUN_ID = "20260101-000000-abcdef"
 #: Two URL suffixes. URLs with the first suffix are refused at each attempt, and URLs with the second suffix at every
 #: second attempt.
 REFUSED, FLAKY = "/refused", "/flaky"
-#: The suffixes of a chord's keys, except the key of the claim.
+#: The suffixes of a chord's keys, without the suffix of the claim's key.
 _KINDS = (".j", ".t", ".s", ".d")
 
 
@@ -115,7 +115,7 @@ class Fleet:
         self.taken: list[TakenMessage] = []
         self._done: dict[str, Any] = {}
         self._tags = count()
-        #: Is called once, between the producer's reading of the queues and its reading of the unacknowledged messages.
+        #: Is called once: after the producer has read the queues, and before it reads the unacknowledged messages.
         self.between_scans: Callable[[], None] | None = None
 
     def waiting(self, queue: str = IMAGE_QUEUE) -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ class Fleet:
             self._done[taken.tag] = done.value if isinstance(done, UnloggedResult) else done
 
     def finish(self, taken: TakenMessage) -> None:
-        """Run the task of a message unless the task has run, count its chord part, and acknowledge the message."""
+        """Make sure that the task of a message has run, count the task's chord part, and acknowledge the message."""
         self.execute(taken)
         if taken.queue == IMAGE_QUEUE:
             self.count(taken, self._done[taken.tag])
@@ -181,7 +181,7 @@ class Fleet:
         return done
 
     def crash(self, worker: str, lost: bool = False) -> None:
-        """Let a worker die. Its messages are either requeued by another worker or lost."""
+        """Let a worker die. The dead worker's messages are either requeued by another worker or lost."""
         name = worker_id(worker)
         self.taken = [taken for taken in self.taken if taken.worker != name]
         if lost:
@@ -214,7 +214,7 @@ class Fleet:
     def is_counting(self, shard: int) -> bool:
         """Return whether a shard's chord counts parts.
 
-        It does if the chord's size is in Redis and the shard's collect task was not sent.
+        A chord counts parts if its size is in Redis and the shard's collect task was not sent.
         """
         return self.server.exists(chord_key(shard, ".s")) == 1 and self.server.get(chord_key(shard, ".c")) != "done"
 
@@ -258,7 +258,7 @@ class Fleet:
 
 
 def worker_id(worker: str) -> str:
-    """Return a worker's id that names another host, so that no one checks its process id."""
+    """Return a worker id that names another host, so that no one checks the worker's process."""
     return WorkerId(worker, "elsewhere", "boot.1", 1, "1").name
 
 
@@ -311,7 +311,7 @@ class Producer:
         resumed: bool = False,
         retried: Sequence[str] = (),
     ) -> None:
-        """Start the producer, and run it to the producer's end or first check of the fleet."""
+        """Start the producer, and run it until it ends or checks the fleet for the first time."""
         wait_for(lambda: planner.closed)
         self._go, self._came = threading.Semaphore(0), threading.Semaphore(0)
         self._killed = self._ending = False
@@ -343,7 +343,7 @@ class Producer:
         self._job.publisher.dies_after = messages
 
     def end(self) -> None:
-        """End the producer by an error that lets the producer remove the run's record."""
+        """End the producer by an error after which the producer removes the run's record."""
         self._ending = True
         self.step()
 
@@ -402,7 +402,7 @@ def stage(url: str) -> Iterator[Stage]:
             for name in names:
                 patch.setattr(module, name, 0.0)
         yield Stage(url, server, pool)
-        gc.collect()  # results unsubscribe when they are garbage-collected, and this needs the server
+        gc.collect()  # garbage-collected results unsubscribe, and need the server for this
         _disconnect()
         pool.submit(_disconnect).result()
 

@@ -45,7 +45,7 @@ class Message:
 
 
 def test_acknowledges_a_message_after_counting_its_part() -> None:
-    """A worker that dies between counting the parts and acknowledging the tasks loses nothing."""
+    """If a worker dies between counting the chord parts and acknowledging the tasks, nothing is lost."""
     log: list[str] = []
     batcher = ack_batcher.AckBatcher(lambda parts: log.extend(f"count {part}" for part in parts))
     for name in ("a", "b"):
@@ -57,7 +57,7 @@ def test_acknowledges_a_message_after_counting_its_part() -> None:
 
 
 def test_uncounted_part_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """A worker that stops while Redis is unreachable leaves its unacknowledged message to another worker."""
+    """If a worker stops while Redis is unreachable, another worker gets its unacknowledged message."""
     monkeypatch.setattr(state, "should_stop", 0)
 
     def count(_: list[Any]) -> None:
@@ -82,7 +82,7 @@ def app(redis_url: str) -> Iterator[Celery]:
     found = Celery("settling", broker=redis_url, backend=redis_url, set_as_current=False)
     backend.install(found, frozenset([_TASK]))
     yield found
-    gc.collect()  # results unsubscribe when they are garbage-collected, and this needs the server
+    gc.collect()  # garbage-collected results unsubscribe, and need the server for this
     BatchingBackend.batched_tasks, ack_batcher.BatchedRequest.ack_batcher = before
 
 
@@ -94,7 +94,7 @@ def part(place: int) -> Any:
 
 
 def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redis_url: str) -> None:
-    """In any order and despite duplicates, the last part completes a chord.
+    """The last part completes a chord, in whatever order the parts arrive and despite duplicates.
 
     The task of the last part is the parent of the chord's body.
     """

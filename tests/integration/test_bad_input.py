@@ -40,7 +40,7 @@ def refused(code: int, *arguments: str | Path, stdin: bytes = b"") -> tuple[str,
 
 
 def test_refuses_a_missing_list(tmp_path: Path) -> None:
-    """The error message names a missing list, and no output folder is created."""
+    """If the list is missing, the error message names it, and no output folder is created."""
     what, why, _ = refused(2, "run", tmp_path / "none.txt", "--out", tmp_path / "out")
     assert str(tmp_path / "none.txt") in what
     assert "No such file" in why
@@ -66,7 +66,7 @@ def test_refuses_a_binary_list(tmp_path: Path) -> None:
     ids=["table", "PDF", "truncated gzip"],
 )
 def test_refuses_a_list_in_another_format(tmp_path: Path, text: bytes, name: str) -> None:
-    """An error names the list's format. It comes before a fleet starts or a folder is created."""
+    """A list in another format is refused before a fleet starts or a folder is created. The error names the format."""
     what, _, _ = refused(2, "run", "-", "--out", tmp_path / "out", stdin=text)
     assert name in what
     assert not (tmp_path / "out").exists()
@@ -123,7 +123,7 @@ def test_refuses_an_evicting_broker(tmp_path: Path, source: Path) -> None:
 
 @pytest.mark.parametrize("user", ["", f":{_PASSWORD}@", f"user:{_PASSWORD}@"], ids=["none", "wrong", "unknown user"])
 def test_reports_a_wrong_password_without_showing_it(tmp_path: Path, source: Path, locked_port: int, user: str) -> None:
-    """The error message gives a wrong or missing password as the cause. The password is never printed."""
+    """If the password is wrong or missing, the error message gives this as the cause. The password is never printed."""
     url = f"redis://{user}127.0.0.1:{locked_port}/0"
     what, _, todo = refused(1, "run", source, "--out", tmp_path / "out", "--broker", url)
     assert f"127.0.0.1:{locked_port}" in what

@@ -101,7 +101,7 @@ def test_client_of_sentinels() -> None:
 
 
 def test_celery_gets_urls_it_understands() -> None:
-    """Our own parameters are removed from the URL, because kombu would take them for options of kombu."""
+    """Our own parameters are removed from the URL, because kombu would mistake them for its own options."""
     url = "sentinel://one.example:7/2?master_name=main;sentinel://two.example/2?sentinel_password=other"
     assert broker_client.celery_url(url) == "sentinel://one.example:7/2;sentinel://two.example/2"
     assert broker_client.master_name(url) == "main"
@@ -141,7 +141,7 @@ def test_refuses_an_evicting_server(server: redis.Redis, redis_url: str) -> None
 
 
 def test_reports_a_missing_or_wrong_password(server: redis.Redis, redis_url: str) -> None:
-    """The error gives the missing or wrong password as the cause. The password is never shown."""
+    """If the password is missing or wrong, the error gives this as the cause. The password is never shown."""
     server.config_set("requirepass", "right")
     path = redis_url.removeprefix("redis+socket://")
     for url in (redis_url, f"redis+socket://:secret@{path}"):

@@ -40,7 +40,10 @@ def served(tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("options", [("--verify", "decode"), ("--resize", "keep_ratio", "--image-size", "64")])
 def test_run_saves_every_image_with_intact_pixels(fleet: str, served: str, out: Path, options: tuple[str, ...]) -> None:
-    """Workers save each damaged image, byte for byte unless they resize it. For other files they name the reason."""
+    """Workers save each damaged image, byte for byte unless they resize it.
+
+    For files that can't be saved, workers name the reason.
+    """
     urls = "".join(f"{served}/{quote(name)}\n" for name in [*_IMAGES, *_OTHERS])
     command = ("run", "-", "--out", out, "--broker", fleet, "--json")
     facts = processes.producer(*command, *options, stdin=urls.encode()).json()

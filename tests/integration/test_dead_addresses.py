@@ -18,7 +18,7 @@ _SECONDS = 15.0
 
 @pytest.fixture(scope="module")
 def fetched(namespace: list[str], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Give the rows of the run inside the namespace, by one real worker."""
+    """Give the rows of a run that one real worker executes inside the namespace."""
     folder = str(tmp_path_factory.mktemp("dead-addresses"))
     command = [*namespace, sys.executable, "-m", "tests.integration.dead_addresses"]
     ended = subprocess.run([*command, folder], capture_output=True, text=True, timeout=250, cwd=ROOT, check=False)
@@ -30,7 +30,7 @@ def fetched(namespace: list[str], tmp_path_factory: pytest.TempPathFactory) -> A
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dead_addresses_cost_no_image(fetched: Any, name: str) -> None:
-    """One to three dead addresses of either family before the good address cost no image and no timeout."""
+    """If one to three dead addresses of either family precede the good address, this costs no image and no timeout."""
     rows = [(error, seconds < _SECONDS) for url, error, seconds in fetched if name in url]
     assert rows == [(None, True)] * 2
 

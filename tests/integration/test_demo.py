@@ -150,7 +150,7 @@ def test_other_paths_are_not_found(server: DemoServer, path: str) -> None:
 
 
 def test_head_is_the_answer_without_its_body(server: DemoServer) -> None:
-    """HEAD gives the headers of GET, for an image drawn now and for a cached one."""
+    """HEAD gives the same headers as GET, both for a newly drawn image and for a cached image."""
     cold = fetch(server, "/images/23.webp", "HEAD")
     warm = fetch(server, "/images/23.webp", "HEAD")
     whole = fetch(server, "/images/23.webp")
@@ -214,7 +214,7 @@ def test_image_cache_stays_within_its_limit() -> None:
 
 
 def test_ready_images_are_drawn_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the server listens, the list's first images are served from the cache. The image after them is drawn."""
+    """The list's first images come from the cache as soon as the server listens. The next image is drawn."""
     with running(DemoOptions(width=20, height=10, ready=6)) as server:
         lines = fetch(server, "/list?count=7").body.decode().splitlines()
         paths = [line.removeprefix(server.url) for line in lines]
@@ -293,7 +293,7 @@ def test_index_lists_every_route(server: DemoServer) -> None:
     ],
 )
 def test_status_fault(server: DemoServer, fault: str, status: int) -> None:
-    """The route answers its status whatever follows its name, and the connection stays usable."""
+    """The route answers with its status, whatever follows the route's name. The connection stays usable."""
     connection = http.client.HTTPConnection(*server.address, timeout=PATIENCE)
     for path in (f"/fault/{fault}", f"/fault/{fault}/any/17.jpg"):
         connection.request("GET", path)
@@ -410,7 +410,7 @@ def test_gzip_decompresses_to_an_image(server: DemoServer) -> None:
 
 
 def test_gzip_bomb_is_valid_and_large(server: DemoServer) -> None:
-    """About 1 MiB inflates to exactly 1 GiB, checksum included."""
+    """About 1 MiB inflates to exactly 1 GiB, and the checksum is right."""
     answer = fetch(server, "/fault/gzip-bomb")
     assert answer.headers["Content-Encoding"] == "gzip"
     assert len(answer.body) == int(answer.headers["Content-Length"]) < 1.1 * 1024**2
@@ -457,7 +457,7 @@ def test_huge_has_the_requested_size(server: DemoServer) -> None:
 
 
 def test_huge_waits_for_its_reader(server: DemoServer) -> None:
-    """If a client does not read, the server sends no more than the sockets hold, and serves other clients."""
+    """If a client does not read, the server sends no more than the sockets can hold, and still serves other clients."""
     with connected(server, get("/fault/huge")) as client:
         wait_for(lambda: any(not connection._writable.is_set() for connection in server.connections))
         assert max(connection._transport.get_write_buffer_size() for connection in server.connections) < 256 * 1024
@@ -586,7 +586,7 @@ def test_disconnected_client_is_forgotten(path: str) -> None:
 
 
 def test_stop_ends_open_connections() -> None:
-    """Within a second after stop(), all connections end, even those that would last for ever."""
+    """Within a second after stop(), all connections end, even connections that would last for ever."""
     paths = ("/fault/stall", "/fault/silent", "/fault/drip", "/fault/slow-header", "/fault/huge")
     with running() as server:
         clients = [socket.create_connection(server.address, PATIENCE) for _ in paths]

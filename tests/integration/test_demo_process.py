@@ -40,7 +40,10 @@ def test_process_prints_its_url_and_ends_silently() -> None:
 
 
 def test_process_draws_its_ready_images_first() -> None:
-    """The process draws the images to keep ready before it prints its URL. A signal ends it even while it draws."""
+    """Before the process prints its URL, it draws the images that it keeps ready.
+
+    A signal ends the process even while it draws.
+    """
     with demo_process("--ready", "2") as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("http://")

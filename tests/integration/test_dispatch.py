@@ -62,7 +62,7 @@ def connected(redis_url: str) -> Iterator[redis.Redis]:
     """Connect the app to the tests' Redis, and yield a client of this Redis."""
     with processes.app_with_broker(redis_url), broker_client.client(redis_url) as client:
         yield client
-        gc.collect()  # results unsubscribe when they are garbage-collected, and this needs the server
+        gc.collect()  # garbage-collected results unsubscribe, and need the server for this
         app.backend.result_consumer.stop()
         app.backend.client.close()
 
@@ -170,7 +170,7 @@ def test_message_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery:
 
 
 def test_chord_body_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery: Sent) -> None:
-    """The chord's body has the same task, arguments and id as Celery's body. It needs no group and no reply."""
+    """The chord's body has the same task, arguments and id as Celery's body. The body needs no group and no reply."""
     for mine, theirs in zip(sent_by_us.messages, sent_by_celery.messages, strict=True):
         body, expected = mine["body"][2]["chord"], theirs["body"][2]["chord"]
         for option in ("reply_to", "group_id"):
@@ -185,7 +185,10 @@ def test_chord_size_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_cele
 
 
 def test_message_fields(sent_by_us: Sent) -> None:
-    """A message has these values. The text that Flower displays for the message contains no secret."""
+    """An image's message has the documented values.
+
+    The text that Flower displays for the message contains no secret.
+    """
     headers, (args, kwargs, _) = sent_by_us.messages[1]["headers"], sent_by_us.messages[1]["body"]
     assert (args, kwargs) == ([_RUN_ID, 1, _SECRET_URL], {})
     assert headers["task"] == "tasks.jobs.fetch_image"
@@ -272,7 +275,7 @@ def test_early_end_does_not_wait_for_redis(
 
 
 def test_window_bounds_the_shards_in_flight(server: redis.Redis, store: LocalStore) -> None:
-    """The shards in flight never exceed the window; each finished shard is replaced by the next one."""
+    """The shards in flight never exceed the window, and the next shard replaces each finished shard."""
     in_flight: list[int] = []
     ended: list[int] = []
 
@@ -354,7 +357,7 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Local
 def test_producer_without_its_lock_leaves_the_run_to_its_successor(
     server: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If another producer has taken over the run, the first one ends without deleting the other one's record."""
+    """After another producer has taken over the run, the first producer ends without deleting the new record."""
     required_module("obstore")
     monkeypatch.setattr(lease, "_RENEWAL_SECONDS", 0.02)
     with object_server() as objects:

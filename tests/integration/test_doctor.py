@@ -131,7 +131,7 @@ def test_reports_a_wrong_password(tmp_path: Path) -> None:
 
 
 def test_warns_about_unknown_server_settings(tmp_path: Path) -> None:
-    """A Redis setting that the user may not read is a warning; workers that do not answer are an error."""
+    """If the user may not read a Redis setting, the doctor warns. If workers do not answer, it reports an error."""
     users = tmp_path / "users.acl"
     users.write_text("user default on nopass ~* &* +@all -info -time -publish\n")
     with processes.redis_server(tmp_path, "--aclfile", str(users)) as port:

@@ -121,7 +121,7 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
     source = tmp_path_factory.mktemp("faults") / "list.txt"
     source.write_bytes(b"\n".join(lines))
     out = store_root / "of-faults"
-    # A dangling symlink has the name of one image's file. The symlink can't be overwritten, and is not taken for the
+    # A dangling symlink has the name of one image's file. The symlink can't be overwritten, and is not mistaken for the
     # image.
     unsavable = next(at for at, line in enumerate(lines) if line.endswith(b"#unsavable"))
     (out / "00000").mkdir(parents=True)

@@ -35,7 +35,7 @@ def port_in_use(port: int) -> Iterator[None]:
 
 
 def flower_processes(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Return the Flower processes among these."""
+    """Return the Flower processes among these processes."""
     return [process for process in processes if "flower" in process.cmdline()]
 
 
@@ -54,7 +54,7 @@ def test_flower_below_a_prefix(tmp_path: Path) -> None:
 
 
 def test_fleet_command_starts_flower(tmp_path: Path, demo_url: str) -> None:
-    """`producer fleet` prints Flower's address; Flower needs its password and listens on loopback only.
+    """`producer fleet` prints the address of Flower, which requires its password and listens on loopback only.
 
     Flower gets an event for every image, and an event for a shard that can't be collected. Flower's processes end with
     the fleet.
@@ -124,7 +124,7 @@ def test_events_can_be_off(tmp_path: Path, demo_url: str) -> None:
 def test_run_with_flower(tmp_path: Path, demo_url: str) -> None:
     """`run --flower --json` prints Flower's address to standard error. Only the JSON goes to standard output.
 
-    Flower's usual port is taken, so Flower uses another one. The command ends with the run, without waiting for a key.
+    Flower's usual port is taken, so Flower uses another port. The command ends with the run, without waiting for a key.
     """
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/images/{number}.jpg?latency=0.5\n" for number in range(16)))

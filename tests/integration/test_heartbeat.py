@@ -61,7 +61,7 @@ def record_unacked(server: redis.Redis, worker: WorkerId, count: int, exchange: 
 
 
 def queued(server: redis.Redis) -> list[dict[str, Any]]:
-    """Return the messages of the queue. The next message to deliver is the last one."""
+    """Return the messages of the queue. The last message of the queue is delivered next."""
     found: Any = server.lrange(_QUEUE, 0, -1)
     return [json.loads(message) for message in found]
 
@@ -111,7 +111,7 @@ def test_concurrent_requeues_requeue_once(server: redis.Redis, redis_url: str) -
 
 
 def test_declares_no_one_dead_before_lasting_contact(server: redis.Redis, heartbeat: Heartbeat) -> None:
-    """After its start or a Redis outage, a worker waits for one heartbeat lifetime before it declares others dead."""
+    """After its start or a Redis outage, a worker waits for a heartbeat lifetime before it declares workers dead."""
     heartbeat.beat(server)
     record_unacked(server, _ELSEWHERE, 1)
     heartbeat.beat(server)
@@ -130,7 +130,7 @@ def test_declares_no_one_dead_before_lasting_contact(server: redis.Redis, heartb
 
 
 def test_detects_a_dead_process_of_its_host_at_once(server: redis.Redis, heartbeat: Heartbeat) -> None:
-    """A reused or unused process id proves a death on this host; other hosts' process ids prove nothing."""
+    """On this host, a reused or unused process id proves a worker's death. Process ids of other hosts prove nothing."""
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     before, ended = replace(_ME, random="0"), replace(_ME, pid=child.pid, random="2")
@@ -148,7 +148,10 @@ def test_detects_a_dead_process_of_its_host_at_once(server: redis.Redis, heartbe
 def test_requeues_messages_of_a_lost_reply(
     server: redis.Redis, redis_url: str, heartbeat: Heartbeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a reply of Redis never reached this worker, its messages are requeued. The worker keeps received messages."""
+    """If a reply of Redis never reached this worker, the messages in the reply are requeued.
+
+    The worker keeps the messages that it received.
+    """
     transport.install()
     monkeypatch.setattr(transport.Channel, "worker_id", _ME.name)
     put(redis_url, _QUEUE, 3)
@@ -187,7 +190,7 @@ def test_running_task_of_a_broken_connection_is_known(
 
 
 def test_requeues_overdue_messages_of_kombu(server: redis.Redis, heartbeat: Heartbeat) -> None:
-    """If plain kombu keeps messages beyond the visibility timeout, they are requeued, as kombu's own consumers do."""
+    """If plain kombu keeps messages beyond the visibility timeout, we requeue them, as kombu's consumers do."""
     record = [{"headers": {}, "properties": {"delivery_info": {}}}, "", _QUEUE]
     server.hset(keys.UNACKED, mapping={"old": json.dumps(record), "new": json.dumps(record)})
     server.zadd(keys.UNACKED_INDEX, {"old": time.time() - limits.VISIBILITY_TIMEOUT - 1, "new": time.time()})

@@ -1,4 +1,4 @@
-"""In a network where every forbidden address answers, workers connect to no such address, whatever URLs and DNS say."""
+"""Workers connect to no forbidden address, whatever URLs and DNS say, even if every forbidden address answers."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def test_skip_continues_the_run_of_the_same_list(fleet: str, demo_url: str, out:
 
 
 def test_overwrite_replaces_an_unfinished_run(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """If a run's producer was killed, a new run replaces the run.
+    """If a run's producer was killed, a new run replaces the old run.
 
     No image of the old run, not even an image in progress, gets into the new run. While the old run's producer is
     alive, the run is not replaced.
@@ -66,7 +66,10 @@ def test_overwrite_replaces_an_unfinished_run(fleet: str, demo_url: str, out: Pa
 
 
 def test_extend_adds_shards(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """Another list adds shards. The keys, images and manifests of the first list stay. The counts leave out the gap."""
+    """Another list adds shards. The keys, images and manifests of the first list stay.
+
+    The counts leave out the gap between the two lists' keys.
+    """
     urls = write_list(tmp_path / "list.txt", demo_url, 0, 5)
     more = write_list(tmp_path / "more.txt", demo_url, 10, 4)
     assert run(tmp_path / "list.txt", out, fleet).json()["total"] == 5

@@ -1,4 +1,4 @@
-"""Real workers either refuse images of unverifiable servers with a reason, or save and mark these images."""
+"""Real workers either refuse an unverifiable server's images and give a reason, or save and mark these images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PNG = response(image())
 
 
 class Site:
-    """Servers with a valid certificate, with an expired one, and without TLS."""
+    """Three servers: one with a valid certificate, one with an expired certificate, and one without TLS."""
 
     def __init__(self, folder: Path, stack: ExitStack, plain: str) -> None:
         """Create the certificates and start the TLS servers. The server without TLS already runs."""
@@ -52,7 +52,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, demo_url: str) -> Iterator[Si
 
 
 def test_insecure_run_and_its_retry(site: Site, tmp_path: Path) -> None:
-    """A local fleet inherits the permission for --insecure. Manifests mark unverified images, also after a retry."""
+    """A local fleet inherits the permission for --insecure. Manifests mark unverified images, even after a retry."""
     out = tmp_path / "out"
     arguments = ("run", site.source, "--out", out, "--workers", "1", "--insecure", "--json")
     assert processes.producer(*arguments, env=site.permissive).json()["success"] == 2

@@ -28,7 +28,7 @@ _CLEANUP_SECONDS = 10.0
 
 @dataclass
 class Watched:
-    """A command with its own folder for temporary files, and all its processes seen so far."""
+    """A command, its own folder for temporary files, and all its processes seen so far."""
 
     command: process_helpers.Background
     temporary: Path
@@ -64,7 +64,10 @@ class Watched:
 
 @pytest.fixture
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give an empty folder for a command's temporary files. The path is short enough for a Unix socket in it."""
+    """Give an empty folder for a command's temporary files.
+
+    The folder's path is short enough for a Unix socket in the folder.
+    """
     return tmp_path_factory.mktemp("t")
 
 
@@ -87,14 +90,14 @@ def watched(tmp_path: Path, temporary: Path, out: Path, *arguments: str | Path) 
         try:
             yield seen
         finally:
-            # Kill the processes left over by a failed test, before the next test.
+            # Before the next test, kill the processes that a failed test has left over.
             for process in process_helpers.still_running(seen.processes) if command.process.poll() is not None else []:
                 process.kill()
 
 
 @contextmanager
 def mid_run(tmp_path: Path, temporary: Path, slow_list: Path) -> Iterator[Watched]:
-    """Start a run with a local fleet of two workers, and continue once its first images are saved."""
+    """Start a run with a local fleet of two workers, and wait until the first images are saved."""
     out = tmp_path / "out"
     with watched(
         tmp_path, temporary, out, "run", slow_list, "--out", out, "--workers", "2", "--concurrency", "8", "--json"
@@ -282,7 +285,7 @@ def test_local_fleet_restarts_killed_processes(tmp_path: Path) -> None:
 
 
 def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path) -> None:
-    """A fleet that gives up exits with status 1, prints the end of the server's log, and leaves nothing behind."""
+    """If a fleet gives up, it exits with status 1, prints the end of the server's log, and leaves nothing behind."""
     root = tmp_path / "store"
     root.mkdir()
     with watched(tmp_path, temporary, root, "fleet", "--store-root", root, "--workers", "1") as fleet:
@@ -306,7 +309,7 @@ def test_gives_up_on_a_server_that_keeps_exiting(tmp_path: Path, temporary: Path
 
 
 def _terminable_server(fleet: Watched, known: list[int]) -> psutil.Process | None:
-    """Return a fleet's Redis once it handles SIGTERM, or None. A Redis with a known process id does not count."""
+    """Return a fleet's Redis if it handles SIGTERM by now, or None. A Redis with a known process id does not count."""
     for process in process_helpers.still_running(fleet.command.descendants()):
         try:
             words = process.cmdline()
@@ -390,7 +393,10 @@ def test_standing_fleet_serves_runs_and_ends(tmp_path: Path, temporary: Path, de
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system can't pin processes to cores")
 @pytest.mark.parametrize("more", [more for more in (-1, 0, 1) if len(cores()) + more])
 def test_pins_workers_to_cores(tmp_path: Path, temporary: Path, more: int) -> None:
-    """If there are at least as many workers as cores, they are pinned evenly. Fewer workers may use all cores."""
+    """If there are at least as many workers as cores, they are pinned evenly.
+
+    If there are fewer workers than cores, each worker may use all cores.
+    """
     allowed = cores()
     workers = len(allowed) + more
     root = tmp_path / "store"

@@ -444,7 +444,7 @@ def test_scripts_are_denied_too(site: Site) -> None:
 
 
 def test_no_login_without_a_password(site: Site) -> None:
-    """The default user would need no password, and is off."""
+    """The default user is off, because it would need no password."""
     with (
         client(site.port, site.folder, None) as anonymous,
         pytest.raises(redis.AuthenticationError, match="authenticated"),

@@ -1,4 +1,4 @@
-"""Runs under a small limit of open files, and at a Redis that accepts few clients."""
+"""Runs work with a small limit of open files, and with a Redis that accepts few clients."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_path_template(fleet: str, demo_url: str, out: Path) -> None:
     ],
 )
 def test_wrong_templates_are_refused(tmp_path: Path, options: list[str], named: str) -> None:
-    """An invalid template, or one that conflicts with another option, is reported before anything starts."""
+    """A template that is invalid or conflicts with another option is reported before anything starts."""
     ended = processes.producer("run", "-", "--out", tmp_path / "out", *options, stdin=b"http://a.example/")
     assert (ended.code, named in ended.err) == (2, True), ended.err
     assert not (tmp_path / "out").exists()

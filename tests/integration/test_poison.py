@@ -72,7 +72,10 @@ def keep_worker_running(name: str, folder: Path, url: str) -> Iterator[list[int]
 
 @pytest.mark.timeout(240)
 def test_detects_poison_and_saves_its_neighbours(demo_url: str, tmp_path: Path) -> None:
-    """Three of two hundred images abort their process. These three are ``crashed``, and all other images are saved."""
+    """Three of two hundred images abort their process.
+
+    These three images are ``crashed``, and all other images are saved.
+    """
     urls = [f"{demo_url}/images/{index}.jpg" for index in range(_IMAGES)]
     for index in _POISONS:
         urls[index] += "?poison"

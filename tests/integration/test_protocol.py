@@ -115,7 +115,7 @@ class Protocol(RuleBasedStateMachine):
 
     @rule(move=_moves, worker=_workers, lost=st.booleans())
     def crash(self, move: Move, worker: str, lost: bool) -> None:
-        """A worker dies. Its messages are either requeued or lost."""
+        """A worker dies. The dead worker's messages are either requeued or lost."""
         self._make_move(move)
         self.fleet.crash(worker, lost)
 
@@ -123,7 +123,7 @@ class Protocol(RuleBasedStateMachine):
     def lose_or_duplicate(self, move: Move, how: Callable[[Fleet, str, int], None], queue: str, place: int) -> None:
         """A message gets lost, or is duplicated, or other messages overtake it."""
         self._make_move(move)
-        # Collect tasks are queued only for moments.
+        # A collect task is in its queue only for a moment.
         queue = SHARD_QUEUE if self.stage.server.llen(SHARD_QUEUE) else queue
         if waiting := self.stage.server.llen(queue):
             how(self.fleet, queue, place % waiting)
@@ -175,7 +175,7 @@ class Protocol(RuleBasedStateMachine):
         messages=st.integers(0, 2),
     )
     def end(self, moves: list[Move], how: str, messages: int) -> None:
-        """The producer is stopped, killed at once, or killed when it sends messages next. Workers may continue."""
+        """The producer is stopped, killed at once, or killed when it next sends messages. Workers may continue."""
         self.moves = 0
         if how == "sending":
             self.producer.kill_while_sending(messages)
@@ -234,7 +234,7 @@ class Protocol(RuleBasedStateMachine):
                 self._make_move(move)
 
     def _step_producer(self) -> None:
-        """Let the producer continue. If it has ended, start the next command."""
+        """Let the producer continue. If the producer has ended, start the next command."""
         with self._no_resends():
             if self.producer.ended and self.producer.error is not None:
                 self._resume()
@@ -263,7 +263,7 @@ class Protocol(RuleBasedStateMachine):
 
     @contextmanager
     def _no_resends(self) -> Iterator[None]:
-        """Let the producer act. Check that it resends no message in flight that a chord can still count."""
+        """Let the producer act. Check that the producer resends no message in flight that a chord can still count."""
         before = self.fleet.in_flight()
         counting = {shard for shard in range(_SHARDS) if self.fleet.is_counting(shard)}
         yield

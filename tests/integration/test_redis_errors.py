@@ -65,7 +65,7 @@ def admin(redis_url: str) -> Iterator[Any]:
 
 @pytest.mark.parametrize("code", _ERRORS)
 def test_doctor_reports_redis_errors(code: str, admin: Any, redis_url: str) -> None:
-    """The finding has the level "bad", Redis's message, and advice; nothing is written."""
+    """The finding has the level "bad", Redis's message, and advice. The doctor writes nothing."""
     with _ERRORS[code](admin):
         findings = {finding.name: finding for finding in diagnose(redis_url, None).findings}
     writes = findings["writes"]

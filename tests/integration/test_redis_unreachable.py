@@ -1,4 +1,4 @@
-"""If Redis is unreachable while downloads end, their chord parts are counted once Redis is back."""
+"""If Redis is unreachable while downloads end, their chord parts are counted as soon as Redis is back."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_run_survives_a_restart_of_redis(demo_url: str, tmp_path: Path) -> None:
 
 
 def test_stopping_worker_does_not_wait_for_redis(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that stops while Redis is unreachable gives up.
+    """If a worker is stopped while Redis is unreachable, the worker gives up.
 
     The task stays unacknowledged and goes to another worker.
     """

@@ -1,4 +1,4 @@
-"""A refresh of a previous run costs one 304 response for an unchanged image. Other images are downloaded."""
+"""A refresh of a previous run costs one 304 response for each unchanged image. Other images are downloaded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CHANGED, _REMOVED, _DAMAGED = 3, 4, 7
 
 @dataclass(frozen=True)
 class Site:
-    """A file server with its images, their URLs, and its access log."""
+    """A file server, its images, their URLs, and the server's access log."""
 
     files: Path
     folder: Path
@@ -69,7 +69,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {name: ((folder / name).read_bytes(), (folder / name).stat().st_mtime_ns) for name in names}
 
 
-#: The columns that have the same values in the row of a reused image as after a new download.
+#: The columns whose values are the same for a reused image as for a newly downloaded image.
 _IMAGE_COLUMNS = ("url", "width", "height", "original_width", "original_height", "format", "bytes", "sha256", "etag")
 
 
@@ -83,7 +83,7 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
     damaged = old / before[_DAMAGED]["path"]
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     files_before, requested = snapshot(old), len(site.answers())
-    # The new list has another order, and URLs unknown to the previous run.
+    # The new list has another order, and has URLs that the previous run did not have.
     urls = [*reversed(site.urls), site.urls[0], f"{site.urls[0]}?new"]
     facts = run(urls, out, "--refresh-from", old, "--broker", fleet)
     assert (facts["success"], facts["unchanged"]) == (_COUNT + 2, _COUNT - 3 + 1)
@@ -112,7 +112,7 @@ def test_refresh(fleet: str, site: Site, out: Path) -> None:
 
 @pytest.mark.slow
 def test_refresh_can_be_resumed(fleet: str, site: Site, out: Path, tmp_path: Path) -> None:
-    """If a refresh is killed during planning, it resumes as a refresh for both planned shards and new shards."""
+    """If a refresh is killed during planning, the resumed run still refreshes both planned shards and new shards."""
     old = out.with_name(f"{out.name}-old")
     run(site.urls, old, "--broker", fleet)
     source = tmp_path / "list.txt"
@@ -150,7 +150,7 @@ def test_refresh_can_be_retried(fleet: str, site: Site, out: Path) -> None:
 
 @pytest.mark.slow
 def test_refresh_of_resized_images_by_a_local_fleet(site: Site, tmp_path: Path) -> None:
-    """A local fleet takes over a previous run's resized images, and writes nothing into its folder."""
+    """A local fleet takes over a previous run's resized images, and writes nothing into the previous run's folder."""
     old, new = tmp_path / "old", tmp_path / "new"
     env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
     resize = ("--resize", "keep_ratio", "--image-size", "32", "--workers", "1")
@@ -192,7 +192,10 @@ def test_refresh_from_a_folder_without_a_run_is_refused(tmp_path: Path, place: s
 
 @pytest.mark.slow
 def test_refresh_names_a_damaged_manifest(fleet: str, demo_url: str, out: Path) -> None:
-    """An error names a truncated manifest before any request. The command that it recommends then completes the run."""
+    """If a manifest is truncated, an error names the manifest before any request.
+
+    The command that the error recommends then completes the run.
+    """
     old = out.with_name(f"{out.name}-old")
     urls = [f"{demo_url}/images/{number}.png" for number in range(3)]
     run(urls, old, "--broker", fleet)

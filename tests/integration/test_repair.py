@@ -67,7 +67,7 @@ def begin(stage: Stage, fleet: Fleet, store: LocalStore) -> Begin:
 
 
 def resume(stage: Stage, store: LocalStore, shards: int = 1, revision: int = 0, **options: Any) -> Producer:
-    """Resume a run with a complete plan, as its second command."""
+    """Resume a run that has a complete plan. This is the run's second command."""
     run = RunOptions("/out", _SIZE, run_id=RUN_ID, revision=revision, epoch=1)
     planner = simulated_fleet.earlier_plan(store, _SIZE, shards * _SIZE)
     return Producer(stage, store, run, planner, resumed=True, **options)
@@ -162,7 +162,7 @@ def test_repeats_a_part_counted_as_failed(begin: Begin, fleet: Fleet, store: Loc
 
 
 def test_sends_the_collect_task_of_a_dead_claim(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """If the worker that claimed a complete chord died, the producer sends the collect task but resends no image."""
+    """If a worker dies after claiming a complete chord, the producer sends the collect task but resends no image."""
     producer = begin()
     fleet.claim(0)
     fleet.work([IMAGE_QUEUE])
@@ -194,7 +194,7 @@ def test_rebuilds_a_lost_collect_task(begin: Begin, fleet: Fleet, store: LocalSt
 def test_resends_after_redis_was_emptied(
     begin: Begin, fleet: Fleet, store: LocalStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After Redis was emptied, only uncollected shards are resent; manifests stay as they are."""
+    """After Redis was emptied, only uncollected shards are resent, and manifests stay as they are."""
     producer = begin(2)
     for _ in range(_SIZE):
         fleet.finish(fleet.take())
@@ -239,7 +239,7 @@ def test_restores_a_lost_run_record(begin: Begin, fleet: Fleet, store: LocalStor
 
 
 def test_ignores_a_cancelled_collect_task(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """If a lost run record cancels images, the collect task writes no manifest, and the images are repeated."""
+    """If a lost run record cancels images, their collect task writes no manifest. The images are repeated."""
     producer = begin()
     fleet.server.delete(keys.run(RUN_ID))
     fleet.work([IMAGE_QUEUE])
@@ -251,7 +251,7 @@ def test_ignores_a_cancelled_collect_task(begin: Begin, fleet: Fleet, store: Loc
 
 
 def test_gives_up_on_an_image_lost_again_and_again(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """After five repairs a still missing image fails as `lost`, and the run ends."""
+    """After five repairs, an image that is still missing fails as `lost`, and the run ends."""
     producer = begin(2)
     tries = 0
     for _ in range(100):
@@ -325,7 +325,10 @@ def test_requeued_messages_are_not_resent(begin: Begin, fleet: Fleet, store: Loc
 
 
 def test_resume_skips_finished_shards(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """The next command does not send a shard that has a manifest, and reports its images as already done."""
+    """If a shard has a manifest, the next command does not send the shard.
+
+    It reports the shard's images as already done.
+    """
     first = begin(2, window=1)
     fleet.work()
     assert store.exists(manifest.name(0))
@@ -350,7 +353,10 @@ def test_resume_of_a_finished_run_sends_nothing(stage: Stage, begin: Begin, flee
 
 
 def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """After a kill, messages in queues, with workers and in chords are kept. Messages not sent yet are sent."""
+    """After a kill, the messages that are in queues, at workers or in chords are kept.
+
+    Messages that had not been sent are sent.
+    """
     first = begin(2)
     first.step()
     fleet.finish(fleet.take())
@@ -408,9 +414,9 @@ def unsaved(fleet: Fleet) -> None:
 def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore, body: bool) -> None:
     """If the previous command could not save an image, the image is retried, whatever state its shard has reached.
 
-    The image's chord part may have been counted and forgotten, or it may be in a queued collect task. That collect task
-    belongs to the earlier command. A collect task that the last message of the earlier command triggers later also
-    belongs to this command.
+    The image's chord part may have been counted and forgotten, or it may be in a queued collect task. The queued
+    collect task belongs to the earlier command. A collect task that the earlier command's last message triggers later
+    also belongs to the earlier command.
     """
     first = begin()
     unsaved(fleet)
@@ -426,7 +432,7 @@ def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet,
 
 
 def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """If the first command's late collect task has an unsaved image, it is ignored. The second attempt counts."""
+    """If the first command's late collect task has an unsaved image, the task is ignored. The second attempt counts."""
     first = begin()
     taken = fleet.take()
     first.kill()
@@ -445,7 +451,7 @@ def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fl
 
 
 def test_failure_to_save_is_final_within_a_command(begin: Begin, fleet: Fleet, store: LocalStore) -> None:
-    """Within one command, an image that could not be saved counts as any failed image, and is not resent."""
+    """Within one command, an image that could not be saved counts like any failed image, and is not resent."""
     producer = begin()
     unsaved(fleet)
     slow = fleet.take()

@@ -45,7 +45,7 @@ def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
 
 
 def test_all_ways_resize_alike(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """One by one, threads and the fleet save the same files from the same list."""
+    """The three ways (one by one, threads, the fleet) save the same files from the same list."""
     source = tmp_path / "list.txt"
     source.write_text("".join(f"{demo_url}/{path}\n" for path in _SIZES))
     ended = processes.producer(

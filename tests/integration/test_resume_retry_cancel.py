@@ -1,4 +1,4 @@
-"""A run can be cancelled, and can be resumed however its producer ended. Its failed images can be retried."""
+"""A run can be cancelled. A run can be resumed, however its producer ended. Its failed images can be retried."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Running:
 
 
 def lines(demo_url: str, images: int = _IMAGES) -> str:
-    """Return a list of images, each answered after a delay."""
+    """Return a list of images. The server sends each image after a delay."""
     place = next(_places)
     return "".join(f"{demo_url}/images/{place * 1000 + index}.png?latency={_SLOW}\n" for index in range(images))
 
@@ -95,7 +95,7 @@ def started_run(
 
 @pytest.fixture
 def running(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> Iterator[Running]:
-    """Give a run of a file with at least one finished shard."""
+    """Give a run that reads its list from a file and has at least one finished shard."""
     with started_run(fleet, demo_url, out, tmp_path) as run:
         run.until_begun()
         yield run
@@ -286,7 +286,10 @@ def test_cancel_with_a_local_fleet(demo_url: str, out: Path, tmp_path: Path) -> 
 
 
 def test_retry_repeats_failures_that_may_succeed_now(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """`retry` repeats only images that may succeed now. Their attempts add up, and the command reports the changes."""
+    """`retry` repeats only images that may succeed now.
+
+    The attempts of each image add up, and the command reports the changes.
+    """
     port = processes.free_port()
     late = [f"http://127.0.0.1:{port}/images/{index}.png" for index in range(3)]
     good = [f"{demo_url}/images/{index}.png" for index in (7001, 7002)]
@@ -355,7 +358,7 @@ def test_two_runs_share_a_fleet(fleet: str, demo_url: str, store_root: Path, tmp
 
 @pytest.mark.slow
 def test_damaged_files_are_named_and_kept(running: Running) -> None:
-    """The error message names a truncated manifest or a changed run.json, and nothing is overwritten."""
+    """If a manifest is truncated or run.json has changed, the error names the file, and nothing is overwritten."""
     assert running.producer.wait().code == 0
     record = running.out / "run.json"
     whole = record.read_bytes()
@@ -383,7 +386,7 @@ def test_damaged_files_are_named_and_kept(running: Running) -> None:
 
 @pytest.mark.slow
 def test_one_signal_ends_a_run_that_waits_for_its_list(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """Ctrl-C ends a run that waits for standard input before its first shard is full."""
+    """While a run waits for standard input and its first shard is not full, Ctrl-C ends the run."""
     with started_run(fleet, demo_url, out, tmp_path, stdin=True) as run:
         pipe = run.producer.process.stdin
         assert pipe is not None
@@ -444,7 +447,7 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     last = [line for line in screen.text.splitlines() if line.strip()][-2:]
     assert last[0].endswith("Interrupted. Saved images and manifests are kept.")
     assert last[1] == f"Resume with: producer resume {out}"
-    # Before the last message, the cursor moves up over the progress bar and the details below the bar, and erases both.
+    # Before the last message, the cursor moves up over the progress bar and the details below the bar. Both are erased.
     assert b"\x1b[1A\x1b[2K\x1b[1A\x1b[2KInterrupted." in bytes(screen.shown)
     assert processes.request_count(demo_url, "/images") - before == len(processes.image_files(out)) < 3000
     done = processes.producer("resume", out, *size, "--json", env=env, seconds=110).json()
@@ -454,7 +457,7 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_interrupted_comparison_ends_at_once(demo_url: str, tmp_path: Path) -> None:
-    """Ctrl-C ends a comparison at once, even while its threads wait for servers, and offers no resume."""
+    """Ctrl-C ends a comparison at once, even while its threads wait for servers. The command offers no resume."""
     source, out = tmp_path / "list.txt", tmp_path / "out"
     source.write_text(f"{demo_url}/images/1.png\n{demo_url}/images/2.png?latency=30\n" * 2)
     argv = processes.command(["compare", source, "--out", out, "--workers", "1", "--timeout", "50"])

@@ -121,7 +121,7 @@ def test_slot_is_free_while_images_wait(server: redis.Redis, demo_url: str, tmp_
 
 @pytest.mark.slow
 def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """A task with a countdown stays the same part of its chord. It displays no secret, and it is not resent."""
+    """A task with a countdown stays the same part of its chord. The task displays no secret, and is not resent."""
     urls = [f"{url}&token=secret" for url in refused_once(demo_url, 14, 3)]
     untyped: Any = server
     listener = untyped.pubsub()
@@ -175,7 +175,10 @@ def test_waiting_tasks_of_an_ended_worker_are_requeued(
 
 
 def test_countdowns_are_bounded(server: redis.Redis, demo_url: str, tmp_path: Path) -> None:
-    """If each answer has a Retry-After, --retries further attempts follow. If it asks for minutes, none follows."""
+    """If each answer has a Retry-After, the first attempt is followed by ``--retries`` further attempts.
+
+    If a Retry-After asks for minutes, no attempt follows.
+    """
     urls = [f"{demo_url}/fault/rate-limited?after={after}" for after in (1, 121)]
     with fleet(server, tmp_path, "only"), running(server, tmp_path, urls, "--retries", "2") as producer:
         assert producer.wait(40).json()["reasons"] == {"rate_limited": 2}

@@ -155,7 +155,7 @@ def executions(url: str) -> dict[str, int]:
 
 
 def test_every_image_is_fetched_exactly_once(ran: FinishedRun) -> None:
-    """For 2,500 images, the workers count 2,500 image tasks and 3 collect tasks, and the server 2,500 requests."""
+    """For 2,500 images, workers count 2,500 image tasks and 3 collect tasks. The server counts 2,500 requests."""
     assert ran.ended.code == 0, ran.ended.err
     assert ran.executed in (None, {FETCH_IMAGE: COUNT, COLLECT_SHARD: len(SHARDS)})
     assert sorted(ran.fetched) == sorted(ran.site.originals)
@@ -270,7 +270,10 @@ def test_slow_pipe_is_read_lazily(fleet: str, demo_url: str, out: Path, tmp_path
 
 
 def test_progress_grows_with_each_image(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
-    """The progress sums in Redis grow while a shard's slowest image is still missing. The run's end removes them."""
+    """The progress sums in Redis grow while a shard's slowest image is still missing.
+
+    The sums are removed at the end of the run.
+    """
     urls = [f"{demo_url}/images/{number}.jpg" for number in range(3)]
     source = tmp_path / "list.txt"
     source.write_text("\n".join([*urls, f"{demo_url}/images/3.jpg?latency=4"]))
@@ -293,7 +296,8 @@ def test_redis_keeps_nothing_of_a_run(fleet: str, demo_url: str, out: Path) -> N
     assert second["success"] == 1
     with processes.connect(fleet) as server:
         remaining = [str(key) for key in server.scan_iter(f"*{first['run_id']}*")]
-        # Celery remembers for a day that a chord was done, so that a late copy of a part can't start the chord again.
+        # Celery remembers for a day that a chord was done, so that a late copy of a chord part can't start the chord
+        # again.
         assert all(int(str(server.ttl(key))) > 0 for key in remaining)
         assert [key for key in remaining if key.startswith("imagefleet:")] == []
         assert [server.llen(queue) for queue in (celery.IMAGE_QUEUE, celery.SHARD_QUEUE)] == [0, 0]

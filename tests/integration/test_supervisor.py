@@ -46,7 +46,7 @@ def client() -> Iterator[SupervisorClient]:
 
 
 def started(client: SupervisorClient, name: str, argv: list[str], grace: float = 5.0, restart: bool = False) -> int:
-    """Start a process, and return the process id once the process has one."""
+    """Start a process, wait until it has a process id, and return this id."""
     client.start(name, argv, {}, grace, restart=restart)
     wait_for(lambda: name in client.pids)
     return client.pids[name]

@@ -178,7 +178,7 @@ def test_a_busy_queue_blocks_no_other(redis_url: str) -> None:
 
 @pytest.mark.parametrize("foreign", ["{broken", "{}", "[]", "5", '{"properties": {}}'])
 def test_foreign_message_goes_to_the_dead_letter_list(redis_url: str, server: redis.Redis, foreign: str) -> None:
-    """If kombu did not write a message, it goes to a separate list, and the following messages are delivered."""
+    """A message that kombu did not write goes to a separate list, and the messages after it are delivered."""
     put(redis_url, _QUEUE, 1)
     server.lpush(_QUEUE, foreign)
     put(redis_url, _QUEUE, 2, first=1)
@@ -210,7 +210,10 @@ def test_failed_delivery_loses_no_other_message(redis_url: str, server: redis.Re
 
 
 def test_channel_renews_its_client_with_its_pool(redis_url: str) -> None:
-    """A channel uses one client for all commands. After a reconnect has replaced the pool, it uses a new client."""
+    """A channel uses one client for all commands.
+
+    After a reconnect has replaced the pool, the channel uses a new client.
+    """
     with Connection(redis_url) as connection:
         channel: Any = connection.default_channel
         before = channel._create_client()
@@ -222,7 +225,10 @@ def test_channel_renews_its_client_with_its_pool(redis_url: str) -> None:
 
 
 def test_running_task_is_acknowledged_over_the_next_connection(redis_url: str, server: redis.Redis) -> None:
-    """A closing connection requeues tasks that have not started. Running tasks are acknowledged later, once."""
+    """A closing connection requeues tasks that have not started.
+
+    Running tasks are acknowledged later, each exactly once.
+    """
     running: list[str] = []
     transport.install(lambda: running)
     messages: list[Any] = []
@@ -277,7 +283,7 @@ _ONE_LIST: dict[str, Any] = {"transport_options": {"priority_steps": [0]}}
 
 
 def test_unread_reply_does_not_count_as_missing(redis_url: str, server: redis.Redis) -> None:
-    """A process that was stopped for a minute then receives the messages that it had requested."""
+    """After a process was stopped for a minute, it receives the messages that it had requested."""
     put(redis_url, _QUEUE, 3)
     found: list[int] = []
     with consuming(redis_url, [_QUEUE], 8, recording_consumer(found), **_ONE_LIST) as connection:
@@ -308,7 +314,7 @@ def test_gives_up_a_silent_connection(redis_url: str) -> None:
 
 @pytest.mark.parametrize("option", [{"polling_interval": 0}, {"health_check_interval": 0}])
 def test_tolerates_silence_without_a_bound(redis_url: str, option: dict[str, int]) -> None:
-    """A connection is not given up if Redis is allowed to wait without a limit, or if health checks are off."""
+    """A connection without replies is kept if Redis is allowed to wait without a limit, or if health checks are off."""
     options = {"transport_options": {"priority_steps": [0], **option}}
     with consuming(redis_url, [_QUEUE], 8, lambda *_: None, **options) as connection:
         drain(connection, lambda: only_listener(connection)._reserving is None)
@@ -322,7 +328,7 @@ def test_tolerates_silence_without_a_bound(redis_url: str, option: dict[str, int
 
 @pytest.mark.parametrize("event", [READ, ERR], ids=["read", "error"])
 def test_server_may_close_an_idle_connection(redis_url: str, server: redis.Redis, event: int) -> None:
-    """If Redis closes the connection of a full consumer, the consumer opens another connection once it has room."""
+    """If Redis closes the connection of a full consumer, the consumer opens another one when it has room again."""
     put(redis_url, _QUEUE, 2)
     messages: list[Any] = []
     with consuming(redis_url, [_QUEUE], 1, lambda _, message: messages.append(message), **_ONE_LIST) as connection:
@@ -375,7 +381,10 @@ def test_full_channel_blocks_no_other(redis_url: str) -> None:
 
 
 def test_event_loop_follows_a_new_connection(redis_url: str) -> None:
-    """redis-py can replace a connection between two ticks of a worker's event loop. Each one is registered once."""
+    """redis-py can replace a connection between two ticks of a worker's event loop.
+
+    Each connection is registered once.
+    """
     found: list[int] = []
     hub = Hub()
     registered: list[int] = []

@@ -16,7 +16,7 @@ from tasks.broker.client import client
 from tests.integration import processes
 from tests.waiting import PATIENCE
 
-#: For each kind, the wrapper of the plain worker command. The wrapper needs root, and ends with the worker.
+#: For each kind, the wrapper of the plain worker command. The wrapper needs root, and ends when the worker ends.
 _UNSHARED = {
     # The worker has neither a responding name server nor a hosts file.
     "resolver": ("--mount", 'mount --bind "$0/empty" /etc/resolv.conf && mount --bind "$0/empty" /etc/hosts'),
@@ -143,9 +143,9 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
 
 @pytest.mark.slow
 def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Path) -> None:
-    """Beside two good workers, unfit workers of each kind cost no image. The run and the doctor name each unfit worker.
+    """If there are two good workers too, unfit workers of each kind cost no image.
 
-    A worker becomes fit again once its fault is fixed.
+    The run and the doctor name each unfit worker. A worker becomes fit again once its fault is fixed.
     """
     if subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make namespaces")

@@ -67,7 +67,7 @@ def test_runs_the_demo_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> No
     fresh = tmp_path / "environment"
     venv.create(fresh)
     (site,) = fresh.glob("lib/python*/site-packages")
-    # A path file inside a borrowed folder is not read, so an editable install of the checkout stays out.
+    # A path file inside a borrowed folder is not read, so an editable install of the checkout has no effect.
     borrowed = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
     (site / "borrowed.pth").write_text("\n".join(borrowed) + "\n", encoding="utf-8")
     python = str(fresh / "bin" / "python")

@@ -1,7 +1,7 @@
 """Serve Pillow's own test images, download them with a fleet, and compare the results with the documented ones.
 
-``python -m tests.pillow`` installs nothing, and downloads the images once. The fleet fetches the images twice: once it
-decodes every frame, and once it resizes the images. No worker process must be replaced.
+``python -m tests.pillow`` installs nothing, and downloads the images once. The fleet fetches the images twice. The
+first time, it decodes every frame. The second time, it resizes the images. No worker process must be replaced.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def counted(images: list[str], rows: list[dict[str, Any]]) -> dict[str, dict[str
 
 
 def wrong(images: list[str], rows: list[dict[str, Any]]) -> list[str]:
-    """Return the images with a result that no image is allowed to have."""
+    """Return the images whose result no image is allowed to have."""
     return [
         f"{image}: {row['reason']}: {row['error_message']}"
         for image, row in zip(images, rows, strict=True)

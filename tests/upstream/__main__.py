@@ -36,8 +36,8 @@ class Result:
     skipped: int = 0
     #: The number of tests whose authors expect them to fail, always or sometimes.
     marked: int = 0
-    #: The names of the tests that failed as `expected` says, of the tests that failed otherwise, and of the tests that
-    #: passed when repeated.
+    #: Three lists of names: tests that failed as `expected` says, tests that failed otherwise, and tests that passed
+    #: when repeated.
     expected: Sequence[str] = ()
     failed: Sequence[str] = ()
     rerun: Sequence[str] = ()
@@ -52,7 +52,7 @@ class Result:
 
 
 def run(suite: Suite, ports: Sequence[int], theirs: bool, only: str) -> Result:
-    """Run a suite, or some of its tests. At each of the ports, a separate Redis listens."""
+    """Run a suite, or some of its tests. A separate Redis listens at each of the ports."""
     log, outcomes = sources.FOLDER / f"{suite.name}.log", sources.FOLDER / f"{suite.name}.json"
     outcomes.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "pytest", "--verbose", "--tb=short", "--disable-warnings", "-k", only]
@@ -73,7 +73,7 @@ def run(suite: Suite, ports: Sequence[int], theirs: bool, only: str) -> Result:
 
 
 def wrong(suite: str, result: Result, counts: Mapping[str, int]) -> list[str]:
-    """Return how a suite's result deviates from the documented numbers ``counts`` and the expected failures."""
+    """Return how a suite's result differs from the expected failures and from ``counts``, the documented numbers."""
     failed = {name for test in result.expected for name in (test, test.partition("[")[0])}
     expected = {name for names in FAILING[suite].values() for name in names}
     faults = [f"{name} did not fail, or does not exist" for name in sorted(expected - failed)]

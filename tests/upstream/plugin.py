@@ -97,7 +97,7 @@ def _bind_kombu_integration() -> None:
 
 
 def _bind_celery_unit() -> None:
-    """Make the name and the URLs of Celery's Redis backend refer to our backend, and use our transport too."""
+    """Make the name and the URLs of Celery's Redis backend refer to our backend, and make Celery use our transport."""
     transport.install()
     celery.backends.redis.RedisBackend = BatchingBackend
     name = f"{backend.__name__}:{BatchingBackend.__name__}"
@@ -164,7 +164,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count each part at once with our code if a test asks for it, because this test checks the result at once."""
+    """If a test checks the result at once and asks for it, count each chord part at once with our code."""
     if getattr(request, "param", "celery") == "celery":
         return
 
@@ -213,7 +213,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter is None or hasattr(session.config, "workerinput"):
         return
-    # A test has two reports if the test fails and the clean-up after it fails as well.
+    # If both a test and the clean-up after the test fail, the test has two reports.
     names = {kind: {report.nodeid for report in reporter.stats.get(kind, [])} for kind in _KINDS}
     expected = {
         report.nodeid

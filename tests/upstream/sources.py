@@ -44,7 +44,7 @@ def fetched(distribution: str) -> Path:
 
 
 def unpacked(distribution: str, below: Path, without: str) -> Path:
-    """Return the folder of a distribution's sources, from which one subfolder is left out. They are fetched once.
+    """Return the folder of a distribution's sources without one subfolder. The sources are fetched once.
 
     Raises: click.ClickException: the lock file has another version, or pip can't download the installed version.
     """
