@@ -84,7 +84,7 @@ def download(
         source: the path or URL of a URL list, or the URLs of the images themselves.
         out: the output folder: a path, or the URL of an object store such as ``s3://bucket/prefix``. A missing folder
             is created.
-        config: the options; None for the defaults of ``producer run``, or, if a run is extended, for the options of
+        config: the options; None for the defaults of ``producer run`` or, if a run is extended, for the options of
             that run.
         workers: where to download.
         on_progress: called with the progress.

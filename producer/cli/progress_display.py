@@ -177,7 +177,7 @@ class Display:
 def show_waiting(console: Console, text: str, quiet: bool = False) -> Iterator[None]:
     """Show a text while the block runs.
 
-    On a terminal, the text disappears at the end. Elsewhere, it is a printed line.
+    On a terminal, the text disappears at the end. Elsewhere, the text is a printed line.
     """
     if quiet:
         yield

@@ -75,7 +75,7 @@ def read_parts(server: redis.Redis, group: str, void: Collection[Reason]) -> Cho
     Args:
         server: a client with `decode_responses`.
         group: the id of the chord.
-        void: parts that failed with one of these reasons count as invalid.
+        void: the failure reasons with which a part counts as invalid.
     """
     pipe = server.pipeline(transaction=True)
     pipe.zrange(_key(group, ".j"), 0, -1)

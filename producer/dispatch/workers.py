@@ -268,7 +268,7 @@ class _AllRepliedError(Exception):
 
 
 def _group_by_trouble(unfit: Sequence[UnfitWorker]) -> str:
-    """Return the names of workers, grouped by their problem."""
+    """For each problem, return the names of the workers that have it."""
     by_trouble: dict[str, list[str]] = {}
     for worker in unfit:
         by_trouble.setdefault(worker.why, []).append(worker.name)

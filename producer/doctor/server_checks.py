@@ -55,7 +55,7 @@ def check_writes(server: redis.Redis) -> Finding:
 
 
 def query_or_none(command: Callable[[], Any]) -> Any:
-    """Return the reply to a Redis command; None if the broker's user may not run it."""
+    """Return the reply to a Redis command; None if the broker's user is not allowed to run the command."""
     try:
         return command()
     except redis.exceptions.NoPermissionError:

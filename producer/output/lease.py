@@ -1,10 +1,10 @@
 """Lock an output folder in an object store. If a producer dies, another producer can take over its lock.
 
 The lock is the object ``.lock``. It is created only if it does not exist. The lock's holder describes itself in this
-object. It rewrites the object every few seconds, on the condition that the object is unchanged. A producer that finds
-the lock watches the object. If the object does not change during the lifetime of a renewal, the holder is dead. The
-producer then takes over the lock, on the same condition. So no two clocks are compared. If two producers try to take
-over a lock, one of the two producers fails.
+object. The holder rewrites the object every few seconds, on the condition that the object is unchanged. A producer that
+finds the lock watches the object. If the object does not change during the lifetime of a renewal, the holder is dead.
+The producer then takes over the lock, on the same condition. So no two clocks are compared. If two producers try to
+take over a lock, one of the two producers fails.
 
 A holder may be paused or cut off for too long. Then it notices at its next renewal that it has lost the lock. From then
 on, its store refuses each write, and its run ends.

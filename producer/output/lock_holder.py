@@ -21,7 +21,7 @@ NAME = ".lock"
 class LockHolder:
     """The process that holds a lock; ``since`` is in seconds since the epoch.
 
-    The value contains no secrets. So it has only the name of the command, because the command's options may contain
+    The value contains no secrets. It has only the name of the command, because the command's options may contain
     secrets.
     """
 

@@ -106,7 +106,7 @@ class RunFile:
         return self.earlier_shards * self.options.shard_size
 
     def end_index(self, rows: int) -> int:
-        """Return the index that follows the last planned row, if this many rows are planned.
+        """If this many rows are planned, return the index that follows the last planned row.
 
         If the last shard of an earlier list is not full, this index is larger than the number of rows.
         """

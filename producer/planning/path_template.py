@@ -142,7 +142,7 @@ def collision_key(name: str) -> str:
 
 
 def output_conflict(output: OutputOptions) -> tuple[str, str] | None:
-    """Return the option that conflicts with another one, and why; None if the options can be used together."""
+    """Return the option that conflicts with another option, and the reason; None if there is no conflict."""
     if output.format is not OutputFormat.FILES and output.sidecars:
         return (
             "--sidecar",

@@ -66,7 +66,7 @@ class UrlIndex:
             self._write_buffered()
 
     def find(self, url: str) -> list[int]:
-        """Return up to four places, in ascending order: those of a URL and of other URLs with the same hash.
+        """Return up to four places, in ascending order: the places of a URL, and of other URLs with the same hash.
 
         Raises:
             OSError: the index can't be written or read.

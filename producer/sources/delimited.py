@@ -27,7 +27,7 @@ from tasks.download.urls import looks_like_url
 
 _DELIMITERS = ",;\t|"
 _QUOTED = re.compile('"[^"]*"')
-#: The host and the folders of a URL. Their commas and semicolons separate no columns.
+#: The host and the folders of a URL. Commas and semicolons in this part of a URL separate no columns.
 _FOLDERS = re.compile(r"https?://(?:(?!https?:)\S)*/", re.IGNORECASE)
 _UNCLOSED = "has a quotation mark that is never closed"
 #: The maximum number of lines in a row. Without a limit, each unclosed quotation mark would cost a pass over the whole
@@ -46,7 +46,7 @@ class DelimitedReader:
 
         Args:
             text: the text, with its line ends unchanged.
-            delimiter: the character between two fields; None: the delimiter of the first row.
+            delimiter: the character between two fields; None chooses the delimiter of the first row.
             header: whether the first row has the names of the columns. Without a header, the columns' numbers are their
                 names.
         """
@@ -209,7 +209,7 @@ class _Lines:
 
 
 def _next_row(table: Any) -> tuple[list[str] | None, str | None]:
-    """Return the fields of the next row, and what is wrong with the row.
+    """Return the fields of the next row, and its error if it has one.
 
     At the end of the table, there are no fields.
     """
@@ -221,7 +221,10 @@ def _next_row(table: Any) -> tuple[list[str] | None, str | None]:
 
 
 def find_delimiter(row: str) -> str:
-    """Return the delimiter that occurs most in a row outside the folders of its URLs, or a comma if there is none."""
+    """Return the delimiter that occurs most in a row, or a comma if there is none.
+
+    The hosts and folders of URLs are ignored.
+    """
     bare = _QUOTED.sub("", row)
     outside = _FOLDERS.sub("", bare)
     if _has_delimiter(bare) and not _has_delimiter(outside):
@@ -231,7 +234,7 @@ def find_delimiter(row: str) -> str:
 
 
 def is_one_url(row: str) -> bool:
-    """Return whether a row of a text is certainly one URL, without quotation marks around it or a further column."""
+    """Return whether a row of a text is certainly a single URL, with no quotation marks and no further column."""
     return (
         row.lower().startswith(("http://", "https://"))
         and not any(character.isspace() or character == '"' for character in row)

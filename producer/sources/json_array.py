@@ -14,7 +14,7 @@ from producer.sources.encoding import BYTE_ORDER_MARK
 from producer.sources.json_reader import Item, JsonReader
 from producer.sources.reader import DamagedListError
 
-#: Python makes no integer of more digits. ijson's parser in C crashes if Python refuses an integer.
+#: Python does not convert more digits to an integer. ijson's parser in C crashes if Python refuses an integer.
 _MAX_DIGITS = sys.get_int_max_str_digits() or sys.int_info.default_max_str_digits
 _LONG_INTEGER = re.compile(rb"[\s\[:,-][0-9]{%d}" % (_MAX_DIGITS + 1))
 
@@ -43,7 +43,7 @@ class _Utf8:
 
 
 class _WithoutLongIntegers:
-    """A stream that ends with a `DamagedListError` at a number with too many digits."""
+    """A stream that raises a `DamagedListError` at a number with too many digits."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._tail = stream, b""
@@ -64,7 +64,7 @@ def _items(text: _WithoutLongIntegers) -> Iterator[Item]:
     """Yield the elements with their numbers.
 
     Raises:
-        DamagedListError: at some place, the text stops being JSON, or contains a number that Python can't read.
+        DamagedListError: from some place on, the text is not JSON, or it contains a number that Python can't read.
     """
     import ijson
 
@@ -83,7 +83,7 @@ def _items(text: _WithoutLongIntegers) -> Iterator[Item]:
 def _with_floats(item: Any) -> Any:
     """Return an element with a float in place of each decimal number.
 
-    ijson yields floats by itself only together with a limit of 64 bits for integers.
+    By itself, ijson yields floats only if it also limits integers to 64 bits.
     """
     if isinstance(item, Decimal):
         return float(item)

@@ -1,6 +1,6 @@
 """The columns of JSON objects: their names, their types, and how to treat values of other types.
 
-The first rows decide the type of a column: numbers, truth values, text, or lists or objects that contain these types. A
+The first rows decide the type of a column: numbers, truth values, text, or lists and objects of these types. A
 column is text if its values have several types, or if it has no values. Text columns hold values of other types as
 JSON.
 """

@@ -33,7 +33,7 @@ class Reader(Protocol):
 
     #: The names by which options can select the file's columns.
     names: Sequence[str]
-    #: The column that has the URLs, if the format or the content says so.
+    #: The column with the URLs, if the format or the content identifies it.
     url_column: str | None
     #: The number of a column that has a URL in the place of the header, if the format has a header.
     url_in_header: str | None

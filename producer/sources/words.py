@@ -70,7 +70,7 @@ class WordsReader:
 
 
 def _find_url(lines: Iterator[str]) -> int:
-    """Return the place that the first URL has in most lines."""
+    """Return the most common place of the first URL in a line."""
     places = Counter(
         next((place for place, word in enumerate(line.split()) if looks_like_url(word)), None) for line in lines
     )
