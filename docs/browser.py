@@ -33,7 +33,7 @@ def chromium(program: str) -> Iterator[Browser]:
 
 @contextmanager
 def flower_page(browser: Browser, url: str, password: str, size: tuple[int, int] = (1600, 900)) -> Iterator[Page]:
-    """Yield an empty page of this size in pixels. The page logs in to the Flower at the URL."""
+    """Yield an empty page of the given size in pixels. The page is logged in to the Flower at the given URL."""
     width, height = size
     with browser.new_context(
         base_url=url,

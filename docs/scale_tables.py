@@ -86,7 +86,7 @@ def loads(result: Mapping[str, Any]) -> str:
 
 
 def growth(result: Mapping[str, Any]) -> str:
-    """Return the table of cost and memory for each list length, with their growth."""
+    """Return the table of the cost and the memory for each list length, and of the growth of both."""
     rows = [
         "| images | images/s | CPU per image: workers, Redis, producer | memory: producer | Redis, allocated "
         "| workers |",
@@ -127,7 +127,7 @@ def _ratios(sizes: Mapping[int, Mapping[str, Any]]) -> list[str]:
 
 
 def rates(result: Mapping[str, Any]) -> str:
-    """Return the table of resources per download rate."""
+    """Return the table of the resources that each download rate needs."""
     cost = Cost.from_result(result)
     needed = {rate: Resources.for_rate(rate, _LATENCY, cost, _SHARD_SIZE) for rate in _RATES}
     rows = ["| images/s | " + " | ".join(f"{rate:,}" for rate in _RATES) + " |", "|---" * (len(_RATES) + 1) + "|"]
@@ -157,7 +157,7 @@ def rates(result: Mapping[str, Any]) -> str:
 
 
 def lists(result: Mapping[str, Any]) -> str:
-    """Return the table of data per list."""
+    """Return the table of the amounts of data for each list length."""
     cost = Cost.from_result(result)
     left = [ListTotals.for_images(images, cost, _SHARD_SIZE) for images in _LISTS.values()]
     rows = ["| images | " + " | ".join(_LISTS) + " |", "|---" * (len(_LISTS) + 1) + "|"]
