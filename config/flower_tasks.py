@@ -16,7 +16,7 @@ _FIELD = re.compile(r"'(?P<name>\w+)': (?:'(?P<text>.*?)'|(?P<plain>[^',]+?))(?=
 
 
 def adjust_event(event: dict[str, Any]) -> dict[str, Any]:
-    """Return the event. If the image failed, the type is ``task-failed``, so that Flower counts the failure.
+    """Return the event. If the image failed, the event's type is ``task-failed``, so that Flower counts the failure.
 
     For Celery, even the task of a failed image succeeds, because the chord needs the Outcome that the task returns.
     """

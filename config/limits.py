@@ -13,8 +13,8 @@ MAX_DEADLINE = VISIBILITY_TIMEOUT / 4
 
 #: Longest wait, in seconds, that an image server may request. If a server requests a longer wait, the image is not
 #: retried. If a slot can't be held for the whole wait, the task is requeued with the wait as its countdown. During the
-#: countdown, a worker holds the task unacknowledged. The limit is only a fifth of the visibility timeout, because the
-#: task also waits behind other tasks after its countdown.
+#: countdown, a worker holds the task without acknowledging it. The limit is only a fifth of the visibility timeout,
+#: because the task also waits behind other tasks after its countdown.
 MAX_COUNTDOWN = VISIBILITY_TIMEOUT / 5
 
 #: The number of tasks that a worker reserves for each slot, including the running task. A finished task counts as

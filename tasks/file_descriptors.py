@@ -65,7 +65,10 @@ def raise_limit() -> int:
 
 
 def max_slots(descriptors: int) -> int:
-    """Return the maximum number of concurrent downloads for this number of descriptors; each download needs one."""
+    """Return the maximum number of concurrent downloads for this number of descriptors.
+
+    Each download needs one descriptor.
+    """
     return max(descriptors - RESERVED, 0)
 
 
@@ -127,7 +130,10 @@ class IdleConnections:
         self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:
-        """Add a connection's socket after its use. It stays until a thread takes it or `close_oldest` closes it."""
+        """Add a connection's socket after its use.
+
+        The socket stays until a thread takes it or `close_oldest` closes it.
+        """
         self._sockets[socket] = None
         if len(self._sockets) > self._max_in_use:
             self.close_oldest(1)

@@ -197,7 +197,7 @@ class FetchOptions:
     formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS
     #: Whether to record the downloaded image's EXIF tags.
     extract_exif: bool = False
-    #: Whether to record the saved image's perceptual hash; the image is decoded for it.
+    #: Whether to record the saved image's perceptual hash, for which the image is decoded.
     phash: bool = False
 
     @classmethod

@@ -203,7 +203,7 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
 
 @contextmanager
 def translate_errors(url: str) -> Iterator[None]:
-    """Convert Redis errors in the block to CommandErrors that name the broker.
+    """Convert Redis errors of the block into CommandErrors that name the broker.
 
     Raises:
         CommandError: the broker is unreachable, refuses us, or is not a Redis.

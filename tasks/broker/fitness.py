@@ -2,7 +2,7 @@
 
 A failure takes less time than a download, so a broken worker would take most of a run's tasks and fail them. Therefore,
 if a failure may be the worker's fault and another worker may succeed, the failure does not become an Outcome. Instead,
-the failure is not counted, and the task is requeued. It keeps its id, so it is still the same part of its chord.
+the failure is not counted, and the task is requeued. The task keeps its id, so it is still the same part of its chord.
 
 - A failure to save, or an unusable proxy, is certainly the worker's fault.
 - A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. To find out which,
@@ -226,7 +226,10 @@ class Fitness:
                     self._recover(scope, trouble)
 
     def _reaches_others(self, url: str, reason: Reason) -> bool:
-        """Return whether this worker can connect to a host that responded before. If so, the worker's network works."""
+        """Return whether this worker can connect to a host that responded before.
+
+        Such a connection shows that the worker's network works.
+        """
         probe = self._probe
         if probe is None:
             return False

@@ -56,7 +56,7 @@ class WorkerId:
         return _SEPARATOR.join((self.node, self.host, self.namespace, str(self.pid), self.random))
 
     def has_seen_exit(self, other: WorkerId) -> bool:
-        """Return whether the other worker ran on the same host and its process no longer exists."""
+        """Return whether the other worker's process ran on the same host and no longer exists."""
         if other == self or (other.host, other.namespace) != (self.host, self.namespace):
             return False
         return other.pid == self.pid or not _is_running(other.pid)

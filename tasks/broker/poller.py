@@ -26,7 +26,7 @@ class ConsumingChannel(Protocol):
         """Whether this channel's connection is closed."""
 
     def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
-        """Return the queue of each list, the maximum number of messages, and the command that reserves them."""
+        """Return the queue of each list, the maximum number of messages, and the command that reserves messages."""
 
     def deliver(self, queues: list[str], reply: list[Any]) -> None:
         """Deliver the messages of a reply."""

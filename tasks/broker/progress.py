@@ -1,7 +1,7 @@
 """Count this process's results, and add them to the run's sums in Redis a few times a second.
 
 Counting an image only changes numbers in memory. Each flush is one round trip for any number of images, so the cost
-does not grow with the number of images. The sums are only for display: a task that ran twice counts twice. The
+does not grow with the number of images. The sums are only for display, because a task that ran twice counts twice. The
 manifests are the authoritative record.
 """
 

@@ -25,7 +25,7 @@ class PendingAcks:
     #: Delivery tags of tasks that are still running, although their connection has broken. These messages are
     #: acknowledged later, over another connection.
     running: set[str] = field(default_factory=set)
-    #: The lock that a thread holds while it sends acknowledgements and requeues to Redis.
+    #: The lock that a thread holds while it sends pending operations to Redis.
     flush_lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -75,7 +75,7 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
             self.flush()
 
     def flush(self) -> None:
-        """Send the pending acknowledgements and requeues.
+        """Send the pending operations: acknowledgements and requeues.
 
         While Redis is unreachable, acknowledgements and requeues stay pending for a later flush. If this channel is
         closed, acknowledgements and requeues stay pending for the next channel.

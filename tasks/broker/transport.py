@@ -13,9 +13,9 @@ Acknowledgements are sent in batches, after at most a fifth of a second. If a wo
 acknowledgements, the tasks run twice, which is harmless because all our tasks are idempotent.
 
 If the connection breaks, kombu tries to requeue all unacknowledged messages at once. If Redis still refuses connections
-at that time, a worker with kombu's transport exits. This transport instead keeps its pending acknowledgements and
-requeues for the next connection. Over the next connection, it acknowledges the tasks that have finished meanwhile, and
-requeues the messages of tasks that have not started.
+at that time, a worker with kombu's transport exits. Instead, this transport keeps its pending operations
+(acknowledgements and requeues) for the next connection. Over the next connection, it acknowledges the tasks that have
+finished meanwhile, and requeues the messages of tasks that have not started.
 
 A worker process records its messages under its own id (``Channel.worker_id``), so that other workers can find and
 requeue them after the process has died (``tasks/broker/requeue.py``). A process without an id uses kombu's records.
@@ -128,7 +128,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         return self._active_listeners
 
     def reserve_command(self) -> tuple[list[str], int, list[Any]] | None:
-        """Return the queue of each list, the maximum number of messages, and the command that reserves them.
+        """Return the queue of each list, the maximum number of messages, and the command that reserves messages.
 
         Returns None if there is no room.
         """

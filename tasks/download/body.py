@@ -1,4 +1,7 @@
-"""Read a response's body within the run's limits. Keep an interrupted body to request only what is missing."""
+"""Read a response's body within the run's limits.
+
+Keep an interrupted body, so that the next attempt requests only the missing bytes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ from tasks.model import FetchOptions
 _BLOCK_BYTES = 64 * 1024
 #: Up to this size, the body of a refused request is read to its end, so that the next image can use the connection.
 _MAX_DRAIN_BYTES = 64 * 1024
-#: A response with one of these statuses and a Location is a redirect: all of 3xx except 304, as in curl.
+#: A response with a Location and one of these statuses is a redirect. The statuses are all of 3xx except 304, as in
+#: curl.
 REDIRECT_STATUSES = frozenset(range(300, 400)) - {http.HTTPStatus.NOT_MODIFIED}
 #: The body of a response with one of these statuses is the image.
 _SUCCESS_STATUSES = range(200, 300)

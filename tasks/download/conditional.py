@@ -25,7 +25,7 @@ class Validators:
     url: str | None
 
     def came_from(self, url: str | None) -> bool:
-        """Tell whether the validators came from this URL; validators mean nothing to other URLs.
+        """Tell whether the validators came from this URL, because validators mean nothing to other URLs.
 
         The argument ``url`` has the same form as the validators' field ``url``: redacted, or None for the URL in the
         list.

@@ -28,8 +28,8 @@ Opener = Callable[[int, int, int], socket.socket]
 
 #: The "Connection Attempt Delay" recommended by RFC 8305.
 _HEAD_START_SECONDS = 0.25
-#: Seconds for which an address that answered is tried first. After this time, the usual order applies again, because a
-#: dead address may have recovered (RFC 6555, section 4.2).
+#: After an address answers, it is tried first for this number of seconds. After this time, the usual order applies
+#: again, because a dead address may have recovered (RFC 6555, section 4.2).
 _MEMORY_SECONDS = 600.0
 #: The maximum number of remembered hosts.
 _MEMORY_HOSTS = 10_000

@@ -12,7 +12,10 @@ _V = TypeVar("_V")
 
 
 class RecentMap(Generic[_K, _V]):
-    """A mapping for all threads of a process. It drops expired values, and the oldest value when it is full."""
+    """A mapping for all threads of a process.
+
+    It drops expired values. When the mapping is full, it also drops the oldest value.
+    """
 
     def __init__(self, seconds: float, limit: int) -> None:
         """Set the number of seconds for which a value is kept, and the maximum number of values."""

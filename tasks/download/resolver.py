@@ -59,8 +59,8 @@ def _resolve_with_timeout(host: str, port: int, timeout: float) -> list[Any]:
 
     Some name servers ignore or refuse a query for one address family. With such a name server, some resolvers fail for
     both families. So after half of the timeout, or after a temporary failure, IPv4 and IPv6 are looked up separately.
-    The first addresses found are returned. An abandoned look-up continues in its thread until the resolver gives up,
-    after at most 30 seconds.
+    The addresses that are found first are returned. An abandoned look-up continues in its thread until the resolver
+    gives up, after at most 30 seconds.
     """
     ends = monotonic() + timeout
     answers: SimpleQueue[list[Any] | Exception] = SimpleQueue()
@@ -110,7 +110,10 @@ def _is_temporary(error: Exception) -> bool:
 
 @cache
 def _lookup_semaphore() -> threading.BoundedSemaphore:
-    """Return the semaphore that limits running look-ups. Even an abandoned look-up keeps file descriptors open."""
+    """Return the semaphore that limits how many look-ups run at a time.
+
+    Even an abandoned look-up keeps file descriptors open.
+    """
     return threading.BoundedSemaphore(max(file_descriptors.limit() // 8, 8))
 
 

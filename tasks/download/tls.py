@@ -18,7 +18,7 @@ import certifi
 
 from tasks.download.recent_hosts import RecentMap
 
-#: Seconds before a server that could not be verified is verified again.
+#: Seconds until an unverifiable server is verified again.
 _MEMORY_SECONDS = 600.0
 #: The maximum number of remembered servers.
 _MEMORY_HOSTS = 10_000

@@ -59,7 +59,7 @@ _PLUGINS = (
     MpoImagePlugin,
 )
 _FORMATS = tuple(plugin for plugin in EXTENSIONS if plugin not in ("MPO", "HEIF", "JPEG2000"))
-#: The names of formats that differ from Pillow's names.
+#: Format names that differ from Pillow's names.
 _NAMES = {"MPO": ImageFormat.JPEG, "HEIF": ImageFormat.HEIC}
 #: The formats on request, by their names in `identify_format`.
 _ON_REQUEST = {

@@ -20,14 +20,14 @@ _KEPT_BLOCKS = 2
 
 
 class ObjectFile(RawIOBase):
-    """An object, as a file to read."""
+    """A readable file with the bytes of an object."""
 
     def __init__(self, size: int, fetch: Callable[[int, int], bytes]) -> None:
         """Take an object.
 
         Args:
             size: the object's size in bytes.
-            fetch: return the object's bytes from a start to an end.
+            fetch: returns the object's bytes between two positions.
         """
         self._size, self._place = size, 0
         self._block = lru_cache(_KEPT_BLOCKS)(
@@ -47,7 +47,7 @@ class ObjectFile(RawIOBase):
         return self._place
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a place, and return it."""
+        """Move to a place in the object, and return this place."""
         place = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence] + offset
         if place < 0:
             raise OSError("a file has no place before its start")
