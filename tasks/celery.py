@@ -45,7 +45,7 @@ _TRANSPORT_OPTIONS = {
     # Every 10 s, one of the workers looks for messages of lost workers.
     "unacked_restore_interval": 10,
     "unacked_restore_throttle": 1,
-    # Only one list for each queue. We use no priorities, and each priority step would add a list to poll.
+    # Use only one list for each queue. We use no priorities, and each priority step would add a list to poll.
     "priority_steps": [0],
     "max_connections": _CONNECTIONS,
     "socket_timeout": 30,

@@ -2,8 +2,8 @@
 
 The order of the steps guarantees that the images of a manifest are on disk. First, the files and their folder are
 synced, or the files are packed into one synced file. Then the stats file is written, and the manifest is written last.
-If the manifest can't be written, for example on a full disk, the stats file is removed again. Collecting is idempotent:
-a repeated collect task changes nothing. A late collect task of an earlier revision changes nothing either.
+If the manifest can't be written, for example on a full disk, the stats file is removed again. Collecting is idempotent,
+so a repeated collect task changes nothing. A late collect task of an earlier revision changes nothing either.
 """
 
 from __future__ import annotations

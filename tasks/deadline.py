@@ -24,7 +24,7 @@ class Deadline:
 
     @property
     def timeout_message(self) -> str:
-        """The message for a timeout; it names the exceeded limit. The caller prepends the server's name."""
+        """The message for a timeout, with the name of the exceeded limit. The caller prepends the server's name."""
         if self.remaining <= _SLACK_SECONDS:
             return f"did not finish within {self.seconds:g} s (--deadline)"
         return f"sent nothing for {self.timeout:g} s (--timeout)"

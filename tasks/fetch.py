@@ -87,7 +87,7 @@ def fetch(
     defer_long_waits: bool = False,
     judge: Callable[[FetchError], None] | None = None,
 ) -> Outcome:
-    """Fetch one image and save it; always return its Outcome.
+    """Fetch one image, save it, and always return its Outcome.
 
     Args:
         request: the image.

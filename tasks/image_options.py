@@ -78,7 +78,7 @@ class QualityScale:
     default: int
 
 
-#: The scale of each format. For PNG, a higher number means a smaller file; the pixels are always exact.
+#: The scale of each format. For PNG, a higher number means a smaller file, but the pixels are always exact.
 QUALITY_SCALES = {
     EncodeFormat.JPG: QualityScale(1, 100, 95),
     EncodeFormat.PNG: QualityScale(0, 9, 6),
@@ -92,7 +92,7 @@ class ResizeOptions:
     """How to resize and encode each image of a run."""
 
     mode: ResizeMode = ResizeMode.NO
-    #: The requested size in pixels; its meaning depends on the mode. The mode ``no`` ignores the size.
+    #: The requested size in pixels, with a meaning that depends on the mode. The mode ``no`` ignores the size.
     image_size: int = 256
     #: Quality on the scale of the format; None for the scale's default.
     quality: int | None = None

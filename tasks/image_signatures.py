@@ -6,8 +6,7 @@ import re
 
 #: The length of the longest signature, in bytes.
 SIGNATURE_BYTES = 18
-# A BMP begins with only two letters, so more of its header is checked: four reserved zeros, and the size of the next
-# header.
+# A BMP begins with only two letters. So its four reserved zeros and the size of its next header are checked, too.
 _IMAGE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|RIFF....WEBP|....ftypavi[fs]|II[*+]\x00|MM\x00[*+]|\x00\x00\x01\x00"
     rb"|BM....\x00{4}....(?:\x0c|\x28|\x34|\x38|\x40|\x6c|\x7c)\x00{3}",
@@ -16,5 +15,5 @@ _IMAGE = re.compile(
 
 
 def begins_as_image(body: bytes) -> bool:
-    """Return whether the bytes begin as an image of an accepted format; the image may still be broken."""
+    """Return whether the bytes begin as an image of an accepted format, although the image may still be broken."""
     return _IMAGE.match(body) is not None

@@ -230,7 +230,7 @@ def _requeue(task: Task[Any, Any], changes: Mapping[str, Any], countdown: float,
                 countdown=countdown,
                 exc=why,
                 throw=False,
-                # Without these texts, Celery would build its own texts from the unredacted URL.
+                # If these texts were missing, Celery would build its own texts from the unredacted URL.
                 argsrepr=request.argsrepr,
                 kwargsrepr=request.kwargsrepr,
             )

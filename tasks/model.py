@@ -277,7 +277,7 @@ class RunOptions:
     previous_run: str | None = None
     #: The producer epoch: 0 for the run's first command, then 1, 2… for each command that continues the run.
     epoch: int = 0
-    #: Whether the run ends early: workers drop its queued images, and finish those in flight.
+    #: Whether the run ends early. If so, workers drop its queued images and finish the images in flight.
     draining: bool = False
 
     def to_json(self) -> dict[str, Any]:

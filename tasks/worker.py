@@ -54,8 +54,8 @@ class RunCache:
         self._server = server
         self._options: dict[str, tuple[float, RunOptions]] = {}
         self._reading = threading.Lock()
-        #: The last shard found unfinished: its run, its number, and the time. One shard is enough, because tasks come
-        #: in the order of shards.
+        #: The last shard that was found unfinished: its run, its number, and the time of the check. One shard is
+        #: enough, because tasks come in the order of shards.
         self._open: tuple[str, int, float] = ("", -1, 0.0)
 
     def options(self, run_id: str, revision: int, fresh: bool = False) -> RunOptions:

@@ -85,7 +85,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         return None
 
     def count(self, parts: list[ChordPart]) -> None:
-        """Count parts, and start the bodies of completed chords; idempotent.
+        """Count parts, and start the bodies of completed chords. The call is idempotent.
 
         Raises:
             redis.RedisError: some parts could not be counted.

@@ -118,7 +118,7 @@ def tls(url: str) -> dict[str, str] | None:
 
 
 def client(url: str, retry: bool = True) -> redis.Redis:
-    """Return a client for a broker URL's server; the client connects at the first command.
+    """Return a client for a broker URL's server, which connects when its first command is called.
 
     Args:
         url: the broker's URL.
@@ -288,7 +288,7 @@ def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
 
 
 def _database(url: str) -> int:
-    """Return the database number; the URL of a Unix socket has the number in its query.
+    """Return the database number, which a Unix socket's URL gives in its query.
 
     Raises:
         ValueError: the database is not a number.

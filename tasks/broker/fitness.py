@@ -12,7 +12,7 @@ the failure is not counted, and the task is requeued. The task keeps its id, so 
 
 An unfit worker declares itself unfit in Redis (``imagefleet:unfit:ID``), requeues the run's tasks, and takes no tasks
 for a while. After the pause, the worker tries one task; if the task succeeds, the worker is fit again. An image fails
-only if every other live worker is unfit too, or has tried the image. So if all hosts of a URL list are dead, all
+only if each of the other live workers is unfit or has tried the image. So if all hosts of a URL list are dead, all
 workers become unfit, and the run still ends normally.
 """
 

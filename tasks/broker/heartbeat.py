@@ -7,7 +7,8 @@ each heartbeat, the process looks for workers without a heartbeat. It requeues a
 
 If a reply from Redis is lost, the worker's hash contains messages that never reached the worker. Therefore each worker
 checks its own hash of messages. If two checks in a row find a message that the worker does not know, the worker
-requeues the message. An unnecessary requeue is harmless: the task runs twice, and all our tasks are idempotent.
+requeues the message. An unnecessary requeue is harmless, because the task only runs twice, and all our tasks are
+idempotent.
 """
 
 from __future__ import annotations

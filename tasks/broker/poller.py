@@ -98,7 +98,7 @@ class QueueListener:
         return len(reply) > 1
 
     def close(self) -> None:
-        """Close the connection; requeue the messages of a reservation in flight."""
+        """Close the connection, and requeue the messages of a reservation in flight."""
         if self._reserving is not None and not self._channel.disconnected:
             with suppress(*REDIS_ERRORS):
                 queues, _ = self._reserving
@@ -130,7 +130,7 @@ class QueueListener:
 
 
 class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no annotations
-    """A poller like kombu's, with one listener per list; kombu sends one BRPOP per channel for all lists."""
+    """A poller with one listener per list, whereas kombu's poller sends one BRPOP per channel for all lists."""
 
     def on_poll_start(self) -> None:
         """Let idle listeners reserve messages or wait for them; an event loop calls this method at each tick."""

@@ -4,7 +4,7 @@ Each worker's transport records its unacknowledged messages in a hash of its own
 has no heartbeat, another process requeues all messages in the hash at once. Messages are also requeued at the end of
 their visibility timeout, in case a live worker never finishes them.
 
-An unnecessary requeue is harmless: the task runs twice, and all our tasks are idempotent.
+An unnecessary requeue is harmless, because the task only runs twice, and all our tasks are idempotent.
 """
 
 from __future__ import annotations

@@ -79,7 +79,8 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     _all_pending: ClassVar[dict[tuple[Any, ...], PendingAcks]] = {}
     #: The open channels of this process.
     _open_channels: ClassVar[WeakSet[Channel]] = WeakSet()
-    #: The id of this worker process, used in the keys of its records. Without an id, kombu's records are used.
+    #: The id of this worker process, used in the keys of its records. If the process has no id, kombu's records are
+    #: used.
     worker_id: ClassVar[str] = ""
     #: End of the pause in which this process takes no tasks, by the monotonic clock.
     paused_until: ClassVar[float] = 0.0
@@ -228,7 +229,7 @@ def _decode_messages(queues: list[str], reply: list[Any]) -> list[tuple[str, Any
 
 
 def _load_json(raw: bytes) -> Any:
-    """Parse JSON with orjson, which takes a fifth of json's time; fall back to json for non-standard JSON."""
+    """Parse JSON with orjson, which takes a fifth of json's time. Non-standard JSON is parsed with json."""
     try:
         return orjson.loads(raw)
     except ValueError:
@@ -236,7 +237,7 @@ def _load_json(raw: bytes) -> Any:
 
 
 def pause_consuming(seconds: float) -> None:
-    """Stop this process from taking more tasks for a number of seconds; the process keeps its current tasks."""
+    """For a number of seconds, let this process take no more tasks, although it keeps its current tasks."""
     Channel.paused_until = max(Channel.paused_until, time.monotonic() + seconds)
 
 

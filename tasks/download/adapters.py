@@ -135,7 +135,7 @@ class GuardedAdapter(HTTPAdapter):
     def get_connection_with_tls_context(
         self, request: PreparedRequest, verify: Any, proxies: Any = None, cert: Any = None
     ) -> Any:
-        """Return the pool for the request's host; all pools share one TLS context."""
+        """Return the pool for the request's host, with the TLS context that all pools share."""
         assert isinstance(request, _Request)
         url = request.parsed_url
         host = (url.scheme, url.host, url.port)

@@ -7,7 +7,7 @@ import hmac
 
 from tasks.errors import HashMismatchError
 
-#: The accepted algorithms. For each algorithm, the number of hexadecimal digits in a hash.
+#: The accepted algorithms, and the number of hexadecimal digits in a hash of each algorithm.
 DIGITS = {"sha256": 64, "sha512": 128, "md5": 32}
 
 

@@ -36,7 +36,7 @@ _STATUS_LINE = re.compile(rb"HTTP/(1\.[0-9]|2(?:\.0)?)[ \t]+([1-9][0-9]{2})(?![0
 _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,16}")
 #: The maximum length in bytes of a line that gives a chunk's size. Chunk extensions in the line are skipped.
 _MAX_CHUNK_LINE = 64 * 1024
-#: The maximum number of digits of a Content-Length; no real body needs more digits.
+#: The maximum number of digits of a Content-Length, because no real body needs more digits.
 _MAX_LENGTH_DIGITS = 18
 _LEADING_ZEROS = re.compile(r"^0+(?=[0-9])")
 #: Characters allowed in the target of a request; none of them ends the request line.
@@ -170,7 +170,7 @@ class Response(http.client.HTTPResponse):
     def _announced_length(self) -> int | None:
         """Return the Content-Length; None if it is missing or not a number.
 
-        Without a length, the body ends when the server closes the connection.
+        If no length is given, the body ends when the server closes the connection.
 
         Raises:
             BadHeaderError: there are two different lengths, one of which may be meant for another recipient. This error
@@ -226,13 +226,13 @@ class GuardedConnection(HTTPConnection):
 
     def __init__(self, host: str, *args: Any, **options: Any) -> None:
         super().__init__(host, *args, **options)
-        #: The host as given; name resolution uses this form. A trailing dot is kept in this form, but dropped in
+        #: The host as given, which is the form for name resolution. A trailing dot is kept in this form, but dropped in
         #: `host`.
         self.full_host = host
 
     def _new_conn(self) -> Any:
         connection = self.connect_socket(self.guard.connect, self.full_host, self.port)
-        # A TLS handshake may follow; this timeout applies to the whole handshake.
+        # A TLS handshake may follow, and this timeout applies to the whole handshake.
         connection.settimeout(self.current_deadline.deadline.wait())
         return connection
 

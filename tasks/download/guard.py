@@ -143,7 +143,7 @@ class Guard:
     def _denial_reason(self, host: str, address: Address | None, port: int) -> str | None:
         """Return why a connection is not permitted; None if the connection is permitted.
 
-        Without an address, only the name and the port are checked.
+        If no address is given, only the name and the port are checked.
         """
         if any(rule.covers_subdomain(host, address, port) for rule in self._denials):
             return "is denied here (IMAGEFLEET_DENY_NETWORKS)"

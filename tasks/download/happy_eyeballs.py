@@ -99,7 +99,7 @@ def interleave(found: Sequence[AddressInfo]) -> list[AddressInfo]:
 
 
 def _race(addresses: Sequence[AddressInfo], ends: float, opener: Opener) -> tuple[socket.socket, AddressInfo]:
-    """Return the first connected socket and its address; close the other sockets.
+    """Return the first connected socket and its address, and close the other sockets.
 
     Raises:
         TimeoutError: no address answered in time.

@@ -140,7 +140,7 @@ class TunnelledConnection(GuardedTlsConnection):
         try:
             connection.use_deadline(self.current_deadline)
             self._open_tunnel(connection)
-            # The TLS handshake follows; this timeout applies to the whole handshake.
+            # The TLS handshake follows, and this timeout applies to the whole handshake.
             connection.settimeout(self.current_deadline.deadline.wait())
         except BaseException:
             connection.close()

@@ -27,7 +27,7 @@ _NAMES_LIMIT = 60
 
 #: OpenSSL's error codes, `X509_V_ERR_…` in ``x509_vfy.h``.
 WRONG_HOST = frozenset({62, 64})
-#: In most cases, an intermediate certificate is missing; docs/security.md has advice.
+#: In most cases, an intermediate certificate is missing. The page docs/security.md has advice.
 _ISSUER = "the issuer of its certificate is unknown: a missing intermediate, or a private CA"
 _CERTIFICATE_MESSAGES = {
     2: _ISSUER,
@@ -129,7 +129,7 @@ class Tls:
 
 
 def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
-    """Return a context that verifies nothing, and allows old TLS versions and weak algorithms."""
+    """Return a context that skips verification. It allows old TLS versions and weak algorithms."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -144,7 +144,7 @@ def _unverified_context(socket_class: type[ssl.SSLSocket]) -> ssl.SSLContext:
 
 
 def explain(error: ssl.SSLError) -> str:
-    """Return a clear message for a TLS error; an unknown error keeps OpenSSL's text."""
+    """Return a clear message for a TLS error, or OpenSSL's text for an unknown error."""
     if isinstance(error, ssl.SSLCertVerificationError):
         text = _CERTIFICATE_MESSAGES.get(error.verify_code) or f"its certificate was refused: {error.verify_message}"
         names = getattr(error, "certified_names", None)

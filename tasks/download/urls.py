@@ -21,7 +21,7 @@ import ada_url
 
 from tasks.errors import InvalidUrlError
 
-#: The maximum length of a URL, in characters; servers refuse longer URLs, too.
+#: The maximum length of a URL, in characters. Servers refuse longer URLs, too.
 MAX_LENGTH = 8192
 #: The maximum length of a label and of a name in the DNS (https://www.rfc-editor.org/rfc/rfc1035#section-2.3.4).
 _MAX_LABEL, _MAX_NAME = 63, 253
@@ -124,7 +124,7 @@ def _other_scheme(scheme: str) -> str:
 
 
 def _parse_error(url: str, base: Url | None) -> str:
-    """Return why the parser refuses a URL; the parser itself gives no reason.
+    """Return the reason why a URL is refused. The parser itself gives no reason.
 
     Only the URL's scheme is quoted, because any other part may belong to a password that contains a slash.
     """

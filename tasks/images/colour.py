@@ -11,8 +11,8 @@ from PIL import Image, ImageChops, ImageCms
 from tasks.errors import UndecodableError
 from tasks.images.metadata.limits import MAX_PROFILE_BYTES
 
-#: For each image mode, the mode in which the image is resampled. An alpha channel is added if needed. Modes without a
-#: defined white are missing: 32-bit integers, floating-point numbers, Lab.
+#: The mode in which an image is resampled, for each mode that an image can have. An alpha channel is added if needed.
+#: Modes without a defined white are missing: 32-bit integers, floating-point numbers, Lab.
 _BASES = {
     **dict.fromkeys(("1", "L", "LA", "La"), "L"),
     **dict.fromkeys(("P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "YCbCr"), "RGB"),

@@ -1,4 +1,4 @@
-"""Decode every frame of an image to check it; the pixels are discarded."""
+"""Check an image by decoding every frame, and discard the pixels."""
 
 from __future__ import annotations
 

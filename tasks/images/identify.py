@@ -45,7 +45,7 @@ EXTENSIONS = {
     "HEIF": "heic",
     "JPEG2000": "jp2",
 }
-#: Only the parsers of these formats are loaded and tried; the parsers of all other formats stay off. An MPO is opened
+#: Only the parsers of these formats are loaded and tried. The parsers of all other formats stay off. An MPO is opened
 #: as the JPEG at its start.
 _PLUGINS = (
     JpegImagePlugin,
@@ -78,7 +78,7 @@ _MAX_ICON_PIXELS = 2048 * 2048
 
 
 class _LimitedReads(BytesIO):
-    """The bytes of an image for Pillow's parsers. The number of reads is limited; no valid image reaches the limit.
+    """The bytes of an image for Pillow's parsers. The number of reads is limited, but no valid image reaches the limit.
 
     An image of 20 MB may consist of millions of empty chunks, or of comments of one byte. Parsing such an image takes
     up to a gigabyte of memory, and seconds of CPU time. During this parsing, Python's lock (the GIL) is held.
@@ -131,7 +131,7 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """The image to save: its bytes, its format and size, and the downloaded image's width and height, if known."""
+    """The image to save: its bytes, its format, its size and, if known, the downloaded image's width and height."""
 
     body: bytes
     info: ImageInfo

@@ -1,9 +1,9 @@
 """Resize an image to an upright sRGB image: decode, resample and encode it once.
 
 Resizing an image takes a few milliseconds of CPU time. Nearly all of this time is spent in Pillow's C code. The
-worker's other threads run meanwhile. Pillow releases Python's lock (the GIL) while it decodes, converts, transposes and
-resamples an image, and while it encodes to a file descriptor. Pillow holds the lock while it encodes to a Python
-object, such as a ``BytesIO``.
+worker's other threads run meanwhile. Pillow releases Python's lock (the GIL) while it decodes, converts, transposes or
+resamples an image. It also releases the lock while it encodes to a file descriptor. Pillow holds the lock while it
+encodes to a Python object, such as a ``BytesIO``.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from tasks.images.metadata.removal import retry_without_metadata
 from tasks.images.pixel_budget import PIXEL_BUDGET
 
 #: If an image is reduced by at least this factor, the Hamming filter is used, because it is the fastest filter without
-#: visible steps. In a smaller reduction, the Hamming filter would blur. The bicubic filter is used there instead, and
-#: has few pixels to read.
+#: visible steps. If an image is reduced less, the Hamming filter would blur it. The bicubic filter is used there
+#: instead, and has few pixels to read.
 _HAMMING_FACTOR = 1.25
 #: If an image is not decoded at a reduced scale, it is first averaged down to this multiple of the requested size.
 _REDUCING_FACTOR = 2.0

@@ -1,7 +1,7 @@
 """Pack a shard's saved images into one file, from the files that its image tasks have saved one by one.
 
 Until a shard has its manifest, its images are files in the shard's folder. So a crash is handled as in a run that keeps
-the files: these files are recovered, and the first writer of a file wins. The collect task packs the files, and removes
+the files. These files are recovered, and the first writer of a file wins. The collect task packs the files, and removes
 them after it has written the manifest. A later revision packs the images of the existing packed file together with its
 new images.
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-#: The longest part of a name in bytes: the limit of most file systems, minus the longest extension and its dot, and
-#: minus the additions for the claims of `LocalStore`.
+#: The maximum size of a part of a name in bytes. This is the limit of most file systems, minus the longest extension
+#: with its dot, and minus what `LocalStore` adds for a claim.
 MAX_PART_BYTES = 255 - len(".jpeg2000") - len("..claim")
-#: The longest name in bytes. The output folder and the name together must fit into the 4,096 bytes of a path.
+#: The maximum size of a name in bytes. The output folder and the name together must fit into the 4,096 bytes of a path.
 MAX_NAME_BYTES = 1024
 #: Names that Windows reserves for devices, with any extension.
 _DEVICES = re.compile(r"(?:con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(?:\..*)?", re.IGNORECASE)

@@ -155,7 +155,7 @@ def _probe_path(store: LocalStore, token: str) -> ProbeResult:
 
 def _write(path: Path, body: bytes) -> None:
     """Create a private file; if this fails, no part of the file remains."""
-    # Don't use the Store's temporary folder: removing it afterwards would disturb a run in progress.
+    # Don't use the Store's temporary folder, because its removal would disturb a run in progress.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_MODE)
     try:
         try:

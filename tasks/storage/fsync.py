@@ -56,7 +56,7 @@ def sync_all(folder: str | Path, paths: Iterable[str]) -> None:
     # A new folder is only on the disk after its parent was synced.
     folders = {parent for path in found for parent in Path(path).parents if parent.is_relative_to(folder)}
     for parent in sorted(folders | {Path(folder)}):
-        # Without files, the folder may not exist.
+        # If there are no files, the folder may not exist.
         with suppress(FileNotFoundError):
             sync(parent)
 
@@ -74,7 +74,7 @@ def _sync_file_system(folder: str | Path) -> None:
 def _is_local(folder: str) -> bool:
     """Return whether syncfs syncs a folder's files as reliably as an fsync for each file.
 
-    The result is not cached: each shard has its own folder, so a worker would cache each result and never reuse it.
+    The result is not cached. Each shard has its own folder, so a worker would never reuse a cached result.
     """
     if platform.system() != "Linux" or _kernel_version() < (5, 8):
         return False

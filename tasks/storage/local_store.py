@@ -199,7 +199,7 @@ class LocalStore(Store):
         """Return the names of the files in a folder; an empty list if the folder does not exist."""
         try:
             with os.scandir(self.path(folder)) as entries:
-                # Subfolders are not ours: some file servers keep thumbnails in them.
+                # Subfolders are not ours, because some file servers keep thumbnails in them.
                 return [f"{folder}/{entry.name}" for entry in entries if not entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return []

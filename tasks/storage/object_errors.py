@@ -1,6 +1,7 @@
 """Explain an object store's errors in plain words.
 
-The client's own texts are never shown: they contain whole responses, and a response may name the credentials' id.
+The client's own texts are never shown, because they contain whole responses, and a response may name the credentials'
+id.
 """
 
 from __future__ import annotations

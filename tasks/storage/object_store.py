@@ -206,7 +206,7 @@ class ObjectStore(Store):
         """Open an object for reading at any position. Each block that is read takes a request.
 
         Raises:
-            StorageError: the object can't be read. Reading the open file can raise this error too, also because the
+            StorageError: the object can't be read. Reading the open file can raise this error, too, for example if the
                 object has changed.
         """
         import obstore
@@ -219,7 +219,7 @@ class ObjectStore(Store):
         """Do nothing, because folders are only a part of names."""
 
     def replace_version(self, name: str, body: bytes, version: Version) -> Version | None:
-        """Replace an object that still has this version, and return its new version; None if it has changed.
+        """Replace an object if it still has this version, and return the new version; None if the object has changed.
 
         Raises:
             StorageError: it is unknown whether the object was replaced.

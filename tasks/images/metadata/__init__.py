@@ -4,6 +4,6 @@ Pillow rejects an image even for a comment with a wrong checksum. This package r
 colour profile and orientation. Then the image is read again. The saved file stays as downloaded, byte for byte.
 
 Valid images have no extra cost, because this package never sees them. A Python loop walks over the pieces of a file, up
-to a maximum number of pieces. Beyond that limit, and after a wrong length, a regular expression finds the next relevant
+to a maximum number of pieces. Beyond that limit, or after a wrong length, a regular expression finds the next relevant
 piece.
 """
