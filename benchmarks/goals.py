@@ -52,7 +52,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Whether the median reaches the goal, as text."""
+        """A text that says whether the median reaches the goal."""
         if self.found is None:
             return "-"
         median = self.found["median"]

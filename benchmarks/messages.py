@@ -1,8 +1,8 @@
 """Count a run's sent and delivered messages in the append-only file of the run's own Redis.
 
 The file contains every change in Redis, so the measurement sends no commands to Redis. The measurement opens the file
-when it first sees the server. So it can still read the file after the run, even though the file is deleted by then.
-Needs Redis 7 or newer, because older versions use another format.
+when it first sees the server. So the measurement can still read the file after the run, even though the file has been
+deleted. Needs Redis 7 or newer, because older versions use another format.
 """
 
 from __future__ import annotations

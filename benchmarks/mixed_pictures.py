@@ -1,4 +1,4 @@
-"""Draw pictures as mixed as those in real lists.
+"""Draw pictures of mixed kinds, like the pictures in real lists.
 
 They differ in format, pixel format, orientation and profile, and some pictures are broken.
 """

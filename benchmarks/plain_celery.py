@@ -75,7 +75,7 @@ def _worker(pool: str, concurrency: str) -> Iterator[None]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Terminate an idle process; kill it and its children after `_GRACE` seconds."""
+    """Terminate an idle process. After `_GRACE` seconds, kill the process and its children."""
     process.terminate()
     try:
         process.wait(_GRACE)

@@ -2,8 +2,8 @@
 
 The lists have the same rows in different formats. Each row has a URL and a caption. The planner reads the list and
 writes the plan with shards of 1,000 rows. Each format is measured in a process of its own. If img2dataset is installed,
-its reader cuts the same lists into shards of 1,000 rows too. ``make bench`` installs img2dataset; or set IMG2DATASET to
-use another installation.
+its reader cuts the same lists into shards of 1,000 rows too. ``make bench`` installs img2dataset. To use another
+installation, set IMG2DATASET.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks import records, turns
 from benchmarks.programs import IMG2DATASET
 
 FORMATS = ("txt", "csv", "csv.gz", "jsonl", "json", "parquet")
-#: Rows to write at once.
+#: The number of rows that are written in one step.
 _BLOCK = 50_000
 #: Prints the rows per second of CPU time, the rows per second of elapsed time, and the peak of memory in MiB.
 #: The script runs in img2dataset's environment too.

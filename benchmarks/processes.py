@@ -17,7 +17,7 @@ import psutil
 
 #: Seconds between two samples of the known processes.
 _SAMPLE = 0.1
-#: Samples between two searches for new processes; a search is expensive.
+#: The number of samples between two searches for new processes. A search is expensive.
 _SEARCH_EVERY = 10
 #: Reading the unique memory of all processes takes milliseconds. So it is read only when resident memory has grown by
 #: the factor `_GROWTH`, and at every `_FULL`th sample. Some pages are shared at first and later become private to a
@@ -80,7 +80,7 @@ def measure(
 
 
 class _Sampler:
-    """Samples a process tree in a thread; a context manager."""
+    """A context manager that samples a process tree in a thread."""
 
     def __init__(self, pid: int, inspect: Callable[[str, psutil.Process], None] | None) -> None:
         self._pid, self._inspect = pid, inspect

@@ -21,7 +21,7 @@ _PACKAGES = ("celery", "kombu", "redis", "hiredis", "requests", "urllib3", "pill
 
 
 def save(name: str, result: dict[str, Any], folder: Path = FOLDER) -> Path:
-    """Save a result with the day and the machine; `make docs` puts it into the pages."""
+    """Save a result with the day and the machine. `make docs` puts the result into the pages."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     record = {"measured_on": datetime.now(UTC).date().isoformat(), "machine": machine(), **result}

@@ -1,7 +1,7 @@
 """Measure the cost of an image for a fleet and its Redis, and how many images per second one Redis can handle.
 
-``python -m benchmarks.scale`` takes five minutes and writes ``benchmarks/results/scale.json``; `make docs` turns it
-into tables of ``docs/scale.md``. It uses a Redis with the settings of ``config/redis.conf`` and three loads, each
+``python -m benchmarks.scale`` takes five minutes and writes ``benchmarks/results/scale.json``. `make docs` turns this
+file into tables of ``docs/scale.md``. It uses a Redis with the settings of ``config/redis.conf`` and three loads, each
 heavier than the one before:
 
 - a fleet that downloads images of 15 KB from nginx;

@@ -2,8 +2,8 @@
 
 A fleet in Python can't saturate a Redis on the same two cores. The fleet needs several times the CPU of Redis to send
 and take messages. Sending recorded commands costs almost nothing. Each client uses a separate database, and as many
-connections as the fleet. It sends one batch after the other. So Redis does the same work per image as in the recorded
-run.
+connections as the fleet. Each client sends one batch after another. So Redis does the same work per image as in the
+recorded run.
 """
 
 from __future__ import annotations
@@ -155,7 +155,10 @@ def replay(batches: Sequence[Batch], port: int, clients: int, times: int) -> Rep
 
 
 def _replay(batches: Sequence[Batch], port: int, database: int, times: int, barrier: Barrier) -> None:
-    """Run one client: a warm-up that opens the connections and loads the scripts, then ``times`` measured rounds."""
+    """Run one client.
+
+    After a warm-up that opens the connections and loads the scripts, ``times`` rounds are measured.
+    """
     try:
         with redis.Redis(_HOST, port, db=database) as server, ExitStack() as stack:
             client = _Client(port, database, stack)

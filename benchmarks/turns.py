@@ -207,7 +207,7 @@ def _check_space(workload: Workload, ways: Mapping[str, Way | Sweep], repeat: in
 
 
 def _empty(folder: Path) -> None:
-    """Truncate a folder's files to free their disk space; `scratch` says why the files are not deleted."""
+    """Truncate a folder's files to free their disk space. `scratch` says why they are not deleted."""
     for path in folder.rglob("*"):
         if path.is_file():
             os.truncate(path, 0)

@@ -80,7 +80,7 @@ class MeasuredFleet:
         redis_options: Sequence[str] = (),
         record: bool = False,
     ) -> None:
-        """Prepare a fleet; entering the context manager starts the processes.
+        """Prepare a fleet. Its processes start when the context manager is entered.
 
         Args:
             size: number of workers and slots.

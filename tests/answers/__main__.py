@@ -1,4 +1,4 @@
-"""``python -m tests.answers``: fetch each case's image with all three clients; store and show the results."""
+"""``python -m tests.answers``: fetch each case's image with all three clients, then store and show the results."""
 
 from __future__ import annotations
 

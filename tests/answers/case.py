@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE
 CLIENTS = ("imagefleet", "curl", "requests")
 #: The result of a client that saved the image unchanged.
 SAVED = "saved"
-#: The result of a client that reports success although it saved other bytes.
+#: The result of a client that saved other bytes but reports success.
 OTHER_BYTES = "**other bytes**"
 #: The options of imagefleet in every case that sets no options.
 OPTIONS = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0)
@@ -54,7 +54,7 @@ class Case:
 
     #: The case's name. It is short, unique, and in lower case with hyphens. The stored results are keyed by this name.
     name: str
-    #: The server's behaviour, as shown in the first column; Markdown.
+    #: The server's behaviour in Markdown, as the first column shows it.
     title: str
     #: The bytes that answer every request, or a function that returns the answer to a request.
     answer: bytes | Answer
@@ -87,6 +87,6 @@ def redirect(location: str, *fields: str, status: str = "302 Found") -> bytes:
 
 
 def by_path(answers: dict[str, bytes], otherwise: bytes = b"") -> Answer:
-    """Return an answer that depends on the path; an unknown path is answered with 404."""
+    """Return an answer that depends on the path. The answer to an unknown path is 404."""
     missing = otherwise or answer(b"not here", status="404 Not Found")
     return lambda received: answers.get(received.target.partition("?")[0], missing)

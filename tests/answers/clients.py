@@ -64,7 +64,7 @@ def imagefleet(case: Case, certificates: Path | None = None) -> str:
 
 
 def curl(case: Case) -> str:
-    """Return curl's result of a case; curl is called with the usual options of a downloader."""
+    """Return curl's result of a case. The command has the usual options of a downloader."""
     with serving(case) as server, tempfile.TemporaryDirectory() as folder:
         command = [required("curl"), "--disable", "--silent", "--show-error", "--fail", "--location", "--compressed"]
         command += ["--cookie", "", "--max-time", f"{_SECONDS:g}"]

@@ -1,4 +1,4 @@
-"""Cases in which the server closes a connection before or at the next request."""
+"""Cases in which the server closes a connection before the next request or when it gets the next request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _TWO_URLS = ("{server}/first", "{server}/image")
 
 
 def _ending_the_second(end: Callable[[], bytes | Iterator[bytes]]) -> Answer:
-    """Answer every request except the second one, which arrives on the connection of the first request."""
+    """Answer every request except the second request. It arrives on the connection of the first request."""
 
     def answered(received: ReceivedRequest) -> bytes | Iterator[bytes]:
         return end() if received.earlier == 1 else answer()

@@ -17,7 +17,7 @@ from tests.waiting import PATIENCE
 
 _DECODED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, verify=Verify.DECODE)
 _RESIZED = FetchOptions(timeout=2.0, deadline=PATIENCE, retries=0, resize=ResizeOptions(ResizeMode.KEEP_RATIO, 32))
-#: The damaged images in the table; the unit tests read all of them.
+#: The damaged images in the table. The unit tests read all damaged images.
 _SHOWN = (
     "PNG: wrong checksum of pHYs",
     "PNG: wrong checksum of iCCP",

@@ -38,7 +38,7 @@ def moto_server(folder: Path) -> Iterator[int]:
 
 
 class FaultyEndpoint(ThreadingHTTPServer):
-    """A proxy in front of an endpoint, as a context manager that starts and stops the proxy."""
+    """A context manager that starts and stops a proxy in front of an endpoint."""
 
     daemon_threads = True
     request_queue_size = 128

@@ -83,7 +83,7 @@ def test_redis_requires_its_password(stack: Stack) -> None:
     "path", ["/", "/tasks", "/api/workers", "/api/tasks", "/static/css/flower.css", "/logout", "/nowhere"]
 )
 def test_flower_requires_its_password(stack: Stack, path: str) -> None:
-    """Every page requires the right password, including the pages that Flower normally leaves open."""
+    """Every page requires the right password, even a page that Flower normally leaves open."""
     assert _status(path) == 401
     assert _status(path, "imagefleet:wrong") == 401
     assert _status(path, f"imagefleet:{stack.password('Flower')}") in (200, 404)

@@ -1,4 +1,4 @@
-"""The guarantees of the Compose files and the Docker image, as Compose and the engine interpret them."""
+"""Compose and the engine confirm the guarantees of the Compose files and of the Docker image."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_history_contains_no_secret(image: str) -> None:
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
-    """Build the image and return its name; remove the name afterwards."""
+    """Build the image and return its name. Afterwards, remove the name."""
     name = "imagefleet-test-image"
     subprocess.run(["docker", "build", "-q", "-t", name, "."], cwd=ROOT, capture_output=True, check=True)
     yield name

@@ -51,7 +51,7 @@ class FlowerPage:
         return dict(zip(names, (text.strip() for text in row.locator("td").all_inner_texts()), strict=True))
 
     def details(self, name: str) -> Locator:
-        """Return the value that a task's page shows under this name."""
+        """Return the value under this name on a task's page."""
         row = self.page.locator(".detail-row").filter(has=self.page.locator("dt", has_text=re.compile(f"^{name}$")))
         return row.locator("dd")
 

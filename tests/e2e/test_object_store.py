@@ -85,7 +85,7 @@ class Site:
         return [row for name in names for row in manifest.decode(self.store.read(name)).to_pylist()]
 
     def check_complete(self, count: int = _COUNT) -> None:
-        """Check that each URL has one row, and that the saved images are exactly those of the rows."""
+        """Check that each URL has one row, and that the saved images are exactly the images in the rows."""
         rows = self.rows()
         listed = (self.folder / "list.txt").read_text().splitlines()
         assert [row["url"] for row in rows] == listed

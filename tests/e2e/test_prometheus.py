@@ -69,7 +69,7 @@ def prometheus(fleet: RunningFleet, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_only_metrics_need_no_password(fleet: RunningFleet) -> None:
-    """Prometheus reads the metrics without a password; all other pages require one."""
+    """Prometheus reads the metrics without a password. All other pages require a password."""
     assert fleet.flower.get("/metrics")[0] == 200
     assert {fleet.flower.get(path)[0] for path in ("/", "/tasks", "/api/workers", "/metrics/", "/nowhere")} == {401}
 

@@ -109,7 +109,7 @@ class Server:
         return self._process.pid
 
     def start(self, wait: bool = True) -> None:
-        """Start Redis with its previous data; wait until it accepts commands, unless ``wait`` is false."""
+        """Start Redis with its previous data. If ``wait`` is true, wait until Redis accepts commands."""
         self._data.mkdir(exist_ok=True)
         conf = self._data / "redis.conf"
         if not conf.exists():
@@ -218,7 +218,7 @@ class Fleet:
 
 @dataclass
 class Arena:
-    """One run with its Redis and workers; a context manager that ends all processes."""
+    """One run with its Redis and workers. This context manager ends all processes."""
 
     folder: Path
     site: Site

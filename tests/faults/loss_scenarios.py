@@ -36,7 +36,7 @@ class LossScenario:
     name: str
     fault: str
     start: Callable[[Arena], AbstractContextManager[processes.Background]]
-    #: Number of images that a repairing producer resends; None if this number depends on timing.
+    #: Number of images that a repairing producer resends, or None if this number depends on timing.
     repaired: int | None = None
     #: Longest time in seconds by which the fault delays the run without a repair.
     delay: float = 0.0

@@ -113,7 +113,7 @@ TABLES = (SURVIVED, WITHOUT_REPAIR, ANSWERS)
 
 
 def format_lines(table: Table) -> list[str]:
-    """Format a table for the terminal, as lines."""
+    """Return the lines of a table for the terminal."""
     cells = [table.heads, *(row.cells() for row in table.rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [

@@ -56,7 +56,7 @@ def _sample(pid: int, memory: list[int], over: threading.Event) -> None:
 
 @pytest.mark.timeout(4000)
 def test_memory_does_not_grow_with_the_list(site: Site, tmp_path: Path, long: bool) -> None:
-    """With a list many times as long, the producer and a limited Redis need less than 10 % more memory."""
+    """If the list becomes many times as long, the producer and a limited Redis need less than 10 % more memory."""
     # Even the shorter list fills the window (the maximum number of shards in flight) several times.
     sizes, window = ((100_000, 1_000_000), 8) if long else ((10_000, 30_000), 2)
     small, large = (peaks(images, window, site, tmp_path / str(images)) for images in sizes)

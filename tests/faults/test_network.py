@@ -13,7 +13,7 @@ from tests.faults.proxy import Proxy
 
 @pytest.mark.timeout(400)
 def test_survives_stalled_broken_and_half_closed_connections(arena: Arena, long: bool) -> None:
-    """No image is lost if all connections between workers and Redis fail repeatedly, each time for up to a minute."""
+    """If all connections between workers and Redis fail repeatedly, for up to a minute each time, no image is lost."""
     images, seconds = (6_000, 60.0) if long else (1_500, 15.0)
     with Proxy(arena.server.port) as proxy:
         fleet = Fleet(arena.folder, f"redis://127.0.0.1:{proxy.port}/0")

@@ -34,7 +34,7 @@ def workers(request: pytest.FixtureRequest) -> str:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("error", TEMPORARY)
 def test_run_waits_for_the_end_of_a_temporary_error(arena: Arena, long: bool, workers: str, error: str) -> None:
-    """The run pauses during the error and then completes; no image is lost and no worker dies."""
+    """The run pauses during the error and then completes. No image is lost, and no worker dies."""
     # The run is long. A short run would end before the server is full, because filling the server takes a second.
     images = 4_000 if long or error == "LOADING" else 400
     with _start_run(arena, workers, images) as (run, target):
@@ -54,7 +54,7 @@ def test_run_waits_for_the_end_of_a_temporary_error(arena: Arena, long: bool, wo
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("error", LASTING)
 def test_lasting_error_ends_the_run(arena: Arena, long: bool, workers: str, error: str) -> None:
-    """The producer reports the error with a hint and exits; the workers keep running. A resume completes the run."""
+    """The producer reports the error with a hint and exits. The workers keep running. A resume completes the run."""
     images = 4_000 if long else 400
     with _start_run(arena, workers, images) as (run, target):
         arena.wait_until_saved(images // 4, run)

@@ -14,10 +14,10 @@ _WORKERS, _SLOTS = 3, 16
 
 @pytest.mark.timeout(1500)
 def test_survives_worker_kills_under_load(arena: Arena, long: bool) -> None:
-    """Every image gets its Outcome although random workers of a busy fleet are killed by SIGKILL, one by one."""
+    """Random workers of a busy fleet are killed by SIGKILL, one after another. Every image still gets its Outcome."""
     images, kills = (20_000, 50) if long else (1_500, 5)
     arena.fleet.add(_WORKERS, slots=_SLOTS)
-    # Each image takes about a second, so a worker is downloading in all its slots when it is killed.
+    # Each image takes about a second. So a worker is downloading in all its slots when it is killed.
     with arena.run(arena.list(images, rate=2_000), "--shard-size", "250") as run:
         for kill in range(kills):
             arena.wait_until_saved(images * (kill + 1) // (kills + 2), run, 300)

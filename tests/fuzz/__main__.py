@@ -1,7 +1,7 @@
 """Fuzz for a given time: ``python -m tests.fuzz --seconds 60``.
 
 The folder ``.fuzz/TARGET/`` holds the findings: the failing input, and the log with the traceback. The folder also
-holds the corpus of atheris; the next run starts from this corpus.
+holds the corpus of atheris, from which the next run starts.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main(names: tuple[str, ...], seconds: int) -> None:
         raise click.ClickException("atheris is not installed. It is part of the extra `dev`, on Linux x86_64")
     cores = len(os.sched_getaffinity(0))
     chosen = names or tuple(TARGETS)
-    # Several targets share a core, one after the other.
+    # Several targets share a core and run one after another.
     each = max(seconds * cores // (len(chosen) + (not names)), 1)
     with ThreadPoolExecutor(cores) as pool:
         running = [] if names else [pool.submit(properties, each)]

@@ -29,7 +29,7 @@ WINDOWED, WINDOW, AT_ONCE = ("/fault/br-bomb", "/fault/zstd-bomb"), 16 << 20, 16
 
 
 def main() -> None:
-    """Fetch all routes at once, and print the report."""
+    """Fetch all routes at the same time, and print the report."""
     runtime_tuning.return_large_blocks()
     runtime_tuning.configure_pillow()
     url, folder, *faults = sys.argv[1:]

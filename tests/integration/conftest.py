@@ -25,7 +25,7 @@ _RESOLVER = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n"
 
 @pytest.fixture(scope="session")
 def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Give the TCP port of a Redis for the whole session; the fleet uses database 0 of this Redis."""
+    """Give the TCP port of a Redis for the whole session. The fleet uses database 0 of this Redis."""
     with processes.redis_server(tmp_path_factory.mktemp("redis")) as port:
         yield port
 

@@ -1,4 +1,4 @@
-"""Finished tasks are reported in batches: first their chord parts are counted, then the tasks are acknowledged."""
+"""Finished tasks are reported in batches. First, their chord parts are counted. Then, the tasks are acknowledged."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_sends_the_collect_task_once_with_all_results_in_order(app: Celery, redi
 
     @app.task(name=_TASK)  # type: ignore[untyped-decorator]  # Celery's
     def header() -> None:
-        """This task never runs; the test reports it as finished."""
+        """This task never runs, but the test reports it as finished."""
 
     app.backend.set_chord_size(_GROUP, _SIZE)
     sent: list[str] = []

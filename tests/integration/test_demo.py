@@ -178,7 +178,7 @@ def test_latency_delays_images_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_uncached_image_is_drawn_once_and_blocks_no_one(server: DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two requests for one image draw the image once. While it is drawn, a third client gets an answer."""
+    """An image that is requested twice is drawn only once. During the drawing, a third client gets an answer."""
     started, may_end, drawings = threading.Event(), threading.Event(), []
 
     def slow_drawing(*arguments: Any) -> bytes:

@@ -147,7 +147,7 @@ def sent_by_celery(server: redis.Redis) -> Sent:
 
 
 def size_of(server: Any, group: str) -> tuple[str, int]:
-    """Return the size of a chord, as stored in Redis, and the chord's time to live in seconds."""
+    """Return a chord's size in Redis, and the chord's time to live in seconds."""
     key = app.backend.get_key_for_group(group, ".s")
     return server.get(key), server.ttl(key)
 
@@ -257,7 +257,7 @@ def test_run_with_a_partly_read_list_is_interrupted(server: redis.Redis, store: 
 def test_early_end_does_not_wait_for_redis(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run that ends early retries a failed Redis call once, and then does not wait for Redis."""
+    """If a run ends early, it retries a failed Redis call only once, and does not wait for Redis."""
     job, _ = dispatcher(store, server, ["http://a.example/0"])
     monkeypatch.setattr("producer.dispatch.dispatcher.time.sleep", lambda _: None)
     failures = [redis.ConnectionError("away")]

@@ -156,7 +156,7 @@ def test_flower_on_a_terminal_stays_until_a_key(tmp_path: Path, demo_url: str, w
     shown = bytearray()
 
     def read() -> None:
-        # Reading fails once the terminal's last program has ended.
+        # Reading fails when the terminal's last program has ended.
         with suppress(OSError):
             while chunk := os.read(terminal, 4096):
                 shown.extend(chunk)

@@ -1,4 +1,4 @@
-"""A fleet resizes images during the download, and so do the other ways of a comparison."""
+"""A fleet resizes images during the download. The other ways of a comparison also resize them."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def test_resume_continues_an_open_plan(fleet: str, demo_url: str, out: Path, tmp
 def test_one_signal_finishes_the_downloads_in_progress(
     fleet: str, demo_url: str, out: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Ctrl-C or SIGTERM ends a run after the downloads in progress; `resume` sends the dropped queued tasks again.
+    """Ctrl-C or SIGTERM ends a run after the downloads in progress. `resume` sends the dropped tasks again.
 
     Nothing is requested twice. Images that were saved before the end are counted, even in a shard without a manifest.
     """

@@ -158,7 +158,7 @@ def test_waiting_task_does_not_count_as_lost(server: redis.Redis, demo_url: str,
 def test_waiting_tasks_of_an_ended_worker_are_requeued(
     number: signal.Signals, server: redis.Redis, demo_url: str, tmp_path: Path
 ) -> None:
-    """If a worker is stopped or killed, another worker executes each of its waiting tasks once."""
+    """If a worker is stopped or killed, each of its waiting tasks is executed once by another worker."""
     urls = refused_once(demo_url, 8, 5)
     with fleet(server, tmp_path, "first") as (first,), running(server, tmp_path, urls) as producer:
         # Count only messages with a countdown, because the original messages of these tasks are acknowledged later, in

@@ -40,7 +40,7 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 def put(url: str, queue: str, count: int, first: int = 0, **options: Any) -> None:
-    """Send this many messages to a queue; each message is a number."""
+    """Send this many messages to a queue. Each message is a number."""
     with Connection(url, **options) as connection, connection.SimpleQueue(queue) as simple:
         for number in range(first, first + count):
             simple.put({"n": number})
@@ -134,7 +134,7 @@ def test_kombu_redelivers_messages_of_a_dead_consumer(redis_url: str, server: re
     with consuming(redis_url, [_QUEUE], 20, lambda _, message: taken.append(message)) as connection:
         drain(connection, lambda: len(taken) == 20)
         records: Any = server.hgetall("unacked")
-        # The closing connection requeues nothing, as if SIGKILL had ended the process.
+        # Let the closing connection requeue nothing, as after a SIGKILL of the process.
         taken[0].channel.qos._delivered.clear()
     assert {json.loads(record)[1] for record in records.values()} == {_QUEUE}
     for tag in records:
@@ -508,7 +508,7 @@ def test_acknowledges_where_the_message_came_from(redis_url: str, server: redis.
 
 
 def test_database_may_be_a_number(redis_port: int) -> None:
-    """If a URL names no database, the database may be given as a number, as kombu allows."""
+    """If a URL names no database, the database can be given as a number, because kombu allows this."""
     with Connection(f"redis://127.0.0.1:{redis_port}", virtual_host=1) as connection:
         assert connection.default_channel.client.connection_pool.connection_kwargs["db"] == 1
 

@@ -39,7 +39,7 @@ def mixed(redis_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def test_worker_without_a_store_root_does_not_start(tmp_path: Path, redis_port: int) -> None:
-    """A plain worker without a store root ends at once, and the error names the missing variable."""
+    """If a plain worker has no store root, it ends at once, and its error names the missing variable."""
     argv = [sys.executable, "-m", "celery", "-A", "tasks", "worker"]
     env = {"IMAGEFLEET_BROKER_URL": f"redis://127.0.0.1:{redis_port}/6", "IMAGEFLEET_STORE_ROOT": "/data"}
     with processes.started("worker", argv, tmp_path, env) as worker:
@@ -80,7 +80,10 @@ def test_resume_and_retry_are_refused_likewise(fleet: str, demo_url: str, tmp_pa
 
 
 def test_unfit_worker_is_named_and_others_do_the_work(mixed: tuple[str, Path], demo_url: str) -> None:
-    """Before the command sends tasks, it names a worker that can't save. This worker does not count for the fleet."""
+    """Before the command sends tasks, it names the worker that can't save images.
+
+    This worker does not count for the fleet.
+    """
     broker, root = mixed
     urls = "".join(f"{demo_url}/images/{number}.jpg\n" for number in range(100)).encode()
     ended = processes.producer("run", "-", "--out", root / "out", "--broker", broker, "--json", stdin=urls)
@@ -145,7 +148,7 @@ def kinds_of_workers(folder: Path, broker: str, allow: str) -> Iterator[dict[str
 def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Path) -> None:
     """If there are two good workers too, unfit workers of each kind cost no image.
 
-    The run and the doctor name each unfit worker. A worker becomes fit again once its fault is fixed.
+    The run and the doctor name each unfit worker. After a worker's fault is fixed, the worker becomes fit again.
     """
     if subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make namespaces")

@@ -60,7 +60,7 @@ def test_every_folder_is_a_package() -> None:
 
 
 def test_runs_the_demo_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
-    """`producer demo` downloads its images from the installed wheel; dependencies come from this environment."""
+    """The installed wheel's `producer demo` downloads its images. Dependencies come from this environment."""
     redis_program()
     if find_spec("pip") is None:
         lacking("pip is not installed, which installs the wheel")

@@ -23,7 +23,7 @@ from tests.integration import processes
 from tests.pillow.counts import COUNTS, REASONS, RUNS, kind_of
 from tests.upstream import sources
 
-#: The folder of the images; ignored by git.
+#: The folder of the images, which git ignores.
 FOLDER = processes.ROOT / ".pillow"
 _PATIENCE = 900.0
 _SIZE = FleetSize(workers=2, concurrency=8)

@@ -90,7 +90,10 @@ def wrong(suite: str, result: Result, counts: Mapping[str, int]) -> list[str]:
 @click.option("--theirs", is_flag=True, help="Use kombu's and Celery's own code, for comparison.")
 @click.option("--keep", is_flag=True, help="Store the numbers, for `make docs`.")
 def main(names: tuple[str, ...], only: str, theirs: bool, keep: bool) -> None:
-    """Run kombu's and Celery's own tests over our transport and backend. Suites run in parallel; the default is all."""
+    """Run kombu's and Celery's own tests over our transport and backend.
+
+    Suites run in parallel. By default, all suites run.
+    """
     if shutil.which("redis-server") is None:
         raise click.ClickException("redis-server is not installed on this machine")
     suites = [suite for suite in SUITES if not names or suite.name in names]

@@ -125,7 +125,7 @@ _BINDINGS: dict[str, Callable[[], None]] = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_plugin_registered(plugin: object) -> None:
-    """Remove the suites' own choice of broker, backend and pool in favour of the fixtures below."""
+    """Remove the suites' own choice of broker, backend and pool, because the fixtures below replace it."""
     if getattr(plugin, "__name__", "") in ("t.unit.conftest", "t.integration.conftest"):
         for name in ("celery_config", "celery_worker_pool"):
             vars(plugin).pop(name, None)

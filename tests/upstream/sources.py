@@ -15,7 +15,7 @@ import click
 
 from tests.integration.processes import ROOT
 
-#: The folder of the source distributions and of the tests' output; ignored by git.
+#: The folder of the source distributions and of the tests' output, which git ignores.
 FOLDER = ROOT / ".upstream"
 _LOCK = ROOT / "requirements-dev.lock"
 
