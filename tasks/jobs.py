@@ -114,7 +114,7 @@ def fetch_image(
         Retry: Celery's exception. The task was sent again, and this delivery ends. If the server asks for another long
             wait, the countdown is that wait plus jitter. A task for another worker is sent at once.
         Ignore: Celery's exception. The run ends early, and `resume` will fetch the image. The chord does not count this
-            part. The chord's other parts stay counted.
+            image's part. The chord's other parts stay counted.
     """
     try:
         run = worker.run_cache().options(run_id, revision)

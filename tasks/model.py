@@ -31,7 +31,7 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a request failed. No other reasons exist; free text goes to ``error_message``."""
+    """Why a request failed. No other reasons exist. Free text goes to ``error_message``."""
 
     INVALID_ROW = "invalid_row"
     INVALID_URL = "invalid_url"
@@ -175,8 +175,8 @@ class FetchOptions:
     #: Wait before the first retry. The wait doubles with each retry, and each wait is shortened at random by up to
     #: half.
     backoff: float = 0.5
-    #: Longest requested wait for which a slot is held. If a server requests a longer wait, the image is requeued or
-    #: fails.
+    #: Longest wait at a server's request during which the image keeps its slot. If a server requests a longer wait, the
+    #: image is requeued or fails.
     max_retry_after: float = 30.0
     max_redirects: int = 5
     #: Whether to follow redirects from https to http.

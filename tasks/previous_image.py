@@ -20,7 +20,7 @@ _EXTENSIONS = frozenset(identify.EXTENSIONS.values())
 
 @dataclass(frozen=True, slots=True)
 class PreviousFile:
-    """The image of a URL in the folder of a previous run; this folder is only read."""
+    """A URL's image in the folder of a previous run. This folder is only read."""
 
     image: PreviousImage
     store: Store

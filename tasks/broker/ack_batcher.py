@@ -1,11 +1,11 @@
 """In batches, count the chord parts of finished tasks, and acknowledge the tasks' messages.
 
 Celery counts each chord part in a round trip of its own, in the slot's thread. For each acknowledgement, Celery wakes
-the thread that receives messages. Here, a slot passes the part and the message to the batcher's thread, and continues
-with the next image. The batcher's thread collects parts and messages for a moment. Then it needs only a few round trips
-for the whole batch. The thread acknowledges a message only after the task's part is counted. If a worker dies between
-the two steps, the task runs again, so it is not lost. Its part still counts only once, because the task's id identifies
-the part.
+the thread that receives messages. Here, a slot passes the chord part and the message to the batcher's thread, and
+continues with the next image. The batcher's thread collects chord parts and messages for a moment. Then it needs only a
+few round trips for the whole batch. The thread acknowledges a message only after the task's chord part is counted. If a
+worker dies between the two steps, the task runs again, so it is not lost. The task's chord part still counts only once,
+because the task's id identifies the part.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tasks.broker.redis_retry import retry_until_redis_is_back, worker_is_stoppi
 from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
-#: Seconds to collect a batch. All parts of a batch share one round trip and one thread switch, because a round trip
-#: or a thread switch costs more than counting a part.
+#: Seconds to collect a batch. All chord parts of a batch share one round trip and one thread switch, because each of
+#: the two costs more than counting a chord part.
 _BATCH_SECONDS = 0.02
 #: Seconds a stopping worker waits for unfinished batches.
 _FINISH_SECONDS = 10.0
@@ -38,9 +38,9 @@ class AckBatcher:
     """One thread that counts and acknowledges the slots' finished tasks."""
 
     def __init__(self, count: Callable[[list[Any]], None]) -> None:
-        """Take a function that counts a batch of parts.
+        """Take a function that counts a batch of chord parts.
 
-        The batcher calls the function from its own thread, and may repeat the call for the same parts.
+        The batcher calls the function from its own thread, and may repeat the call for the same chord parts.
         """
         self._count = count
         self._parts: deque[Any] = deque()
@@ -52,11 +52,11 @@ class AckBatcher:
         self._batch: list[Any] = []
 
     def add_part(self, part: Any) -> None:
-        """Add a part to the next batch. Afterwards, the calling slot acknowledges the task's message."""
+        """Add a chord part to the next batch. Afterwards, the calling slot acknowledges the task's message."""
         self._parts.append(part)
 
     def acknowledge(self, message: Any) -> None:
-        """Acknowledge a message with the next batch, after all earlier parts are counted."""
+        """Acknowledge a message with the next batch, after all earlier chord parts are counted."""
         self._messages.append(message)
         if not self._has_work.is_set():
             self._has_work.set()
@@ -95,8 +95,8 @@ class AckBatcher:
                 self._batch = []
 
     def _flush(self) -> None:
-        # Take the messages before the parts. Each part was added before its message, so no message is taken without its
-        # part.
+        # Take the messages before the chord parts. Each chord part was added before its message, so no message is taken
+        # without its chord part.
         messages = self._batch = snapshot(self._messages)
         for _ in messages:
             self._messages.popleft()
@@ -127,7 +127,7 @@ class BatchedRequest(Request):  # type: ignore[misc]  # Celery has no annotation
         super().__init__(message, **{**options, "body": message.payload, "decoded": True})
 
     def acknowledge(self) -> None:
-        """Acknowledge the message after the task's part is counted."""
+        """Acknowledge the message after the task's chord part is counted."""
         if not self.acknowledged:
             self.acknowledged = True
             self.ack_batcher.acknowledge(self.message)

@@ -29,15 +29,16 @@ from tasks.broker.ack_batcher import AckBatcher, BatchedRequest
 from tasks.broker.redis_retry import retry_until_redis_is_back
 
 _COUNT = Path(__file__).with_name("count_chord_parts.lua").read_text(encoding="utf-8")
-#: The expiry of a chord's keys is renewed after this many parts.
+#: The expiry of a chord's keys is renewed after this many chord parts.
 _RENEW_EVERY = 100
-#: Suffixes of a chord's keys, in the order in which the script expects the keys. The last key holds the claim.
+#: Suffixes of a chord's keys, in the order in which the script expects the keys. The last key holds Celery's claim to
+#: start the chord's body.
 _KEY_SUFFIXES = (".j", ".t", ".s", ".d", "", ".c")
 
 
 @dataclass(frozen=True, slots=True)
 class ChordPart:
-    """A part to count: the task's request, state and result, and the value that Celery stores for the part."""
+    """A chord part to count: the task's request, state and result, and the value that Celery stores for this part."""
 
     request: Any
     state: str
@@ -58,7 +59,7 @@ class UnloggedResult:
 
 
 class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no annotations
-    """Celery's backend with batched counting of parts. Each thread has its own instance."""
+    """Celery's backend, changed to count chord parts in batches. Each thread has its own instance."""
 
     #: The names of the tasks with batched counting.
     batched_tasks: ClassVar[frozenset[str]] = frozenset()
@@ -70,9 +71,9 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         self.connparams["retry_on_error"] = [ReadOnlyError]
 
     def on_chord_part_return(self, request: Any, state: str, result: Any, *rest: Any, **options: Any) -> Any:
-        """Count a part, or add it to the next batch.
+        """Count a chord part, or add it to the next batch.
 
-        Celery identifies a part by its task's id, so counting a part again changes nothing.
+        Celery identifies a chord part by its task's id, so counting the part again changes nothing.
         """
         if isinstance(result, UnloggedResult):
             result = result.value
@@ -85,10 +86,10 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         return None
 
     def count(self, parts: list[ChordPart]) -> None:
-        """Count parts, and start the bodies of completed chords. The call is idempotent.
+        """Count chord parts, and start the bodies of completed chords. The call is idempotent.
 
         Raises:
-            redis.RedisError: some parts could not be counted.
+            redis.RedisError: some chord parts could not be counted.
         """
         chords = [list(group) for _, group in groupby(sorted(parts, key=attrgetter("group")), attrgetter("group"))]
         answers = self._run_count_script(chords)
@@ -100,8 +101,9 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
         errors = [answer for _, answer in answers if isinstance(answer, Exception)]
         for chord, claimed in answers:
             if claimed == 1:
-                # Celery's own code starts the body. That code has to make the claim itself, so delete our claim. Celery
-                # then treats the chord part of this call as already counted, and finds the chord complete.
+                # Celery's own code starts the body. That code claims the chord's body itself, so delete our claim of
+                # the body. Celery then treats the chord part of this call as already counted, and finds the chord
+                # complete.
                 part = chord[-1]
                 self.client.delete(self._keys(part.group)[-1])
                 with self._task_context(part.request):
@@ -175,7 +177,7 @@ class SentinelBatchingBackend(BatchingBackend, SentinelBackend):  # type: ignore
 def install(app: Celery, batched_tasks: frozenset[str]) -> None:
     """Make an app use this backend for the URLs of Redis servers and Sentinels.
 
-    The batcher counts the parts of the tasks in ``batched_tasks``. The ``Request`` class of these tasks must be
+    The batcher counts the chord parts of the tasks in ``batched_tasks``. The ``Request`` class of these tasks must be
     `BatchedRequest`.
     """
     name = f"{__name__}:{BatchingBackend.__name__}"

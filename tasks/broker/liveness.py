@@ -21,7 +21,7 @@ import redis
 from config import limits
 from tasks.broker import keys
 
-#: Separates the parts of a worker's id; no host name contains it.
+#: The separator between the fields of a worker's id, which no host name contains.
 _SEPARATOR = "|"
 
 

@@ -13,7 +13,7 @@ from tasks.broker.redis_errors import REDIS_ERRORS
 
 
 class ConsumingChannel(Protocol):
-    """The part of a channel that its listeners use."""
+    """The methods and attributes of a channel that its listeners use."""
 
     may_have_more: bool
     is_reserving: bool

@@ -25,7 +25,7 @@ from tasks.broker import keys, liveness, poison
 _log = logging.getLogger(__name__)
 _REQUEUE = Path(__file__).with_name("requeue.lua").read_text(encoding="utf-8")
 _FORGET_WORKER = Path(__file__).with_name("forget_worker.lua").read_text(encoding="utf-8")
-#: Separates the parts of a binding in kombu's format.
+#: The separator between the fields of a binding in kombu's format.
 _BINDING_SEPARATOR = "\x06\x16"
 #: Maximum number of overdue messages to requeue at once.
 _MAX_OVERDUE = 100

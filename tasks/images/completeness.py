@@ -18,7 +18,7 @@ _COEFFICIENTS = 64
 #: Rows to hash at once, so that a large image is not copied as a whole.
 _ROWS_AT_ONCE = 64
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
-#: Bytes that are not part of any image. A decoder that lacks pixels decodes some of these bytes as pixels. Any other
+#: Bytes that belong to no image. A decoder that lacks pixels decodes some of these bytes as pixels. Any other
 #: decoder skips these bytes.
 _NOISE = bytes((number * 89 + 171) % 255 for number in range(1024))
 

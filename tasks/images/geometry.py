@@ -26,7 +26,7 @@ class Geometry:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Size of the resampled image, which is only the kept part, without a border."""
+        """Size of the resampled image: the area that is kept, without a border."""
         return self.crop[2:]
 
     @property

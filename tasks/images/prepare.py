@@ -74,7 +74,7 @@ def existing_image(
 
 
 def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
-    """Return whether an image can be decoded to its end; an image too expensive to decode counts as complete.
+    """Return whether an image can be decoded to its end, or is too expensive to decode.
 
     A worker gives a file its name only after it has written the whole file, but does not sync the file. After a power
     loss, a file may be empty, or have zeros in place of its last bytes. Some decoders turn these zeros into pixels.
@@ -101,7 +101,7 @@ def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
 def _with_facts(
     image: EncodedImage, downloaded: bytes | None, options: FetchOptions, deadline: Deadline
 ) -> EncodedImage:
-    """Add the facts that the run asks for to an image; ``downloaded`` has the EXIF data, if they are known."""
+    """Return an image with the requested facts; ``downloaded`` holds the EXIF data, or is None if they are unknown."""
     if options.extract_exif and downloaded is not None:
         image = replace(image, exif=read_exif_tags(downloaded, options.max_pixels, options.formats))
     if options.phash:

@@ -72,7 +72,7 @@ def resize_image(
     deadline: Deadline,
     formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS,
 ) -> EncodedImage:
-    """Resize and encode an image as the options say; the result is upright and in sRGB.
+    """Resize and encode an image as the options say, and return an upright image in sRGB.
 
     Grey stays grey. In a JPEG, transparent areas are flattened onto the background. If there are several frames, only
     the first frame is used. All metadata is dropped. The returned original width and height are those of the upright

@@ -1,1 +1,1 @@
-"""The output formats of a shard, for tools that read data sets; each shard has a manifest, too."""
+"""The output formats of a shard, for tools that read data sets. Each shard has a manifest, too."""

@@ -27,7 +27,7 @@ from tasks.storage.store import Store
 
 
 class _PackedFormat(Protocol):
-    """A module for a format of packed files; ``webdataset.py`` documents the functions."""
+    """A module for a format of packed files, with the functions that ``webdataset.py`` documents."""
 
     def name(self, shard: int, /) -> str: ...
     def encode(self, rows: pa.Table, images: Iterable[SampleImage], /) -> Iterator[bytes]: ...
@@ -126,7 +126,7 @@ def _find(key: str, name: str, images: Iterator[SampleImage]) -> SampleImage:
 
 
 def _unless_collected(chunks: Iterable[bytes], ref: ShardRef, store: Store) -> Iterator[bytes]:
-    """Yield the chunks; raise a StorageError at their end if another task has collected the shard meanwhile."""
+    """Yield the chunks, then raise a StorageError if another task has collected the shard meanwhile."""
     yield from chunks
     if shard_status.is_done(ref.shard, ref.revision, store):
         raise StorageError(f"shard {ref.shard} was collected by another task")

@@ -1,9 +1,9 @@
 """Save files in a folder on a local or shared file system.
 
-A file is written under a temporary name in ``.tmp``, then hard-linked to its final name; ``link`` fails if the name is
-taken. On file systems without hard links, an exclusive lock file and ``rename`` are used instead, which is slower.
-Neither ``link`` nor ``rename`` syncs the file to disk. A shard's files are synced together, before its manifest is
-written.
+A file is written under a temporary name in ``.tmp``, then hard-linked to its final name. The call ``link`` fails if the
+final name is taken. On file systems without hard links, an exclusive lock file and ``rename`` are used instead, which
+is slower. Neither ``link`` nor ``rename`` syncs the file to disk. A shard's files are synced together, before its
+manifest is written.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class ObjectStore(Store):
         return self.file_size(name) is not None
 
     def folder_exists(self, name: str) -> bool:
-        """Return whether an object's name begins with this folder, because folders are only a part of names.
+        """Return whether an object's name begins with this folder's name, because an object store has no folders.
 
         Raises:
             StorageError: the store can't be queried.
@@ -216,7 +216,7 @@ class ObjectStore(Store):
         return BufferedReader(ObjectFile(found["size"], partial(self._read_part, name, found["e_tag"])))
 
     def remove_folder(self, name: str) -> None:
-        """Do nothing, because folders are only a part of names."""
+        """Do nothing, because an object store has no folders."""
 
     def replace_version(self, name: str, body: bytes, version: Version) -> Version | None:
         """Replace an object if it still has this version, and return the new version; None if the object has changed.
@@ -271,7 +271,7 @@ class ObjectStore(Store):
         """Do nothing, because each saved object is durable."""
 
     def create_folder(self) -> None:
-        """Do nothing, because folders are only a part of names."""
+        """Do nothing, because an object store has no folders."""
 
     def check_writable(self) -> None:
         """Check that objects can be written and removed, and that the first of two writers of a name wins.
