@@ -32,7 +32,7 @@ from tasks.storage.object_store import ObjectStore
 _BUCKET = "benchmark"
 _CREDENTIALS = {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 _STARTUP_SECONDS = 20.0
-#: The client of img2dataset, and the sizes in which the client is tried.
+#: The client of img2dataset, and the sizes to measure for this client.
 PEER_THREADS = (16, 32)
 _OBJECTS, _OBJECT_BYTES = 3_000, 15_000
 

@@ -263,7 +263,7 @@ def _format_count(counts: Sequence[Mapping[str, int] | None]) -> str:
 
 
 def _machines(results: Mapping[str, Result]) -> Iterator[str]:
-    """Yield a paragraph with the machine and versions for all measurements that share them."""
+    """Yield a paragraph for each machine and its versions, with the measurements made there."""
     same: dict[str, list[str]] = {}
     for name, result in results.items():
         machine = dict(result["machine"])

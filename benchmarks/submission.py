@@ -86,7 +86,7 @@ def _submit(url: str, images: int, out: Path) -> tuple[float, float]:
 
 
 def _stop_after(shards: int) -> Callable[[], None]:
-    """Return a function that the dispatcher calls after each shard, instead of checking the fleet."""
+    """Return a function. The dispatcher calls it after each shard instead of checking the fleet."""
     remaining = iter(range(shards - 1))
 
     def check() -> None:

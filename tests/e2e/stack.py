@@ -72,7 +72,7 @@ class Stack:
         return int(json.loads(self.compose("exec", "-T", "demo", "python", "-c", code)).get(route, 0))
 
     def password(self, service: str) -> str:
-        """Return the password of Flower or Redis, as printed by the README's command."""
+        """Return the password of Flower or Redis that the README's command prints."""
         lines = self.compose("run", "--rm", "passwords").splitlines()
         return next(line for line in lines if line.startswith(service)).split("password ")[1].strip()
 

@@ -45,8 +45,8 @@ def test_survives_restarts_of_every_service(stack: Stack, tmp_path: Path) -> Non
     assert numbers["total"] == _IMAGES
     rows = processes.rows(stack.folder / "images" / "restarted")
     assert len(rows) == _IMAGES
-    # The image server was unreachable for a moment. Only downloads that were in progress at that moment can have
-    # failed.
+    # The image server was unreachable for a moment. Downloads can only have failed if they were in progress at that
+    # moment.
     assert set(numbers["reasons"]) <= {"connect", "timeout", "truncated", "dns"}
     assert numbers["success"] >= _IMAGES - 100
 

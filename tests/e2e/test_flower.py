@@ -157,7 +157,7 @@ def test_failed_images_are_found(flower: FlowerPage, urls: list[str]) -> None:
 
 
 def test_reason_is_shown_in_full(flower: FlowerPage, urls: list[str]) -> None:
-    """The page of a failed task shows the time of the failure and the complete reason."""
+    """A failed task's page shows the time of the failure and the complete reason."""
     flower.search("args:10.0.0.1").locator("a[href*='/task/']").click()
     flower.expect(flower.details("Status")).to_have_text("FAILURE")
     flower.expect(flower.details("Result")).to_contain_text("reason: blocked_address\n")

@@ -27,8 +27,8 @@ _GOOD = {
     "blank lines": "http://a/1,b\n\nhttp://a/2,c\n",
     "spaces": "http://a/1, b \nhttp://a/2,c\n",
 }
-#: Damaged tables, each with the rows that imagefleet reads. pandas and DuckDB end with an error, lose rows, or join
-#: rows.
+#: Damaged tables, each with the rows that imagefleet reads. On these tables, pandas and DuckDB end with an error, lose
+#: rows, or join rows.
 _BAD = {
     "long row": ("http://a/1,b\nhttp://a/2,c,d\nhttp://a/3,e\n", [("http://a/1", "b"), ("http://a/3", "e")]),
     "unclosed": ('http://a/1,"b\nhttp://a/2,c\nhttp://a/3,e\n', [("http://a/2", "c"), ("http://a/3", "e")]),

@@ -102,7 +102,7 @@ class Site:
 
 
 def _create_files(site: Site) -> None:
-    """Create an operator's files, as in docs/many-machines.md, and the shared folder."""
+    """Create the shared folder and an operator's files, which are those in docs/many-machines.md."""
     etc = site.folder / "etc"
     processes.set_up_redis(etc, "DNS:redis")
     site.images.mkdir()

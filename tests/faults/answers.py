@@ -201,7 +201,7 @@ def key_of_another_program(target: Target) -> Iterator[None]:
 
 
 def _ignore_ended_server() -> AbstractContextManager[None]:
-    """Ignore that the server has ended, because the server of a local fleet ends with its run."""
+    """Ignore that the server has ended, because a local fleet's server ends together with the run."""
     return suppress(redis.ConnectionError)
 
 

@@ -60,7 +60,7 @@ def sentinels(folder: Path, server: Server) -> Iterator[str]:
 
 
 def master_port(url: str) -> int:
-    """Return the master's port as reported by the first Sentinel of a URL."""
+    """Return the master's port that the first Sentinel of a URL reports."""
     with redis.Redis(port=_port(url), decode_responses=True) as sentinel:
         return int(_master(sentinel)["port"])
 

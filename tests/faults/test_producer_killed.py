@@ -31,8 +31,8 @@ def kill_producer(arena: Arena, run: processes.Background) -> None:
 def test_resumed_run_equals_an_undisturbed_run(arena: Arena, images: int) -> None:
     """If a run is resumed after its producer was killed, its result is the same as that of a run without a fault.
 
-    The producer is killed when some of the images are saved. In the last case the producer is killed after all images
-    are counted, while the chord bodies are still queued.
+    The producer is killed when some of the images are saved. In the last case, the producer is killed when all images
+    are counted but the chord bodies are still queued.
     """
     arena.fleet.add(2)
     with arena.run(arena.list(images), "--shard-size", _SHARD) as run:

@@ -223,7 +223,7 @@ def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback without a listener."""
+    """Return a TCP port of loopback at which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""A simulated fleet whose workers handle messages one by one on a test's command. Its producer runs in steps.
+"""A simulated fleet. On a test's command, its workers handle messages one by one. Its producer runs in steps.
 
 Everything else is real. Messages, chords and their collect tasks are in a real Redis. The tasks are those of
 ``tasks/jobs.py``, with a downloader that generates images. The fleet records a worker's unacknowledged messages in
@@ -62,7 +62,7 @@ class Killed(BaseException):
 
 @dataclass(frozen=True)
 class TakenMessage:
-    """A message that a worker has taken and not acknowledged."""
+    """A message that a worker has taken but has not yet acknowledged."""
 
     worker: str
     tag: str
@@ -119,7 +119,7 @@ class Fleet:
         self.between_scans: Callable[[], None] | None = None
 
     def waiting(self, queue: str = IMAGE_QUEUE) -> list[dict[str, Any]]:
-        """Return the messages of a queue, the next one first."""
+        """Return the messages of a queue in the order of delivery."""
         return [json.loads(item) for item in self._queue(queue)]
 
     def take(self, queue: str = IMAGE_QUEUE, worker: str = "a") -> TakenMessage:

@@ -105,7 +105,7 @@ def test_refuses_a_folder_with_a_run(fleet: str, source: Path, out: Path) -> Non
 
 
 def test_refuses_an_unreachable_broker(tmp_path: Path, source: Path) -> None:
-    """A broker URL without a listener is refused, and the password in the URL is not shown."""
+    """If nothing listens at the broker URL, the URL is refused, and its password is not shown."""
     port = processes.free_port()
     url = f"redis://user:{_PASSWORD}@127.0.0.1:{port}/0"
     what, why, _ = refused(1, "run", source, "--out", tmp_path / "out", "--broker", url)

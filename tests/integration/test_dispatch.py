@@ -109,7 +109,10 @@ def stop() -> None:
 
 
 def take_messages(server: Any) -> list[dict[str, Any]]:
-    """Remove and return the image messages of the queue, the oldest first, with decoded bodies."""
+    """Remove the image messages from the queue.
+
+    Return them in order of age with decoded bodies, the oldest message first.
+    """
     messages = [json.loads(item) for item in server.lrange(IMAGE_QUEUE, 0, -1)[::-1]]
     server.delete(IMAGE_QUEUE)
     return [{**message, "body": json.loads(base64.b64decode(message["body"]))} for message in messages]
@@ -313,7 +316,10 @@ def test_manifest_counts_without_its_signal(
 def test_signal_does_not_count_without_its_manifest(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A completion signal without a visible manifest is an error. It shows that the worker writes to another folder."""
+    """A completion signal without a visible manifest is an error.
+
+    Such a signal shows that the worker writes to another folder.
+    """
     monkeypatch.setattr(dispatcher_module, "_MANIFEST_TIMEOUT_SECONDS", 0.03)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     server.rpush(keys.done(_RUN_ID), json.dumps({"shard": 0}))

@@ -68,7 +68,7 @@ def test_prints_a_table(fleet: str, out: Path) -> None:
 
 
 def test_reports_missing_workers_and_an_unfit_server(tmp_path: Path) -> None:
-    """A broker that has no workers, has no append-only file, and evicts keys gets a finding for each fault."""
+    """If a broker has no workers, has no append-only file, and evicts keys, each of these faults gets a finding."""
     options = ("--appendonly", "no", "--maxmemory-policy", "allkeys-lru")
     with processes.redis_server(tmp_path, *options) as port:
         code, findings = diagnose("--broker", f"redis://127.0.0.1:{port}/0", "--out", tmp_path / "out")

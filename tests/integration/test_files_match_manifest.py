@@ -36,7 +36,7 @@ def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: P
                 lambda: server.llen(IMAGE_QUEUE) == processes.unacked_count(server) == 0, "the end of all copies"
             )
     assert (facts["total"], facts["success"]) == (COUNT, COUNT)
-    # There were twice as many requests as rows, so the copies were really fetched.
+    # There were twice as many requests as rows. This shows that the copies were really fetched.
     assert processes.request_count(demo_url, "/changing") - before == 2 * COUNT
     rows = processes.rows(out)
     assert [row["key"] for row in rows] == [f"00000{place:03d}" for place in range(COUNT)]

@@ -22,7 +22,7 @@ from producer.local_fleet.fleet import Fleet, FleetSize, cores
 from tasks.broker import client as broker_client
 from tests.integration import processes as process_helpers
 
-#: The time in seconds in which all started processes must end after their command has ended or was killed.
+#: After a command has ended or was killed, all processes that it started must end within this many seconds.
 _CLEANUP_SECONDS = 10.0
 
 
@@ -413,7 +413,7 @@ def test_pins_workers_to_cores(tmp_path: Path, temporary: Path, more: int) -> No
 
 
 def _cores_of(process: psutil.Process) -> set[tuple[int, ...]]:
-    """Return the sets of cores on which a process's threads may run."""
+    """Return, for a process, the sets of cores on which its threads may run."""
     return {tuple(sorted(os.sched_getaffinity(thread.id))) for thread in process.threads()}
 
 

@@ -129,7 +129,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator
 
 @pytest.fixture
 def site_without_workers(tmp_path_factory: pytest.TempPathFactory, store_root: Path) -> Iterator[Site]:
-    """Give a site without workers, and make sure at the end that the site's Redis denied nothing."""
+    """Give a site without workers. At the end, make sure that the site's Redis denied nothing."""
     with site_at(tmp_path_factory.mktemp("site"), store_root) as found:
         yield found
         assert found.admin.acl_log() == []

@@ -85,7 +85,7 @@ def test_sidecars(fleet: str, demo_url: str, out: Path) -> None:
 
 
 def test_path_template(fleet: str, demo_url: str, out: Path) -> None:
-    """A run with a path template saves its images under the template's names, and can be checked.
+    """If a run has a path template, it saves its images under the template's names, and it can be checked.
 
     An image with a repeated name is a duplicate.
     """

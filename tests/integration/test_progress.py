@@ -24,7 +24,7 @@ _FAILED = Outcome("00000001", Status.FAILED_TO_DOWNLOAD, Reason.DNS)
 
 @pytest.fixture
 def server(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[redis.Redis]:
-    """Give a client of an empty Redis, and let flushes follow each other quickly."""
+    """Give a client of an empty Redis, and shorten the time between flushes."""
     monkeypatch.setattr(progress, "_FLUSH_INTERVAL_SECONDS", 0.02)
     with broker_client.client(redis_url) as client:
         client.flushall()

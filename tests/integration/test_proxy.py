@@ -11,7 +11,7 @@ from tests.integration import processes
 
 
 def test_run_through_a_proxy(demo_url: str, tmp_path: Path) -> None:
-    """Images of hosts whose names only the proxy knows are fetched. A private address is still refused."""
+    """Images are fetched from hosts whose names only the proxy knows. A private address is still refused."""
     credentials = "Basic " + base64.b64encode(b"user:word-of-mine").decode()
     urls = [f"http://images.example/images/{number}.jpg" for number in range(3)]
     refused = ["http://10.0.0.1/1.jpg", "http://images.example:25/1.jpg"]
