@@ -130,7 +130,7 @@ def remove_unlisted(shard: int, store: Store, output: OutputOptions) -> None:
 def _find_named_leftovers(
     table: pa.Table, ordered: Sequence[Outcome], output: OutputOptions, store: Store
 ) -> list[str]:
-    """Return the files that earlier deliveries of failed images have saved under names from the list or a template.
+    """Return the files of failed images with names from the list or a template. Earlier deliveries saved these files.
 
     These files are not in the shard's folder, so a listing of the folder does not show them. Their own folders may have
     all images of the run, so listing them would take too long. Files named by their content are not returned, because

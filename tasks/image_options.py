@@ -1,6 +1,6 @@
 """The options of a run for its images: how to resize and encode them, and which images to keep. No I/O.
 
-All values are frozen and hold only JSON's own types.
+All values are frozen and hold only values that JSON can encode.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class ResizeOptions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options from JSON's own types; fields unknown to this version are dropped."""
+        """Return the options from decoded JSON. Fields unknown to this version are dropped."""
         known = known_fields(cls, value)
         for name, kind in (
             ("mode", ResizeMode),
@@ -155,7 +155,7 @@ class FilterOptions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options from JSON's own types; fields unknown to this version are dropped."""
+        """Return the options from decoded JSON. Fields unknown to this version are dropped."""
         return cls(**known_fields(cls, value))
 
 

@@ -1,6 +1,6 @@
 """The values exchanged by producer and workers: an image's request, its Outcome, and the options of a run.
 
-All values are frozen and hold only JSON's own types. This module does no I/O.
+All values are frozen and hold only values that JSON can encode. This module does no I/O.
 
 To add a reason, add a member to `Reason` here. Add an error class with this reason to ``tasks/errors.py``. In
 ``producer/demo/faults.py``, add a route that provokes the error. Add a row to ``tests/integration/test_faults.py``.
@@ -94,7 +94,7 @@ class PreviousImage:
     last_modified: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the value as JSON's own types. Fields with None are left out, to keep the message in Redis short."""
+        """Return the value for JSON. Fields with None are left out, to keep the message in Redis short."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
@@ -118,7 +118,7 @@ class Refusal:
 
     @classmethod
     def from_json(cls, value: Mapping[str, str]) -> Self:
-        """Return the value from its fields as JSON's own types."""
+        """Return the value from decoded JSON."""
         return cls(Reason(value["reason"]), value["message"])
 
 
@@ -202,7 +202,7 @@ class FetchOptions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options from JSON's own types; fields unknown to this version are dropped."""
+        """Return the options from decoded JSON. Fields unknown to this version are dropped."""
         known = known_fields(cls, value)
         headers = known_fields(HeaderOptions, known["headers"])
         headers["extra"] = tuple((name, text) for name, text in headers["extra"])
@@ -252,7 +252,7 @@ class OutputOptions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options from JSON's own types; fields unknown to this version are dropped."""
+        """Return the options from decoded JSON. Fields unknown to this version are dropped."""
         known = known_fields(cls, value)
         if "format" in known:
             known["format"] = OutputFormat(known["format"])
@@ -281,7 +281,7 @@ class RunOptions:
     draining: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the options as JSON's own types."""
+        """Return the options in a form that JSON can encode."""
         return asdict(self)
 
     @classmethod
@@ -342,7 +342,7 @@ class Outcome:
         return self.status is Status.SUCCESS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the Outcome as JSON's own types. None and False are left out, to keep the message in Redis short."""
+        """Return the Outcome for JSON. None and False are left out, to keep the message in Redis short."""
         values = ((name, getattr(self, name)) for name in OUTCOME_FIELDS)
         return {name: value for name, value in values if value is not None and value is not False}
 

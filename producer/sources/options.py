@@ -82,7 +82,7 @@ class SourceOptions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options from JSON's own types; fields that this version does not know are dropped."""
+        """Return the options from decoded JSON. Fields that this version does not know are dropped."""
         known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
         if known.get("input_format") is not None:
             known["input_format"] = InputFormat(known["input_format"])

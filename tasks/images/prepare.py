@@ -45,7 +45,7 @@ def prepare_image(body: bytes, options: FetchOptions, deadline: Deadline) -> Enc
 
 
 def saved_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
-    """Return the image in a saved file, and the facts that the file alone shows.
+    """Read an image from a saved file; return it with the facts that can be read from the file.
 
     The original size and the EXIF data of a resized image are unknown.
 

@@ -42,7 +42,7 @@ class ProbeResult:
     error: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON's own types."""
+        """Return the result in a form that JSON can encode."""
         return asdict(self)
 
     @classmethod

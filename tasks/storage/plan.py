@@ -31,7 +31,7 @@ FOLDER = ".plan"
 _NUMBERS = frozenset({"width", "height", "bytes", "original_width", "original_height"})
 _PREVIOUS_IMAGE = pa.struct([(name, pa.int64() if name in _NUMBERS else pa.string()) for name in PREVIOUS_IMAGE_FIELDS])
 #: Some facts of a request have their own column. The entry for such a fact has the column's type, the request's
-#: attribute, and a function that returns the attribute as JSON's own types.
+#: attribute, and a function that returns the attribute in a form that JSON can encode.
 _FACTS: dict[str, tuple[pa.DataType, str, Callable[[Any], object]]] = {
     PREVIOUS_IMAGE_COLUMN: (_PREVIOUS_IMAGE, "previous", PreviousImage.to_json),
     REFUSED_COLUMN: (pa.struct([("reason", pa.string()), ("message", pa.string())]), "refused", asdict),

@@ -149,7 +149,7 @@ def test_every_fault_route_and_reason_is_covered() -> None:
 
 
 def test_run_completes_despite_its_faults(mixed: Mixed) -> None:
-    """However many images fail, the run completes with exit status 0 and exact counts."""
+    """Even if many images fail, the run completes with exit status 0 and exact counts."""
     facts = mixed.ended.json()
     failed = sum(reason is not None for reason in FAULTS.values())
     assert (facts["total"], facts["failed"]) == (2 * len(FAULTS) + 1, failed)

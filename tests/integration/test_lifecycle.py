@@ -1,4 +1,4 @@
-"""However a command ends, it leaves no process, socket or temporary folder behind."""
+"""A command leaves no process, socket or temporary folder behind, no matter how it ends."""
 
 from __future__ import annotations
 

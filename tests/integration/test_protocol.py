@@ -1,4 +1,4 @@
-"""However deliveries, losses, copies and crashes interleave, no Outcome is missing or doubled."""
+"""No Outcome is missing or doubled, no matter how deliveries, losses, copies and crashes interleave."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Download Pillow's own test images by a fleet. No image must kill a worker."""
+"""Download Pillow's own test images by a fleet. Every worker must survive every image."""

@@ -1,7 +1,7 @@
 """Serve Pillow's own test images, download them with a fleet, and compare the results with the documented ones.
 
 ``python -m tests.pillow`` installs nothing, and downloads the images once. The fleet fetches the images twice. The
-first time, it decodes every frame. The second time, it resizes the images. No worker process must be replaced.
+first time, it decodes every frame. The second time, it resizes the images. Every worker process must survive both.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def _counting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a test checks the result at once and asks for it, count each chord part at once with our code."""
+    """Count each chord part without a delay if the test asks for it, because it checks the result immediately."""
     if getattr(request, "param", "celery") == "celery":
         return
 

@@ -82,7 +82,7 @@ def test_truncated_header_is_undecodable(kind: str) -> None:
 @settings(max_examples=15)
 @given(data=st.data())
 def test_changed_bytes_raise_no_other_error(kind: str, data: st.DataObject) -> None:
-    """However an image is cut and changed, it is described, or refused with one of our errors."""
+    """A cut or changed image is either described, or refused with one of our errors."""
     body = bytearray(image(kind, (16, 12)))
     at = data.draw(st.integers(0, min(len(body) - 1, 200)))
     body[at] = data.draw(st.integers(0, 255))

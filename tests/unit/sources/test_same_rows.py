@@ -59,7 +59,7 @@ def rows() -> list[tuple[str, str | None, int]]:
 
 
 def table(delimiter: str) -> str:
-    """Return the rows as a table, as Python, pandas and Excel write it."""
+    """Return a table with the rows, in the form that Python, pandas and Excel write."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter=delimiter)
     writer.writerow(("number", "text", "URL"))
