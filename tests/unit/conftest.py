@@ -38,7 +38,7 @@ def image(kind: str = "PNG", size: tuple[int, int] = (4, 3), colour: str = "red"
 
 
 def response(body: bytes = b"body", status: str = "200 OK", *fields: str, length: bool = True) -> bytes:
-    """Return an HTTP response; with ``length=False`` it has no Content-Length."""
+    """Return an HTTP response, which has no Content-Length if ``length`` is False."""
     head = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(body)}"] if length else [])]
     return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
 
@@ -129,7 +129,7 @@ def demo() -> Iterator[DemoServer]:
 
 @pytest.fixture(scope="session")
 def allowed(demo: DemoServer) -> list[str]:
-    """Return the allow list for only the demo server's address and port."""
+    """Return an allow list that has only the demo server's address and port."""
     return ["{}:{}".format(*demo.address)]
 
 

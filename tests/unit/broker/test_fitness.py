@@ -57,7 +57,7 @@ class Fleet:
         return dict(json.loads(str(record))) if record else {}
 
     def fails(self, error: FetchError, url: str = "http://a/1.jpg", tried_by: tuple[str, ...] = ()) -> list[str] | None:
-        """Run a failing task. Return the workers that tried the task if it is requeued, or None if the image fails."""
+        """Run a failing task. Return the workers that tried a requeued task, or None if the image fails."""
         try:
             began = self.fitness.check("run", tried_by=tried_by)
             self.wait(0.1)
@@ -88,7 +88,10 @@ def fleet(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fleet]:
 
 
 def test_dead_host_fails_if_others_are_reachable(fleet: Fleet) -> None:
-    """The network works if a host that responded before accepts a connection. A response proves this only briefly."""
+    """The network works if a host that responded before accepts a connection.
+
+    A response proves only for a short time that the network works.
+    """
     fleet.succeeds(url="http://good:81/1.jpg")
     assert [fleet.fails(DnsError("no such name"), f"http://dead{number}/") for number in range(4)] == [None] * 4
     assert fleet.probed == ["good:81"]
@@ -167,7 +170,7 @@ def test_image_fails_without_another_able_worker(
     "error", [DnsUnavailableError("no answer"), StorageError("in the way")], ids=["network", "storage"]
 )
 def test_image_fails_if_all_have_tried_it(fleet: Fleet, error: FetchError) -> None:
-    """An image fails once every worker has tried it."""
+    """An image fails when every worker has tried it."""
     assert fleet.fails(error, tried_by=("other",)) is None
 
 
@@ -181,7 +184,7 @@ def test_failure_with_a_response_is_the_images_own(fleet: Fleet, error: Any) -> 
 
 
 def test_untrusted_certificate(fleet: Fleet) -> None:
-    """A host's untrusted certificate is its fault if another host's was trusted.
+    """If another host's certificate was trusted, an untrusted certificate is the host's fault.
 
     A response over http proves nothing.
     """
@@ -192,7 +195,7 @@ def test_untrusted_certificate(fleet: Fleet) -> None:
 
 
 def test_full_disk_affects_one_run(fleet: Fleet) -> None:
-    """A worker that can't save requeues the run's tasks, pauses, and works for other runs."""
+    """If a worker can't save images, it requeues the run's tasks, pauses, and works for other runs."""
     assert fleet.fails(StorageError("disk full")) == ["me"]
     assert (fleet.unfit(), fleet.paused) == ({"kind": "storage", "why": "storage: disk full"}, [1.0])
     with pytest.raises(RetryElsewhere, match="disk full") as caught:
@@ -205,7 +208,7 @@ def test_full_disk_affects_one_run(fleet: Fleet) -> None:
 def test_unfit_worker_tries_one_task_at_a_time_and_recovers(fleet: Fleet) -> None:
     """After each pause, the worker tries one task. If the task fails, the worker doubles the pause.
 
-    A success that started after the failure ends the pauses.
+    If a task that started after the failure succeeds, the pauses end.
     """
     proxy_gone = ConnectError("the proxy can't be reached")
     proxy_gone.is_worker_fault = True

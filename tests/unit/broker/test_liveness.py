@@ -1,4 +1,4 @@
-"""A worker treats another as dead only with proof, and a worker id identifies one process."""
+"""A worker treats another worker as dead only if the death is proven. A worker id identifies one process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def beats(contact: ContinuousContact, clock: list[float], seconds: float) -> Non
 
 
 def test_contact_must_outlast_a_heartbeat(clock: list[float]) -> None:
-    """A missing heartbeat counts only after contact with Redis has lasted longer than a heartbeat's lifetime."""
+    """A missing heartbeat counts only if contact with Redis has lasted longer than a heartbeat's lifetime."""
     contact = ContinuousContact()
     assert not contact.is_long_enough
     contact.record_reply()
@@ -58,14 +58,14 @@ def test_contact_restarts_after_a_gap(clock: list[float]) -> None:
 
 
 def test_parses_worker_ids() -> None:
-    """An id is parsed with any name that the operator chose. An id in another format gives None."""
+    """A worker id is parsed, whatever name the operator chose. An id in another format gives None."""
     assert WorkerId.parse(_ME.name) == _ME
     assert WorkerId.parse("celery@here") is None
     assert WorkerId.parse("a|b|c|no number|d") is None
 
 
 def test_worker_is_never_its_own_predecessor() -> None:
-    """A process id proves only that a process of the same host and boot has ended."""
+    """A process id can prove that a process has ended only if the process ran on the same host and boot."""
     assert not _ME.has_seen_exit(_ME)
     assert _ME.has_seen_exit(replace(_ME, random="2"))
     assert not _ME.has_seen_exit(replace(_ME, random="2", host="there"))

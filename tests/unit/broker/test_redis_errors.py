@@ -54,7 +54,10 @@ def _parsed(answer: str) -> Exception:
 
 @pytest.mark.parametrize(("code", "answer"), [*_TEMPORARY.items(), *_LASTING.items()])
 def test_error_has_code_text_and_hint(code: str, answer: str) -> None:
-    """Each error is recognised and quotes Redis's text. The text includes the part that redis-py strips."""
+    """Each error is recognised, and our message quotes Redis's text.
+
+    The text includes the part that redis-py strips.
+    """
     problem = redis_problem(_parsed(answer))
     assert (problem.code, problem.temporary, problem.answered) == (code, code in _TEMPORARY, True)
     assert problem.text == answer
@@ -103,7 +106,7 @@ def test_recognises_a_script_without_permissions() -> None:
     ],
 )
 def test_other_errors(error: Exception, temporary: bool) -> None:
-    """A failed connection is temporary; an unknown answer is not."""
+    """A failed connection is temporary, but an unknown answer is not."""
     assert redis_problem(error).temporary == temporary
 
 

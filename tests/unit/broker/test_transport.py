@@ -15,7 +15,7 @@ from celery.worker import request
 from kombu import resource
 from kombu.transport import redis, virtual
 
-#: The overridden or called parts, with the first digits of the SHA-256 of their source.
+#: The parts that we override or call, each with the first digits of its source's SHA-256.
 _INTERNALS = {
     "redis.QoS.append": "35c655f6ecc6",
     "redis.QoS.ack": "1bc15a4ddf54",

@@ -19,7 +19,7 @@ from producer.cli.parameters import FleetParameters, fleet_options
     ],
 )
 def test_options_of_a_local_fleet_are_noted_at_a_broker(given: list[str], note: str) -> None:
-    """With a broker, options of a local fleet are reported if the user gave them. Default values are not reported."""
+    """If a broker is given, the user's options for a local fleet are reported. Default values are not reported."""
 
     @click.command()
     @fleet_options

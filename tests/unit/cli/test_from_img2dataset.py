@@ -109,7 +109,10 @@ THEIRS = [words[1:] for words in commands() if words[0] == "img2dataset"]
 
 
 def test_each_option_of_img2dataset_has_one_row() -> None:
-    """The tables have exactly the options of img2dataset, also of the one installed for the benchmarks, if any."""
+    """The tables have exactly the options of img2dataset.
+
+    If img2dataset is installed for the benchmarks, its options are compared too.
+    """
     assert sorted(OPTIONS) == sorted({*RELEASED, *UNRELEASED})
     for main in IMG2DATASET.parents[1].glob("lib/python3*/site-packages/img2dataset/main.py"):
         functions = [node for node in ast.parse(main.read_text()).body if isinstance(node, ast.FunctionDef)]

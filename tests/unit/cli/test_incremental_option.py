@@ -1,4 +1,7 @@
-"""`--incremental extend` compares only the options on the command line. The command refuses before anything starts."""
+"""`--incremental extend` compares only the options on the command line.
+
+The command ends with an error before anything starts.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from tests.runs import make_run
     ],
 )
 def test_refuses_other_options(tmp_path: Path, mode: str, options: list[str], why: str) -> None:
-    """A given option that differs from the run's own is named.
+    """If a given option differs from the run's option, the error names the option.
 
     The default value of an omitted option is not compared.
     """

@@ -151,7 +151,7 @@ def test_wrong_usage_exits_with_2(
 
 
 def test_refused_url_shows_no_password(main: Main) -> None:
-    """An error about a URL in place of a path shows only its scheme."""
+    """If a URL is given in place of a path, the error shows only the URL's scheme."""
     status, _, errors = main("run", "https://user:secret@a.example/list?token=secret", "--out", "o")
     assert status == 2
     assert "secret" not in errors
@@ -217,7 +217,7 @@ def test_folder_with_a_run_is_refused(main: Main, tmp_path: Path, command: str) 
 def test_invalid_variable_is_named(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
 ) -> None:
-    """The error names the environment variable with the invalid value."""
+    """The error names the environment variable whose value is invalid."""
     monkeypatch.setenv(f"IMAGEFLEET_{name}", value)
     (tmp_path / "list.txt").write_text("http://a.example/\n")
     status, _, errors = main("compare", str(tmp_path / "list.txt"), "--out", str(tmp_path / "out"))
@@ -243,7 +243,7 @@ _UNFIT = {
 def test_invalid_worker_setting_is_refused_before_the_fleet_starts(
     main: Main, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, name: str, value: str
 ) -> None:
-    """A setting that would stop a local fleet's workers is reported before one starts.
+    """A setting that would stop a local fleet's workers is reported before a worker starts.
 
     Redaction leaves the message readable.
     """
@@ -361,7 +361,7 @@ def test_unreachable_broker_leaves_no_folder(main: Main, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.REMOVING])
 def test_failed_resume_is_not_recorded_as_running(main: Main, tmp_path: Path, state: State) -> None:
-    """If a resumed run gets no fleet, its record keeps the state.
+    """If a resumed run gets no fleet, the state in its record stays the same.
 
     Only a record in the state "running" becomes "failed".
     """
@@ -429,7 +429,7 @@ def test_cancelled_run_is_reported_as_cancelled(main: Main, monkeypatch: pytest.
 
 
 def test_unusable_listen_address_is_an_error(main: Main) -> None:
-    """A demo server that can't listen names the address and an alternative."""
+    """If a demo server can't listen, the error names the address and an alternative."""
     status, _, errors = main("serve", "--host", "192.0.2.1")
     assert (status, parts(errors)) == (2, ["Error", "Why", "To do"])
     assert "192.0.2.1:8765" in errors

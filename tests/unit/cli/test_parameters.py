@@ -153,7 +153,7 @@ def test_image_options_reach_the_run() -> None:
     ],
 )
 def test_image_options_without_effect_are_refused(arguments: str, why: str) -> None:
-    """An option that would change nothing, and a value outside of its range, end the command."""
+    """The command ends if an option would change nothing, or if a value is outside of its range."""
     with pytest.raises(click.BadParameter, match=why):
         parse(*arguments.split())
 
@@ -176,6 +176,6 @@ def test_image_options_without_effect_are_refused(arguments: str, why: str) -> N
     ],
 )
 def test_invalid_headers_are_refused(arguments: list[str], why: str) -> None:
-    """The command line refuses a header that would break its line, and a header that imagefleet sets itself."""
+    """The command refuses a header that would not stay on one line, and a header that imagefleet sets itself."""
     with pytest.raises(click.BadParameter, match=why):
         parse(*arguments)

@@ -53,7 +53,10 @@ def bar_lines(display: Display) -> list[str]:
 
 
 def test_bar_fits_80_columns(watch: Watch) -> None:
-    """Percentage, counts, speed, time and time left are on one line. Details and a note have their own lines."""
+    """Percentage, counts, speed, elapsed time and remaining time are on one line.
+
+    Details and a note have their own lines.
+    """
     screen = console(terminal=True)
     with Display(screen) as display:
         display.show("one by one", DisplayedProgress(0, 10_000_000))
@@ -108,7 +111,7 @@ def test_each_way_has_a_clock_of_its_own(watch: Watch) -> None:
 
 
 def test_note_is_a_line_without_a_terminal(watch: Watch) -> None:
-    """A note is printed beside the counts when it changes."""
+    """When a note changes, it is printed beside the counts."""
     screen = console(terminal=False)
     with Display(screen) as display:
         for note in ("", "waiting", "waiting", "", "waiting"):
@@ -141,7 +144,7 @@ def test_early_end_has_no_time_left(watch: Watch) -> None:
 
 @pytest.mark.parametrize(("terminal", "quiet"), [(True, False), (False, False), (False, True)])
 def test_start_of_a_fleet_is_shown(terminal: bool, quiet: bool) -> None:
-    """A terminal shows a note until the workers have started. Elsewhere, a line is printed."""
+    """A terminal shows a note until the workers have started. If there is no terminal, a line is printed."""
     screen = console(terminal)
     with show_waiting(screen, "Starting 2 workers", quiet):
         pass

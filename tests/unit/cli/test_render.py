@@ -82,7 +82,7 @@ def test_report_suggests_checking_the_proxy(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_report_without_failures() -> None:
-    """The report of a run without failures does not mention failures. One shard is in the singular."""
+    """The report of a run without failures does not mention failures. For one shard, the report uses the singular."""
     shown = text(render.render_run(replace(_REPORT, summary=Summary({"success": 1}, {}, 5, 1))))
     assert "1 in 1 shard\n" in shown
     assert "Failures" not in shown
@@ -122,7 +122,7 @@ def test_report_of_a_refresh() -> None:
 
 
 def test_report_of_a_comparison() -> None:
-    """Each way is listed with its time, and with its speed relative to the first way."""
+    """Each way of a comparison is listed with its time, and with its speed relative to the first way."""
     ways = (
         Way("one by one", 1, 20.0, Summary({"success": 10}, {}, 5, 1), Path("/a")),
         Way("threads", 4, 5.0, Summary({"success": 9}, {}, 5, 1), Path("/b")),
@@ -160,7 +160,7 @@ def test_json_totals() -> None:
 
 
 def test_run_that_took_no_time() -> None:
-    """A run without a duration has no speed, and no division by zero."""
+    """A run without a duration has no speed, and causes no division by zero."""
     assert replace(_REPORT, wall_seconds=0.0).images_per_second == 0.0
 
 

@@ -121,7 +121,10 @@ def test_collect_task_shows_its_shard(kwargs: str | None, shown: str) -> None:
 
 
 def test_flower_accepts_the_configuration(tmp_path: Path) -> None:
-    """Flower knows every option in the file, also at a second reading. Tornado would ignore a misspelled option."""
+    """Flower knows every option in the file, even if the file is read twice.
+
+    Tornado would ignore a misspelled option.
+    """
     (tmp_path / "password").write_text("a secret\n")
     code = f"""
 from types import SimpleNamespace

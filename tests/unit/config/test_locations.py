@@ -12,7 +12,7 @@ from config.locations import StoreUrl, parse_location
 
 
 def test_parses_locations() -> None:
-    """A URL of an object store has a bucket and a prefix; any other text is a path."""
+    """A URL of an object store has a bucket and a prefix. Any other text is a path."""
     assert parse_location("s3://bucket/a/b/") == StoreUrl("s3", "bucket", ("a", "b"))
     assert str(parse_location("GS://bucket")) == "gs://bucket"
     assert str(parse_location("az://box/date=2026/a b".replace(" ", "-"))) == "az://box/date=2026/a-b"

@@ -39,7 +39,7 @@ def test_defaults_allow_nothing_more() -> None:
     ],
 )
 def test_lists_are_split_by_commas(monkeypatch: pytest.MonkeyPatch, value: str, entries: tuple[str, ...]) -> None:
-    """List entries are separated by commas; space around them and empty entries are ignored."""
+    """List entries are separated by commas. Empty entries, and spaces around entries, are ignored."""
     monkeypatch.setenv("IMAGEFLEET_ALLOW_NETWORKS", value)
     assert settings().allow_networks == entries
 
@@ -91,7 +91,7 @@ _BROKERS = {
 def test_broker_from_several_variables(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], broker: str
 ) -> None:
-    """The broker's URL is combined from all variables; values in the URL itself take precedence."""
+    """The broker's URL is combined from all variables, but values in the URL itself take precedence."""
     if "PASSWORD_FILE" in variables:
         (tmp_path / "password").write_text(variables["PASSWORD_FILE"] + "\n")
         variables = {**variables, "PASSWORD_FILE": str(tmp_path / "password")}
@@ -109,7 +109,10 @@ def test_refuses_a_ca_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_sentinel_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The Sentinels' password is put where the client reads it. For a URL without Sentinels, it is refused."""
+    """The Sentinels' password is put where the client reads it.
+
+    If the URL has no Sentinels, their password is refused.
+    """
     (tmp_path / "word").write_text("se&cret\n")
     monkeypatch.setenv("IMAGEFLEET_BROKER_SENTINEL_PASSWORD_FILE", str(tmp_path / "word"))
     for url, separator in (("sentinel://a/0;sentinel://b/0", "?"), ("sentinel://a/0?master_name=m", "&")):
@@ -162,8 +165,8 @@ def test_every_setting_is_described() -> None:
 
 
 def test_limits_leave_time_for_reserved_tasks() -> None:
-    """Redis redelivers no message while its task waits behind other reserved tasks, or runs until its deadline."""
-    # Running tasks count as reserved, and a quarter of the visibility timeout is kept in reserve.
+    """While a task waits behind reserved tasks or runs until its deadline, Redis does not redeliver its message."""
+    # Running tasks count as reserved tasks. A quarter of the visibility timeout is kept as a safety margin.
     assert limits.MAX_DEADLINE * limits.PREFETCH <= limits.VISIBILITY_TIMEOUT * 3 / 4
 
 

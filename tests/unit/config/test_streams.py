@@ -34,7 +34,7 @@ def run_to_end(argv: list[str], env: Mapping[str, str], **options: int) -> subpr
 
 @pytest.mark.parametrize("env", ASCII.values(), ids=ASCII)
 def test_escapes_characters_outside_the_encoding(tmp_path: Path, env: dict[str, str]) -> None:
-    """An error message with non-ASCII characters keeps its exit status, and shows them as escape sequences."""
+    """Non-ASCII characters in an error message are shown as escape sequences. They do not change the exit status."""
     done = run_to_end(command("run", tmp_path / "größe-画像.txt", "--out", tmp_path / "out"), env)
     assert done.returncode == 2, done.stderr
     assert b"Traceback" not in done.stderr

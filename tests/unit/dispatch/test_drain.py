@@ -47,7 +47,7 @@ def ask(drain: Drain, workers: Any, *answers: dict[str, dict[str, int]]) -> Drai
 
 
 def test_idle_workers_are_asked_twice(workers: Any) -> None:
-    """The images of all workers are added up. Draining ends once each worker has reported twice that it is idle."""
+    """The images of all workers are added up. Draining ends when each worker has reported twice that it is idle."""
     found = start_drain(workers, "a@x", "b@x")
     busy, idle = {"images": 3, "shards": 0}, {"images": 0, "shards": 0}
     assert ask(found, workers, {"a@x": busy}, {"b@x": busy}).images == 6

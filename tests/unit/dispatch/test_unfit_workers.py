@@ -1,4 +1,4 @@
-"""A producer reports workers as unfit from their own reports."""
+"""A producer reports a worker as unfit if the worker itself has reported this."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _OUT = "/data/out"
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Set imagefleet's variables to these, and remove all others."""
+    """Set imagefleet's variables to these values, and remove all other variables of imagefleet."""
 
     def change(**variables: str) -> None:
         for name in Settings.model_fields:
@@ -33,7 +33,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]
 
 
 def test_settings(environment: Callable[..., None]) -> None:
-    """Usable network settings are named; if there are no network settings, there is no finding."""
+    """Usable network settings are named. If there are no network settings, there is no finding."""
     environment(STORE_ROOTS="/data")
     assert diagnosis._network_setting_findings(local=True) == []
     with socket.create_server(("127.0.0.1", 0)) as proxy:

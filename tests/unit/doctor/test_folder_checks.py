@@ -106,7 +106,7 @@ def test_folder_of_a_baseline(store: LocalStore) -> None:
 
 
 def test_missing_images_are_counted(store: LocalStore, source: Path) -> None:
-    """Missing images of a manifest are counted per shard, with a remedy."""
+    """The images that a manifest names but that are missing are counted per shard. The finding has a remedy."""
     make_run(source, store, _ROWS, _SHARDS, State.COMPLETE, PlanState.COMPLETE)
     store.remove("00001.parquet")
     outcomes = [success(place, 1, SIZE) for place in range(SIZE)]

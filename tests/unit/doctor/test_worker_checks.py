@@ -20,7 +20,7 @@ _SEEN = ProbeResult(True, True, True, 10 * 1024**3)
 
 
 def test_workers_with_more_slots_than_descriptors() -> None:
-    """A worker whose limit of open files is too low for its slots is bad. A worker that reports no limit is fine."""
+    """A worker is bad if its limit of open files is too low for its slots. A worker that reports no limit is fine."""
     few, enough = replace(_WORKER, descriptors=64), replace(_WORKER, name="b@here", descriptors=256)
     assert levels(worker_checks.workers_findings([enough, _WORKER])) == {}
     findings = worker_checks.workers_findings([few, enough])
@@ -55,7 +55,7 @@ def test_many_workers_are_not_all_named() -> None:
     ],
 )
 def test_unsuitable_workers_are_reported(workers: list[WorkerInfo], expected: Mapping[str, Level]) -> None:
-    """The doctor reports missing workers, other versions, queues without a worker, and workers that may not save."""
+    """The doctor reports missing workers, other versions, queues without a worker, and workers that can't save."""
     assert levels(worker_checks.workers_findings(workers)) == expected
 
 
@@ -100,7 +100,7 @@ def test_folder_at_workers() -> None:
     ],
 )
 def test_unusable_folder_is_reported(seen: ProbeResult | None, level: Level, advice: str) -> None:
-    """A problem with the folder at a worker is reported with the worker's name and a remedy."""
+    """If a worker has a problem with the folder, the finding gives the worker's name and a remedy."""
     findings = worker_checks.worker_folder_findings(_OUT, {"a@here": seen, "b@here": _SEEN})
     (wrong,) = [finding for finding in findings if finding.level is not Level.OK]
     assert wrong.level is level

@@ -36,7 +36,7 @@ def get(url: str, sessions: Sessions, options: FetchOptions = ONCE) -> bytes:
 
 
 def timed(url: str, sessions: Sessions, timeout: float) -> tuple[FetchError, float]:
-    """Return the error of a download with the short deadline, and its duration in seconds."""
+    """Return the error of a download with the short deadline, and the download's duration in seconds."""
     started = monotonic()
     with pytest.raises(FetchError) as caught:
         get(url, sessions, FetchOptions(timeout=timeout, deadline=_SECONDS, retries=0))
@@ -71,7 +71,7 @@ _SLOW_DOWNLOADS = {
 def slow_downloads(
     demo: DemoServer, certificate: Path, server_context: ssl.SSLContext
 ) -> Iterator[dict[str, tuple[FetchError, float]]]:
-    """Return the error and the duration of each slow download; they run at the same time."""
+    """Run slow downloads at the same time, and return the error and the duration of each."""
     long = response(b"", "200 OK", "Content-Length: 100000", length=False)
     started = b"HTTP/1.1 200 OK\r\nX-Long: "
     with ExitStack() as stack:
@@ -101,7 +101,7 @@ def slow_downloads(
 
 @pytest.mark.parametrize("name", _SLOW_DOWNLOADS)
 def test_deadline_ends_a_slow_download(slow_downloads: dict[str, tuple[FetchError, float]], name: str) -> None:
-    """A download ends at the deadline, however slowly the server sends, even if each single wait is short."""
+    """A download ends at the deadline, even if the server sends slowly and each single wait is short."""
     error, seconds = slow_downloads[name]
     assert type(error) is FetchTimeoutError
     assert _SECONDS * 0.9 <= seconds <= _SECONDS * (1 + _LATE)
@@ -132,7 +132,7 @@ def test_message_names_the_exceeded_limit() -> None:
 
 
 def test_connection_is_kept_open(sessions_to: Callable[..., Sessions]) -> None:
-    """Two downloads of one thread from one host share a connection."""
+    """If a thread downloads twice from one host, both downloads share a connection."""
     with Canned(always(response())) as server:
         sessions = sessions_to(server.address)
         for _ in range(2):

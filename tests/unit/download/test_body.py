@@ -22,7 +22,7 @@ from tests.zstandard import zstd
 
 
 def test_gzip_is_decoded(demo: DemoServer, downloader: Downloader) -> None:
-    """A compressed body, though not requested, is legal, and is decoded."""
+    """A compressed body is decoded. It is legal even if it was not requested."""
     got, _ = download(downloader, f"{demo.url}/fault/gzip/3.png?width=40&height=30")
     assert got.body == draw_image(3, 40, 30, "png")
 
@@ -81,7 +81,7 @@ def test_any_success_status_is_accepted(status: int, sessions_to: Callable[..., 
 
 @pytest.mark.parametrize("fields", [("Content-Length: 4",), ("Transfer-Encoding: chunked",)])
 def test_no_content_has_no_body(fields: tuple[str, ...], sessions_to: Callable[..., Sessions]) -> None:
-    """A 204 has no body, whatever length its headers give, and its connection is reused."""
+    """A 204 has no body, even if its headers give a length. Its connection is reused."""
     with Canned(always(response(b"", "204 No Content", *fields, length=False))) as server:
         downloader = Downloader(sessions_to(server.address))
         assert [type(failure(downloader, server.url)[0]) for _ in range(2)] == [EmptyBodyError] * 2
@@ -89,7 +89,7 @@ def test_no_content_has_no_body(fields: tuple[str, ...], sessions_to: Callable[.
 
 
 def test_redirect_without_a_location_may_be_the_image(sessions_to: Callable[..., Sessions]) -> None:
-    """Without a Location, a body that starts as an image is accepted."""
+    """If a redirect has no Location, a body that starts as an image is accepted."""
     with Canned(always(response(image("JPEG"), "300 Multiple Choices"))) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)
     assert got.body == image("JPEG")
@@ -222,7 +222,7 @@ def test_mismatched_rest_is_never_joined(answer: bytes, sessions_to: Callable[..
 
 
 def test_body_is_resumed_repeatedly(sessions_to: Callable[..., Sessions]) -> None:
-    """Each attempt continues where the last attempt ended, even with chunks or after an error, up to --max-bytes."""
+    """Each attempt continues where the previous one ended, even with chunks or after an error, up to --max-bytes."""
     chunked = response(b"3\r\nima\r\nxyz\r\n", "200 OK", *_STRONG_ETAG, "Transfer-Encoding: chunked", length=False)
     second = response(b"ge", "206 Partial", "Content-Range: bytes 3-7/8", "Content-Length: 5", length=False)
     third = response(b"one", "206 Partial", "Content-Range: bytes 5-7/8")
@@ -305,7 +305,10 @@ def test_unencoded_image_with_an_encoding_header(name: str, kind: str, sessions_
 
 
 def test_image_encoded_less_often_than_declared(sessions_to: Callable[..., Sessions]) -> None:
-    """A content coding that is named twice may have been applied once. For example, a cache adds a second header."""
+    """A content coding that is named twice may have been applied only one time.
+
+    For example, a cache adds a second header.
+    """
     sent = response(gzip.compress(image("PNG")), "200 OK", "Content-Encoding: gzip", "Content-Encoding: gzip")
     with Canned(always(sent)) as server:
         got, _ = download(Downloader(sessions_to(server.address)), server.url)

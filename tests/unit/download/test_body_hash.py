@@ -12,7 +12,7 @@ from tasks.errors import HashMismatchError
 
 @pytest.mark.parametrize("algorithm", DIGITS)
 def test_only_the_expected_bytes_pass(algorithm: str) -> None:
-    """The expected bytes pass; other bytes raise an error that shows the start of both hashes."""
+    """The expected bytes pass. Other bytes raise an error, which shows the start of both hashes."""
     expected = hashlib.new(algorithm, b"body").hexdigest()
     assert len(expected) == DIGITS[algorithm]
     verify_hash(b"body", f"{algorithm}:{expected}")

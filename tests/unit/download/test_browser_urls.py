@@ -47,13 +47,13 @@ def our_form(case: dict[str, str | None]) -> str:
 
 
 def is_in_dns(host: str) -> bool:
-    """Return whether the DNS can hold a name of these lengths."""
+    """Return whether the DNS can hold a host name as long as this one."""
     labels = host.removesuffix(".").split(".")
     return len(host) <= 253 and all(0 < len(label) <= 63 for label in labels)
 
 
 def refusal(case: dict[str, str | None]) -> str | None:
-    """Return our message for a URL that browsers accept and we refuse; None for other URLs."""
+    """Return our message for a URL that browsers accept and we refuse, or None for any other URL."""
     href, text = case["href"], case["input"] or ""
     if href is None:
         return None

@@ -75,7 +75,10 @@ def test_invalid_dates_are_not_sent(date: str) -> None:
 
 
 def test_validators_are_for_their_url() -> None:
-    """Validators are valid only for the URL they came from. A redirect may have changed its target since then."""
+    """Validators are valid only for the URL they came from.
+
+    A redirect may have changed its target since the previous run.
+    """
     here, there = (
         usable_validators(previous_image('"a"')),
         usable_validators(previous_image('"a"', final_url="http://b.example/?sig=***")),
@@ -113,7 +116,7 @@ def download_conditionally(
 
 
 def test_unchanged_image_is_not_sent(sessions_to: Callable[..., Sessions]) -> None:
-    """A 304 to a conditional request is a valid response; its connection is reused."""
+    """A 304 to a conditional request is a valid response, and its connection is reused."""
     unchanged = response(b"", "304 Not Modified", 'ETag: "b"', "Content-Length: 500", length=False)
     with Canned(always(unchanged)) as server:
         downloader = Downloader(sessions_to(server.address))

@@ -115,7 +115,7 @@ def test_malformed_length_is_ignored(sessions_to: Callable[..., Sessions], lengt
     ],
 )
 def test_body_without_chunks_ends_with_the_connection(sessions_to: Callable[..., Sessions], head: bytes) -> None:
-    """A transfer coding without chunks ends with the connection, whatever Content-Length says."""
+    """A body whose transfer coding is not chunked ends when the connection closes, whatever Content-Length says."""
     with Canned(then_close(head)) as server:
         assert get(server.url, sessions_to(server.address)) == b"body"
 
@@ -158,7 +158,7 @@ def test_conflicting_lengths_are_refused(sessions_to: Callable[..., Sessions], l
     [b"-4\r\nbody", b"0x4\r\nbody", b"4_0\r\nbody", b"\r\nbody", b"3\r\nbody", b"5\r\nbody\r\n", b"4\r\nbody\r\r\n"],
 )
 def test_malformed_chunk_is_truncated(sessions_to: Callable[..., Sessions], body: bytes) -> None:
-    """A chunk's size must be hexadecimal digits, and the chunk must end there."""
+    """A chunk's size must be in hexadecimal digits, and the chunk must have exactly this size."""
     with (
         Canned(then_close(_OK + _CHUNKED + b"\r\n" + body + b"\r\n0\r\n\r\n")) as server,
         pytest.raises(TruncatedError),

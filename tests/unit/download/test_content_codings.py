@@ -45,7 +45,7 @@ def split(body: bytes, sizes: list[int]) -> Iterator[bytes]:
 @given(body=_BODIES, name=st.sampled_from(list(_ENCODERS)), sizes=st.lists(st.integers(0, 40), max_size=20))
 @settings(max_examples=100)
 def test_pieces_make_no_difference(body: bytes, name: str, sizes: list[int]) -> None:
-    """A body decodes to the same bytes in one piece and in many."""
+    """A body decodes to the same bytes, whether it arrives in one piece or in many pieces."""
     coded = _ENCODERS[name](body)
     assert b"".join(decode(split(coded, sizes), [name], 200)) == body
 
@@ -80,7 +80,7 @@ def test_incomplete_body_is_truncated(body: bytes, name: str, data: st.DataObjec
 @given(body=st.binary(max_size=300), names=st.lists(st.sampled_from([*_ENCODERS, "exi", "utf-8"]), max_size=6))
 @settings(max_examples=100)
 def test_any_body_is_decoded_or_refused(body: bytes, names: list[str]) -> None:
-    """Arbitrary bytes are decoded, or end in an error with a reason; no other exception is raised."""
+    """Arbitrary bytes are decoded, or end in an error with a reason. No other exception is raised."""
     with suppress(BadResponseError, TruncatedError):
         assert isinstance(b"".join(decode([body], names, 200)), bytes)
 

@@ -46,7 +46,7 @@ def test_cookies_live_for_one_attempt(sessions_to: Callable[..., Sessions]) -> N
 
 
 def test_cookies_stay_with_their_host(sessions_to: Callable[..., Sessions]) -> None:
-    """A cookie is sent only to the host that set it, and no host can set one for another."""
+    """A cookie is sent only to the host that set it, and no host can set a cookie for another host."""
     with Canned(lambda _: [next(others)]) as other, Canned(lambda _: [next(firsts)]) as first:
         elsewhere = f"http://localhost:{other.port}/c"
         lines = ("Set-Cookie: a=1", "Set-Cookie: b=2; Domain=localhost", "Set-Cookie: c=3; Domain=.com")

@@ -1,4 +1,4 @@
-"""A download returns bytes or raises the one matching error; redirects and request headers follow the rules."""
+"""A download returns bytes or raises the one matching error. Redirects and request headers follow the rules."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_unusual_host_names_are_accepted(
 
 
 def test_redirect_to_a_blocked_address_sends_nothing(demo: DemoServer, downloader: Downloader) -> None:
-    """Each hop is checked: an allowed server can't redirect us to a blocked one."""
+    """Each hop is checked, so an allowed server can't redirect us to a blocked server."""
     with Canned(always(response())) as inside:
         error, _ = failure(downloader, f"{demo.url}/fault/redirect-to?url={inside.url}/")
     assert type(error) is BlockedAddressError
@@ -293,7 +293,7 @@ def test_credentials_stay_with_their_host(sessions_to: Callable[..., Sessions]) 
     "fields", [(("X-A", "b\r\nX-Evil: c"),), (("Host", "a.example"),), (("X-A\r\nX-Evil", "c"),), (("", "c"),)]
 )
 def test_message_can_not_add_headers(fields: tuple[tuple[str, str], ...]) -> None:
-    """A worker does not trust messages, so it also refuses a header that would break its line."""
+    """A worker does not trust messages, so it also refuses a header that would not stay on one line."""
     with pytest.raises(ValueError, match=r"header|can't be set"):
         request_headers(HeaderOptions(extra=fields), None, True)
 

@@ -138,14 +138,14 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *addresses: str, port: int = 80)
 
 @pytest.mark.parametrize("address", _PUBLIC.values(), ids=_PUBLIC)
 def test_public_address(address: str) -> None:
-    """A public address may be connected to."""
+    """The guard allows a connection to a public address."""
     assert is_public(ipaddress.ip_address(address))
     assert Guard().permits("a.example", ipaddress.ip_address(address), 80)
 
 
 @pytest.mark.parametrize("address", _NOT_PUBLIC.values(), ids=_NOT_PUBLIC)
 def test_non_public_address(address: str) -> None:
-    """An address for this machine or a private network is refused, in any form of embedding."""
+    """An address of this machine or of a private network is refused, in whatever form it is embedded."""
     assert not is_public(ipaddress.ip_address(address))
     assert not Guard().permits("a.example", ipaddress.ip_address(address), 80)
 
@@ -170,7 +170,10 @@ _EMBEDDINGS: dict[str, Callable[[int], int]] = {
 @example(ipaddress.IPv4Address("169.254.169.254"))
 @example(ipaddress.IPv4Address("8.8.8.8"))
 def test_embedded_ipv4_address_is_checked(embedding: Callable[[int], int], inner: ipaddress.IPv4Address) -> None:
-    """An IPv6 address that embeds an IPv4 address is refused. If a rule allows it, the IPv4 address is checked."""
+    """An IPv6 address that embeds an IPv4 address is refused.
+
+    If a rule allows the IPv6 address, the embedded IPv4 address is checked.
+    """
     wrapped = ipaddress.IPv6Address(embedding(int(inner)))
     assert not is_public(wrapped)
     assert inner in embedded_ipv4(wrapped)
@@ -321,7 +324,7 @@ def test_every_resolved_address_is_checked(monkeypatch: pytest.MonkeyPatch, addr
     ],
 )
 def test_refusal_names_the_address(host: str, port: int, message: str) -> None:
-    """The error names an address in the URL once, together with the port."""
+    """If the URL has an address, the error names the address once, together with the port."""
     with pytest.raises(BlockedAddressError, match=f"^{message}"):
         Guard().check_host(host, port)
 
@@ -341,7 +344,7 @@ def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket
     [(socket.EAI_NONAME, DnsError), (socket.EAI_FAIL, DnsError), (socket.EAI_AGAIN, DnsUnavailableError)],
 )
 def test_resolver_failures(monkeypatch: pytest.MonkeyPatch, number: int, kind: type[DnsError]) -> None:
-    """The failure of a name that has no address is final. If the resolver does not respond, a retry may succeed."""
+    """If a name has no address, the failure is final. If the resolver does not respond, a retry may succeed."""
 
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(number, "says the resolver")
@@ -364,7 +367,7 @@ def test_silent_resolver_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_overlong_label_is_a_dns_failure() -> None:
-    """A name too long to look up is a DNS failure like others."""
+    """A name that is too long to look up is an ordinary DNS failure."""
     with pytest.raises(DnsError):
         Guard().resolve("a" * 64 + ".example", 80, 1.0)
 

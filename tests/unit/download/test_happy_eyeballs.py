@@ -62,7 +62,7 @@ class Network:
         return self.opened[-1]
 
     def connect(self, connector: Connector, *found: AddressInfo, seconds: float = PATIENCE) -> str:
-        """Return the address that a connector connects to; check that all other sockets are closed."""
+        """Return the address that a connector connects to, and check that all other sockets are closed."""
         connection = connector.connect("a.example", self.port, found, monotonic() + seconds, self.open)
         with connection:
             assert connection.gettimeout() is not None
@@ -99,7 +99,7 @@ def test_dead_addresses_cost_a_head_start_each(network: Network) -> None:
 
 
 def test_failed_attempt_costs_no_head_start(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If an address refuses, the next one is tried at once."""
+    """If an address refuses the connection, the next address is tried at once."""
     monkeypatch.setattr(happy_eyeballs, "_HEAD_START_SECONDS", 2 * PATIENCE)
     good = network.listen("127.0.0.3")
     refusing = [network.refuse(address) for address in ("127.0.0.2", "127.0.0.4")]
@@ -107,7 +107,7 @@ def test_failed_attempt_costs_no_head_start(network: Network, monkeypatch: pytes
 
 
 def test_slow_address_may_still_win(network: Network) -> None:
-    """An attempt continues while later attempts start, so a slow address is not given up for a dead address."""
+    """An attempt continues while later attempts start, so a slow address still connects if the next one is dead."""
     good = network.listen("127.0.0.3")
     assert network.connect(Connector(), good, network.ignore("127.0.0.2")) == "127.0.0.3"
 
@@ -146,7 +146,10 @@ def test_memory_expires(network: Network, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_remembered_address_must_still_resolve(network: Network) -> None:
-    """Remembered addresses change the order of the addresses that the guard has checked. The memory adds no address."""
+    """Remembered addresses change the order of the addresses that the guard has checked.
+
+    A remembered address that the guard has not checked is never tried.
+    """
     good, dead, other = network.listen("127.0.0.3"), network.ignore("127.0.0.2"), network.listen("127.0.0.4")
     connector = Connector()
     network.connect(connector, dead, good)
@@ -212,7 +215,7 @@ class _Descriptors:
 
 @pytest.mark.parametrize("limit", [0, 1])
 def test_lack_of_descriptors_is_recognisable(network: Network, limit: int) -> None:
-    """EMFILE does not count as a dead host. The connector waits for attempts in progress."""
+    """EMFILE does not mean that the host is dead. The connector waits for attempts in progress."""
     refusing, good = network.refuse("127.0.0.2"), network.listen("127.0.0.3")
     ends = monotonic() + PATIENCE
     if limit:
@@ -224,7 +227,7 @@ def test_lack_of_descriptors_is_recognisable(network: Network, limit: int) -> No
 
 
 def test_no_descriptor_is_left_open(network: Network) -> None:
-    """A connection uses one descriptor, and none once it is closed, however its attempts end."""
+    """However its attempts end, a connection uses one descriptor while it is open, and none after it is closed."""
     good, dead, refusing = network.listen("127.0.0.3"), network.ignore("127.0.0.2"), network.refuse("127.0.0.4")
     folder = Path("/proc/self/fd")
     before = len(list(folder.iterdir()))

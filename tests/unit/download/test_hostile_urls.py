@@ -1,4 +1,4 @@
-"""This machine's address in a list or a redirect leads to no connection, in any notation."""
+"""No connection to this machine's address is made, whether a list or a redirect has the address, in any notation."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_corpus_has_the_promised_size() -> None:
 
 @pytest.mark.parametrize("url", URLS.values(), ids=URLS)
 def test_hostile_url_in_a_list(url: str, listeners: list[socket.socket], sessions: Sessions) -> None:
-    """A hostile URL in a list fails with its reason, and its listener sees no connection."""
+    """A hostile URL in a list fails with the expected reason, and no connection reaches the listener."""
     url = url.replace("PORT", str(listeners[0].getsockname()[1]))
     error, _ = failure(Downloader(sessions), url)
     assert isinstance(error, BlockedAddressError | InvalidUrlError | DnsError)

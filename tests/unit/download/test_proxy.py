@@ -1,4 +1,4 @@
-"""Requests go only through the operator's proxy. Before that, the guard checks as much as it can."""
+"""Requests go only through the operator's proxy. Before the proxy is contacted, the guard checks as much as it can."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Through = Callable[..., Sessions]
 
 @pytest.fixture
 def through(certificate: Path) -> Iterator[Through]:
-    """Return a function that makes such sessions. The sessions are closed at the end."""
+    """Return a function that makes sessions through a proxy. The sessions are closed at the end."""
     opened: list[Sessions] = []
 
     def make(port: int, *allow: str, deny: tuple[str, ...] = (), userinfo: str = "") -> Sessions:
@@ -184,7 +184,7 @@ def test_refused_tunnel_is_a_failed_connection(through: Through, answer: Answer,
 
 
 def test_proxy_that_closes_an_http_connection(through: Through) -> None:
-    """A connection closed without an answer is reported as a failure of the proxy."""
+    """If the proxy closes the connection without an answer, the error reports a failure of the proxy."""
     with Canned(closing) as proxy:
         error = failure("http://a.example/", through(proxy.port))
     assert type(error) is ConnectError
@@ -208,7 +208,7 @@ _SECONDS = 0.4
 
 
 def dripping(ended: Callable[[], threading.Event], *heads: bytes) -> Answer:
-    """Send the headers one after the other, and then one byte at a time."""
+    """Send each header in one piece, and then send one byte at a time."""
 
     def answer(_: bytes) -> Iterator[bytes]:
         for head in heads:
@@ -297,7 +297,7 @@ def test_redirect_to_a_private_address_is_refused(through: Through) -> None:
 
 
 def test_ignores_proxy_variables_of_other_tools(through: Through, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tools' variables for a proxy, or for exceptions from it, are ignored."""
+    """Variables of other tools are ignored, whether they set a proxy or exceptions from a proxy."""
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("no_proxy", "NO_PROXY"):
@@ -392,7 +392,7 @@ def test_reads_the_password_from_a_file(environment: Callable[..., None], tmp_pa
 
 
 def test_process_uses_the_proxy_of_its_environment(environment: Callable[..., None]) -> None:
-    """The operator's proxy applies to the whole process. Only URLs served by this machine itself bypass it."""
+    """The operator's proxy applies to the whole process. Only URLs served by this machine itself bypass the proxy."""
     with Canned(always(response(b"served"))) as server, ForwardProxy({server.address: server.port}) as proxy:
         environment(PROXY=f"http://127.0.0.1:{proxy.port}", ALLOW_NETWORKS=server.address)
         for proxied in (True, False):

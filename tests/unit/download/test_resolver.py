@@ -36,7 +36,7 @@ def system_resolver(monkeypatch: pytest.MonkeyPatch) -> CountingResolver:
 
 
 def test_caches_an_answer(system_resolver: CountingResolver) -> None:
-    """A second look-up of a name uses the cache; another name, or another port, does not."""
+    """A second look-up of a name and port uses the cache. A look-up of another name or port does not use it."""
     names = Resolver()
     first = names.look_up("a.example", 80, 1.0)
     assert names.look_up("a.example", 80, 1.0) == first
@@ -102,7 +102,7 @@ def test_one_family_is_enough(monkeypatch: pytest.MonkeyPatch, family: int, igno
 
 
 def test_temporary_failure_of_one_family_is_temporary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a name has no address of one family and the query for the other failed, the error is temporary."""
+    """If a name has no address of one family and the query for the other family failed, the error is temporary."""
 
     def answer(*_: object, family: int, **__: object) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME if family == socket.AF_INET else socket.EAI_AGAIN, "fails")
@@ -114,7 +114,7 @@ def test_temporary_failure_of_one_family_is_temporary(monkeypatch: pytest.Monkey
 
 
 def test_resolves_a_nonexistent_name_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No further query follows a final answer for both address families."""
+    """If the answers for both address families are final, no further query is sent."""
     system_resolver = []
 
     def answer(*_: object, family: int, **__: object) -> list[Any]:

@@ -62,7 +62,10 @@ def test_retry_after(value: str | None, seconds: float | None) -> None:
 )
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Tokyo"])
 def test_retry_after_date(form: str, zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A date is converted to the seconds until then. A date without a zone is in UTC, whatever zone the worker uses."""
+    """A date is converted to the seconds until that date.
+
+    A date without a zone is in UTC, whatever zone the worker uses.
+    """
     value = time.strftime(form, time.gmtime(time.time() + 60))
     monkeypatch.setenv("TZ", zone)
     time.tzset()
@@ -89,7 +92,7 @@ def test_retry_after_never_raises(value: str) -> None:
 def test_only_temporary_failures_are_retried(
     demo: DemoServer, downloader: Downloader, waits: list[float], route: str, attempts: int
 ) -> None:
-    """A temporary failure is retried as often as allowed, with a wait before each retry; other failures are final."""
+    """A temporary failure is retried as often as allowed, with a wait before each retry. Any other failure is final."""
     _, tried = failure(downloader, f"{demo.url}/fault/{route}", FetchOptions(retries=2, backoff=0))
     assert tried == attempts
     assert waits == [0.0] * (attempts - 1)
@@ -141,7 +144,7 @@ def test_backoff_stays_in_its_bounds(retry: int, base: float, retry_after: float
     assert max(full / 2, least) <= backoff(retry, base, retry_after) <= max(full, least)
 
 
-#: Each status, with the number of attempts if two retries are allowed, and with the final error.
+#: Each status, with two values: the number of attempts if two retries are allowed, and the final error.
 _STATUSES: dict[int, tuple[int, type[FetchError]]] = {
     **dict.fromkeys([*range(400, 408), *range(409, 425), 426, 428, 431, 451, 499], (1, HttpClientError)),
     **dict.fromkeys([408, 425], (3, HttpRetryableClientError)),
@@ -158,7 +161,7 @@ _STATUSES: dict[int, tuple[int, type[FetchError]]] = {
 def test_status_decides_about_retries(
     status: int, expected: tuple[int, type[FetchError]], sessions_to: Callable[..., Sessions]
 ) -> None:
-    """Each status, with whether it is retried, and with its error class."""
+    """Each status, with two values: whether it is retried, and its error class."""
     with Canned(always(response(b"body", f"{status} What"))) as server:
         downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
         error, attempts = failure(downloader, server.url, FetchOptions(timeout=2.0, retries=2, backoff=0))
@@ -223,7 +226,7 @@ def test_attempts_of_earlier_deliveries_count(sessions_to: Callable[..., Session
 
 
 def test_countdown_has_jitter() -> None:
-    """Tasks that are refused together come back after the requested wait and up to 10 % more."""
+    """Tasks that are refused at the same time run again after the requested wait plus up to 10 %."""
     found = {countdown(100.0) for _ in range(100)}
     assert len(found) > 1
     assert all(100 <= seconds <= 110 for seconds in found)

@@ -1,4 +1,7 @@
-"""A request that fails on a reused connection is sent again on a fresh connection. The failure is no attempt."""
+"""A request that fails on a reused connection is sent again on a fresh connection.
+
+The failure does not count as an attempt.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class EndingServer(Canned):
     """A server that answers the first request on each connection, and ends the connection at the second request."""
 
     def __init__(self, end: Ending, tls: ssl.SSLContext | None = None, answered_connections: int = 100) -> None:
-        """Take the way to end a connection, and the number of connections that get an answer.
+        """Take two arguments: how to end a connection, and how many connections get an answer.
 
         Later connections get no answer.
         """
@@ -104,7 +107,7 @@ def test_resends_on_a_fresh_connection(direct: Sessions, end: Ending) -> None:
 
 
 def test_resends_inside_tls(direct: Sessions, server_context: ssl.SSLContext) -> None:
-    """The connection has ended once TLS has ended, with or without TLS's closing message."""
+    """When TLS ends, the connection has ended too, with or without TLS's closing message."""
     client = Client(direct)
     with EndingServer(close, server_context) as server:
         assert [client.get(f"{server.url}/{number}") for number in range(3)] == [b"body"] * 3
@@ -175,7 +178,10 @@ def test_408_on_a_fresh_connection_is_final(direct: Sessions) -> None:
 )
 @pytest.mark.parametrize("end", [close, reset])
 def test_partial_response_is_not_resent(direct: Sessions, begun: bytes, end: Ending) -> None:
-    """Once the first byte of the answer arrives, the server has the request. A later failure counts as an attempt."""
+    """When the first byte of the answer arrives, the server has received the request.
+
+    A later failure counts as an attempt.
+    """
 
     def part(client: socket.socket) -> None:
         client.sendall(begun)

@@ -1,4 +1,7 @@
-"""The error for an unverified server gives the reason. The server's images are accepted only with permission."""
+"""The error for an unverified server gives the reason.
+
+The server's images are accepted only if the operator permits it.
+"""
 
 from __future__ import annotations
 
@@ -205,7 +208,7 @@ def test_verifying_run_does_not_reuse_an_unverified_connection(servers: ServerCo
 
 
 def test_remembers_an_unverifiable_server(servers: ServerContexts) -> None:
-    """An insecure run's next connection to such a server skips the verifying handshake, which would fail."""
+    """In an insecure run, the next connection to an unverified server skips the verification, which would fail."""
     with Canned(always(response(b"body", "200 OK", "Connection: close")), servers.contexts["expired"]) as server:
         at = sessions(servers, allow_insecure=True)
         for _ in range(3):
@@ -214,7 +217,10 @@ def test_remembers_an_unverifiable_server(servers: ServerContexts) -> None:
 
 
 def test_redirect_over_an_unverified_connection_marks_the_image(servers: ServerContexts) -> None:
-    """An image stays marked after a redirect to a verified server, because an unverified one can redirect anywhere."""
+    """An image stays marked after a redirect to a verified server.
+
+    The mark is needed because an unverified server can redirect anywhere.
+    """
     with Canned(always(response()), servers.contexts["good"]) as good:
         moved = response(b"", "302 Found", f"Location: {good.url}/")
         with Canned(always(moved), servers.contexts["expired"]) as bad:
@@ -247,7 +253,7 @@ def test_reads_a_wrong_certificate_once(servers: ServerContexts) -> None:
 
 @contextmanager
 def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """Return the URL of a server that answers each connection with this function."""
+    """Return the URL of a server that calls this function to answer each connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:

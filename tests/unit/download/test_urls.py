@@ -1,4 +1,7 @@
-"""URLs are parsed as in browsers, and displayed without secrets. The refusal of a URL names the wrong part."""
+"""URLs are parsed as in browsers, and displayed without secrets.
+
+If a URL is refused, the message names the invalid part.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ _NORMAL = {
     "fragment": ("http://a.example/b#c?d", "http://a.example/b"),
     "query": ("http://a.example/b?c=d&e=f", "http://a.example/b?c=d&e=f"),
     "query without a path": ("http://a.example?c", "http://a.example/?c"),
-    # An empty query keeps its question mark, because browsers send it and a server may distinguish the two URLs.
+    # An empty query keeps its question mark. Browsers send it, and a server may distinguish a URL with the mark from
+    # one without.
     "empty query": ("http://a.example/b?", "http://a.example/b?"),
     "question mark in a query": ("http://a.example/b?c?d", "http://a.example/b?c?d"),
     "space": ("http://a.example/b c.jpg?d e", "http://a.example/b%20c.jpg?d%20e"),
@@ -255,7 +259,7 @@ def test_normal_form(url: str, normal: str) -> None:
 
 @pytest.mark.parametrize(("url", "part"), _INVALID.values(), ids=_INVALID)
 def test_invalid_url_names_the_wrong_part(url: str, part: str) -> None:
-    """An invalid URL is refused, and the message names the wrong part."""
+    """An invalid URL is refused, and the message names the invalid part."""
     with pytest.raises(InvalidUrlError, match=part):
         parse(url)
 
@@ -271,7 +275,10 @@ def test_parts() -> None:
     ids=["slash in the password", "hash in the password", "port"],
 )
 def test_message_hides_a_password(url: str) -> None:
-    """If a password has a character that ends the host, it is parsed as a port. The error must not quote it."""
+    """If a password has a character that ends the host, the password is parsed as a port.
+
+    The error must not quote the password.
+    """
     with pytest.raises(InvalidUrlError) as caught:
         parse(url)
     assert "secret" not in str(caught.value)
