@@ -69,7 +69,7 @@ def test_ratio_compares_the_same_turn() -> None:
 
 
 def test_missed_goal_is_reported() -> None:
-    """A missed goal is marked, even if less is better for this goal."""
+    """A missed goal is marked, even if a lower value is better for this goal."""
     found = {"median": 2.0, "least": 1.0, "most": 3.0}
     assert Finding("slow", found, 2.5, True, " x", 1).verdict == "**not reached**"
     assert Finding("dear", found, 1.5, False, " ms", 1).verdict == "**not reached**"
@@ -220,7 +220,7 @@ def test_messages_are_counted_after_the_run(tmp_path: Path) -> None:
 
 
 def message(task: str) -> str:
-    """Return a task's message with nothing but its id."""
+    """Return a task's message that contains only the task's id."""
     return json.dumps({"headers": {"id": task}})
 
 

@@ -101,7 +101,7 @@ _WRONG: dict[str, tuple[Callable[[list[Outcome]], Sequence[Outcome]], str]] = {
 def test_wrong_outcomes_write_nothing(
     planned: LocalStore, outcomes: list[Outcome], change: Callable[[list[Outcome]], Sequence[Outcome]], message: str
 ) -> None:
-    """Collecting fails if not every request of the plan has exactly one Outcome. Nothing is written or removed."""
+    """Collecting fails unless every request of the plan has exactly one Outcome. Nothing is written or removed."""
     before = snapshot(planned)
     with pytest.raises(IncompleteShardError, match=message):
         collect(_SHARD, change(outcomes), _RUN, planned)
@@ -130,7 +130,10 @@ def test_failed_stats_prevent_the_manifest(planned: LocalStore, outcomes: list[O
 def test_stats_are_removed_without_their_manifest(
     planned: LocalStore, outcomes: list[Outcome], monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
-    """If the manifest does not fit on the disk, its stats are removed. Stats of a duplicate task's manifest stay."""
+    """If the manifest does not fit on the disk, its stats are removed.
+
+    If a duplicate task has written the manifest, the stats stay.
+    """
     create = LocalStore.create_durably
 
     def refuse(self: LocalStore, name: str, body: bytes) -> NoReturn:
@@ -276,7 +279,7 @@ def test_wrong_outcomes_of_a_later_revision_write_nothing(
 
 
 def test_late_collect_task_of_an_earlier_revision_removes_nothing(collected: LocalStore) -> None:
-    """A late collect task removes no image of a later revision, with or without that revision's manifest."""
+    """A late collect task removes no image of a later revision, whether or not that revision has a manifest."""
     collect(_SHARD, [saved(1)], _LATER, collected, count=1)
     collected.create("00002/000022.png", b"saved by the pass that is under way")
     before = snapshot(collected)
@@ -297,7 +300,10 @@ def test_manifest_of_another_run_is_not_replaced(collected: LocalStore) -> None:
 
 
 def test_named_files(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files with their own names are synced with all of their folders. Files of failed images are removed."""
+    """Files with names of their own are synced together with all of their folders.
+
+    Files of failed images are removed.
+    """
     paths = ["cats/tom", "cats/old/cleo", "dogs/{sha256}"]
     requests = [ImageRequest(place, "http://a.example/", path=path) for place, path in enumerate(paths)]
     store.create_durably(plan.name(0), plan.encode(requests, ShardRef("", 0)))
@@ -319,7 +325,7 @@ def test_named_files(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_files_of_other_rows_stay(tmp_path: Path) -> None:
-    """A refused row, or a name outside of the folder, removes no file."""
+    """For a refused row, or a name outside of the folder, no file is removed."""
     store = LocalStore(tmp_path / "out")
     refusal = Refusal(Reason.DUPLICATE, "the same URL as 000000")
     requests = [
@@ -348,7 +354,7 @@ _FAILED_CAT = [Outcome("000000", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT)]
 
 
 def test_images_of_a_retry_stay(failed_cat: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image saved after the manifest may be that of a retry, so neither this task nor a duplicate removes it."""
+    """An image saved after the manifest may belong to a retry, so neither this task nor a duplicate task removes it."""
     create = LocalStore.create_durably
 
     def create_and_retry(self: LocalStore, name: str, body: bytes) -> bool:

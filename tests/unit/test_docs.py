@@ -72,14 +72,14 @@ def test_readme_is_short() -> None:
 def test_readme_has_two_set_up_commands() -> None:
     """The README has two set-up commands of one line each.
 
-    One command ends in the demo, the other command in the tests.
+    One command ends with the demo, and the other command ends with the tests.
     """
     lines = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert [line.split("/")[-1] for line in lines] == ["producer demo", "pytest"]
 
 
 def test_promises_name_tests_that_exist() -> None:
-    """Each test named on the security page exists in its file."""
+    """Each test that the security page names exists in its file."""
     file = ""
     named = 0
     for path, name in re.findall(r"`(?:(tests/[\w/]+\.py)::)?(test_\w+)`", (ROOT / "docs/security.md").read_text()):

@@ -11,8 +11,8 @@ from tasks import errors
 from tasks.errors import CommandError, FetchError, UsageError
 from tasks.model import Reason
 
-#: The parts of a tree line: the branches, whose length gives the depth, the class, the reason or exit status, and
-#: "(retried)".
+#: The parts of a tree line: the branches, the class, the reason or exit status, and "(retried)". The length of the
+#: branches gives the depth.
 _LINE = re.compile(r"^    ([│ ]*)[├└]── (\w+) +(\w+(?: status \d)?)(.*)$", re.MULTILINE)
 
 
@@ -67,7 +67,7 @@ def test_command_error_has_three_parts_and_an_exit_status(kind: type[CommandErro
 
 
 def test_fetch_error_keeps_status_and_retry_after() -> None:
-    """HTTP status and Retry-After are attributes of the error, and None unless given."""
+    """HTTP status and Retry-After are attributes of the error, and are None if they are not given."""
     error = errors.RateLimitedError("HTTP 429", http_status=429, retry_after=3.0)
     assert (str(error), error.http_status, error.retry_after) == ("HTTP 429", 429, 3.0)
     silent = errors.DnsError("no such host")

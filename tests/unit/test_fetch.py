@@ -353,7 +353,10 @@ def test_late_duplicate_keeps_a_listed_file(demo: DemoServer, downloader: Downlo
 
 
 def test_recovered_image_is_not_downloaded(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
-    """If an earlier delivery saved the image, its file is described. Facts that only the server had are missing."""
+    """If an earlier delivery saved the image, the Outcome describes the saved file.
+
+    Facts that only the server had are missing.
+    """
     first = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), _RUN, store, downloader)
     second = fetch(FetchRequest("http://a.example/gone", 0, recover=True), _RUN, store, Raising(AssertionError()))
     assert second.recovered
@@ -413,7 +416,7 @@ def old(tmp_path: Path) -> LocalStore:
 
 @pytest.fixture
 def new(tmp_path: Path) -> LocalStore:
-    """Return the folder of the run that refreshes it."""
+    """Return the folder of the run that refreshes the previous run."""
     (tmp_path / "new").mkdir()
     return LocalStore(tmp_path / "new")
 

@@ -94,7 +94,7 @@ def test_retries_after_a_lack_of_descriptors(sockets: Callable[[int], list[socke
 
 
 def test_other_errors_are_raised_at_once() -> None:
-    """Only a lack of descriptors is retried."""
+    """A call is retried only if it failed for lack of descriptors."""
     calls: list[None] = []
 
     @retry_when_exhausted
@@ -133,7 +133,7 @@ def test_raises_the_soft_limit_to_the_hard_one() -> None:
 
 
 def test_slots_leave_room_for_everything_else() -> None:
-    """A worker with 128 slots runs under a limit of 256 descriptors; a worker with 250 slots does not."""
+    """A worker with 128 slots runs under a limit of 256 descriptors, but a worker with 250 slots does not."""
     assert max_slots(256) >= 128
     assert max_slots(256) < 250
     assert max_slots(10) == 0
@@ -220,7 +220,7 @@ _DOWNLOADS = """
 
 @pytest.mark.parametrize(("limit", "slots"), [(64, 40), (64, 70)])
 def test_all_images_are_saved_with_few_descriptors(tmp_path: Path, kept_alive: int, limit: int, slots: int) -> None:
-    """Nothing fails or is retried with 20 hosts that keep connections open, even with more slots than descriptors."""
+    """If 20 hosts keep connections open, nothing fails or is retried, even with more slots than descriptors."""
     found = run_program(_DOWNLOADS, limit, str(kept_alive), str(tmp_path), str(slots))
     assert (found["saved"], found["attempts"]) == (300, 300)
     assert found["highest"] <= limit * 3 // 4

@@ -61,7 +61,7 @@ _SOURCES = {
     "poolmanager.PoolManager.connection_from_host": "d101301d4108",
     "poolmanager.PoolManager.connection_from_context": "8f3204a9cc60",
     "poolmanager.PoolManager.connection_from_pool_key": "3d772c8ce703",
-    # The pool keeps one idle connection for each host, and asks it `is_connected`.
+    # The pool keeps one idle connection for each host, and checks the connection's `is_connected`.
     "connectionpool.HTTPConnectionPool.__init__": "780d831d36f4",
     "connectionpool.HTTPConnectionPool._new_conn": "243b34ca0fe6",
     "connectionpool.HTTPConnectionPool._get_conn": "78fb22fdf2f9",
@@ -84,7 +84,7 @@ _SOURCES = {
     "ssl_.ssl_wrap_socket": "82ac38231463",
     "ssl_._ssl_wrap_socket_impl": "8d5f943b8e72",
     "ssl_.resolve_cert_reqs": "ece0935c5bda",
-    # The response reads the body by `read1`, then returns `_connection` to `_pool`, or closes it.
+    # The response reads the body by `read1`. It then either returns `_connection` to `_pool` or closes `_connection`.
     "response.BaseHTTPResponse.__init__": "91bd5d87a262",
     "response.HTTPResponse.__init__": "f4c8dc77d1a5",
     "response.HTTPResponse._init_length": "477b2301d126",
@@ -189,14 +189,14 @@ def _used(tree: ast.AST) -> tuple[set[str], set[str]]:
 
 
 def _inherited(module: ModuleType) -> set[str]:
-    """Return the private names inherited from the libraries' classes by the module's classes."""
+    """Return the private names that the module's classes inherit from the libraries' classes."""
     kinds = [kind for kind in vars(module).values() if isinstance(kind, type) and kind.__module__ == module.__name__]
     bases = {base for kind in kinds for base in kind.__mro__ if base.__module__.partition(".")[0] in _LIBRARIES}
     return {name for base in bases for name in dir(base) if _is_private(name)}
 
 
 def test_no_other_private_name_is_used() -> None:
-    """Each private name of these libraries used by our code is covered by a digest or a test in this file."""
+    """Each private name of these libraries that our code uses is covered by a digest or a test in this file."""
     modules = list(_modules())
     trees = [ast.parse(inspect.getsource(module)) for module in modules]
     own = {name for tree in trees for name in _defined(tree)}

@@ -19,7 +19,7 @@ _HEAVY = {"PIL", "celery", "flower", "kombu", "matplotlib", "numpy", "pyarrow", 
     [
         # Help and usage errors.
         ("producer.cli.main", set()),
-        # The supervisor, which outlives the producer, and the image server.
+        # The supervisor (which outlives the producer) and the image server.
         ("producer.local_fleet.supervisor", set()),
         ("producer.demo", {"PIL"}),
         # A worker.

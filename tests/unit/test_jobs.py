@@ -1,4 +1,4 @@
-"""Tasks are resent with the attempts and time of earlier deliveries, and refuse wrong arguments."""
+"""Tasks are resent with the attempts and time of earlier deliveries. Tasks refuse wrong arguments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.retry_later import PriorAttempts, RetryLater
 
 
 class Sending:
-    """Simulate a task that can't be sent this many times."""
+    """Simulate a task for which this many attempts to send it fail."""
 
     def __init__(self, failures: int, **kwargs: Any) -> None:
         self.request = SimpleNamespace(

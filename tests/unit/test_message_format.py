@@ -59,7 +59,7 @@ def _values() -> list[type]:
 
 
 def _arguments(task: Any) -> str:
-    """Return a task's arguments, with a question mark after the optional ones."""
+    """Return a task's arguments, with a question mark after each optional argument."""
     hints = get_type_hints(task.run)
     return ", ".join(
         f"{name}{'' if parameter.default is parameter.empty else '?'}: {_kind(hints[name])}"
@@ -68,11 +68,11 @@ def _arguments(task: Any) -> str:
 
 
 def test_format_changes_together_with_its_number() -> None:
-    """Each change of the format changes the digest below. The change also needs the next PROTOCOL."""
+    """Each change of the format changes the digest below. The change also needs the next number as PROTOCOL."""
     lines = sorted(
         [
             *map(_kind, _values()),
-            # The tasks return an Outcome and None.
+            # `fetch_image` returns an Outcome, and `collect_shard` returns None.
             *(f"{task.name}({_arguments(task)})" for task in (fetch_image, collect_shard)),
         ]
     )
@@ -118,7 +118,10 @@ class _Renamed:
 
 
 def test_format_of_a_value_includes_nested_values() -> None:
-    """Fields, types and enum values at every depth affect the digest. Class names and the order of fields do not."""
+    """Fields, types and enum values at every depth affect the digest.
+
+    Class names and the order of fields do not affect the digest.
+    """
     assert _kind(_Outer) == "{inner: {shade: ('light')}, pairs: [[string, string]]}"
     assert _kind(_Renamed) == "{inner: null | {shade: ('light')}, pairs: [[string, string]]}"
 

@@ -1,4 +1,4 @@
-"""The values sent between processes are immutable, compact, and survive JSON."""
+"""The values sent between processes are immutable and compact, and they survive JSON."""
 
 from __future__ import annotations
 

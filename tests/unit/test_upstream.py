@@ -18,7 +18,7 @@ _NAMES = [name for names in FAILING[_SUITE].values() for name in names]
 
 @pytest.mark.parametrize("distribution", ["kombu", "celery"])
 def test_sources_are_pinned_with_their_hashes(distribution: str) -> None:
-    """The downloaded source is the source of the installed version. Nothing else of that name is downloaded."""
+    """The downloaded source is the source of the installed version. No other source is downloaded."""
     wanted = sources.requirement(distribution)
     assert wanted.startswith(f"{distribution}=={version(distribution)} ")
     assert "--hash=sha256:" in wanted

@@ -1,4 +1,4 @@
-"""Waiting for a condition ends when it is true, or when the time is up."""
+"""Waiting for a condition ends when the condition is true, or when the time is up."""
 
 from __future__ import annotations
 

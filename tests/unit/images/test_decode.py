@@ -77,7 +77,10 @@ def test_checks_each_frame() -> None:
 
 
 def test_animation_keeps_its_pixel_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An animation's image stays in memory between its frames. All that time, it counts for the memory limit."""
+    """An animation's image stays in memory between its frames.
+
+    All that time, the image counts towards the memory limit.
+    """
     went_to, held = decode._seek, []
 
     def recording(image: Image.Image, number: int) -> bool:

@@ -72,7 +72,7 @@ def test_long_and_unprintable_values_are_left_out() -> None:
 def test_json_fits(tags: dict[str, str], limit: int) -> None:
     """With any tags and any limit, the JSON is valid and has only whole tags.
 
-    The JSON fits as a string inside of other JSON.
+    The JSON is within the limit even as a string inside of other JSON.
     """
     text = exif_json(tags, limit)
     if text is not None:

@@ -188,7 +188,7 @@ def test_image_of_another_format_is_named(name: str, body: bytes) -> None:
 
 @_bodies(_OTHER_HEADERS)
 def test_body_that_is_not_an_image_is_named(name: str, body: bytes) -> None:
-    """The error also says if the body is a web page, a video or an archive."""
+    """The error also tells whether the body is a web page, a video or an archive."""
     with pytest.raises(NotAnImageError) as caught:
         inspect(body, 1_000_000)
     assert str(caught.value) == f"the body is {name}, not an image"

@@ -51,13 +51,16 @@ _ASKED = [(kind, (*DEFAULT_FORMATS, kind)) for kind in FORMATS_ON_REQUEST]
 
 
 def test_every_format_on_request_is_tested() -> None:
-    """The tests below cover each format on request."""
+    """The tests below cover each format that is accepted only on request."""
     assert set(_BODIES) == set(FORMATS_ON_REQUEST)
 
 
 @pytest.mark.parametrize(("kind", "formats"), _ASKED)
 def test_format_on_request(kind: ImageFormat, formats: tuple[ImageFormat, ...]) -> None:
-    """A format on request is identified, decoded and resized if requested. Otherwise, the error names the format."""
+    """If a run requests an optional format, images of that format are identified, decoded and resized.
+
+    Otherwise, the error names the format.
+    """
     body = _BODIES[kind]
     info = identify.inspect(body, _LIMIT, formats)
     assert (info.format, info.extension, info.width, info.height) == (kind.value, _EXTENSIONS[kind], 90, 70)
@@ -130,7 +133,7 @@ def test_saved_files_of_another_format() -> None:
 
 
 def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a worker lacks the package, the error names the package to install."""
+    """If a worker lacks a format's package, the error names the package to install."""
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     only: tuple[Any, ...] = (ImageFormat.HEIC, ImageFormat.ICO)
     with pytest.raises(InternalError, match=r"imagefleet\[heic\]") as caught:

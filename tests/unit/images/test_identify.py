@@ -96,7 +96,10 @@ def test_changed_bytes_raise_no_other_error(kind: str, data: st.DataObject) -> N
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
 def test_pieces_are_limited(kind: str) -> None:
-    """A parser reads thousands of comments, but not millions. An image with more comments is read without comments."""
+    """A parser reads thousands of comments, but not millions.
+
+    An image with too many comments is read without its comments.
+    """
     assert identify.open_image(bombs.pieces(kind, 10_000), _LIMIT).width == 8
     with pytest.raises(UndecodableError, match="more pieces"):
         identify.open_image(bombs.pieces(kind, 200_000), _LIMIT)

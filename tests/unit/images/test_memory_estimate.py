@@ -70,7 +70,7 @@ def test_each_image_of_a_file_is_checked() -> None:
 
 @pytest.mark.parametrize("scans", [200, 201])
 def test_scans_are_limited(scans: int) -> None:
-    """More than 200 scans are refused; a scan marker inside a comment does not count."""
+    """A JPEG with more than 200 scans is refused. A scan marker inside a comment does not count."""
     body = bombs.jpeg((64, 64), scans, before=_COMMENT * 50)
     if scans > 200:
         with pytest.raises(UndecodableError, match="more than 200 scans"):
@@ -80,7 +80,7 @@ def test_scans_are_limited(scans: int) -> None:
 
 
 def test_end_marker_in_a_comment_hides_nothing() -> None:
-    """Scans after an end marker inside a comment are counted."""
+    """If a comment contains an end marker, the scans after the comment are counted."""
     end = b"\xff\xfe\x00\x04\xff\xd9"
     body = bombs.jpeg((64, 64), 1)
     with pytest.raises(UndecodableError, match="scans"):
@@ -127,7 +127,7 @@ def _decoded(body: bytes) -> ImageInfo:
     return decode.decode_all_frames(body, _LIMIT, Deadline(5, 5))
 
 
-#: Images that take half a gigabyte of memory or more, or a minute of CPU time, if they are decoded.
+#: Images whose decoding takes at least half a gigabyte of memory, or a minute of CPU time.
 _BOMBS = {
     "tile": bombs.tiled_tiff((32768, 32768)),
     "second tile": bombs.tiled_tiff((32, 32), (32768, 32768)),
@@ -201,7 +201,7 @@ def test_bombs_are_cheap() -> None:
 def test_bombs_are_images(call: Callable[[bytes], ImageInfo], widths: list[int]) -> None:
     """The same images are valid if their sizes are allowed.
 
-    So the test above sees these images refused only for their size.
+    So the test above shows that only their size makes these images fail.
     """
     gifs = (bombs.gif((8, 8), (8, 8), disposal=disposal) for disposal in (2, 3))
     bodies = (bombs.jpeg((64, 64), 3), bombs.small_avif((64, 64)), *gifs)

@@ -143,7 +143,7 @@ def _without(body: bytes, kind: bytes) -> bytes:
     ids=["size", "palette"],
 )
 def test_refuses_damaged_size_or_palette(body: bytes) -> None:
-    """Size and palette belong to the pixels. An image is refused if they are damaged, as in browsers."""
+    """Size and palette belong to the pixels. An image is refused if its size or palette is damaged, as in browsers."""
     with pytest.raises(UndecodableError):
         inspect(body, _LIMIT)
 
@@ -210,7 +210,7 @@ def test_random_damage_is_read_or_refused(data: st.DataObject) -> None:
 
 
 def test_reads_the_exif_orientation() -> None:
-    """A valid EXIF orientation is read; any other value means upright."""
+    """A valid EXIF orientation is read, and any other value means upright."""
     assert [orientation(exif(number)) for number in range(1, 9)] == list(range(1, 9))
     assert orientation(b"") == orientation(b"Exif\0\0nothing") == 1
     assert orientation(exif(6).replace(struct.pack(">HHI", 274, 3, 1), struct.pack(">HHI", 274, 2, 1))) == 1

@@ -88,9 +88,9 @@ def test_outcome_has_the_hash_of_the_saved_image(
 def test_missing_library(
     demo: DemoServer, downloader: Downloader, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker without the library lets another worker try.
+    """If the library is not installed, a worker lets another worker try.
 
-    A command without the library ends before it starts anything.
+    If the library is not installed, a command ends before it starts anything.
     """
     monkeypatch.setitem(sys.modules, "imagehash", None)
     judged: list[FetchError] = []

@@ -91,7 +91,7 @@ def centre(image: Image.Image) -> Any:
 
 
 def psnr(one: Image.Image, other: Image.Image) -> float:
-    """Return the similarity of two images in decibels; differences above 40 are invisible."""
+    """Return the similarity of two images in decibels. Above 40 dB, differences are invisible."""
     squares = ImageStat.Stat(ImageChops.difference(one, other)).rms
     return 20 * math.log10(255 / math.sqrt(sum(rms**2 for rms in squares) / len(squares)))
 
@@ -155,7 +155,7 @@ def test_every_format_becomes_a_jpeg(kind: str) -> None:
 
 
 def test_same_download_gives_the_same_bytes() -> None:
-    """A task delivered twice makes the same file from the same download."""
+    """If a task is delivered twice, it makes the same file from the same download."""
     body = draw_image(3, 300, 200)
     assert resize_to(body).body == resize_to(body).body
 
@@ -204,7 +204,7 @@ def ycck(colour: tuple[int, int, int]) -> bytes:
     red, green, blue = (255 - part for part in colour)
     inks = Image.new("RGB", (1, 1), (red, green, blue)).convert("YCbCr").getpixel((0, 0))
     assert isinstance(inks, tuple)
-    # Pillow inverts its output and declares the output as not transformed.
+    # Pillow inverts the inks that it writes, and declares them as not transformed.
     written = encoded(Image.new("CMYK", (90, 70), (*(255 - ink for ink in inks), 0)), "JPEG", quality=95)
     at = written.index(b"Adobe\0") + 11
     assert written[at] == 0
@@ -245,7 +245,7 @@ def test_converts_grey_with_a_profile() -> None:
 
 
 def test_converts_cmyk_with_a_profile() -> None:
-    """The profile gives the colours of the inks: if the printer's cyan ink is clear, cyan becomes white."""
+    """The profile gives the colours of the inks, so cyan becomes white if the printer's cyan ink is clear."""
     body = encoded(Image.new("CMYK", (90, 70), (255, 0, 0, 0)), "JPEG", icc_profile=colour_profiles.cmyk())
     assert near(centre(view(body)), _WHITE)
 
@@ -364,7 +364,7 @@ def test_flattens_transparency_onto_white(kind: str, size: int) -> None:
 
 
 def test_half_transparency_is_half_white() -> None:
-    """Half-transparent black over white is grey, for colours and for grey."""
+    """Half-transparent black over white becomes grey, in colour images and in grey images."""
     assert near(centre(view(encoded(Image.new("RGBA", (90, 70), (0, 0, 0, 128))))), (127, 127, 127))
     assert near(centre(view(encoded(Image.new("LA", (90, 70), (0, 128))))), 127)
 
@@ -490,7 +490,7 @@ def test_reduced_decoding_costs_no_quality(size: tuple[int, int], smaller_side: 
     body = draw_image(3, *size, kind)
     best = Image.open(io.BytesIO(body)).convert("RGB").resize(scaled_size(size, smaller_side), Resampling.LANCZOS)
     reached = psnr(view(body, smaller_side), best)
-    # Most of the loss comes from encoding; encoding the best result loses as much.
+    # Most of the loss comes from encoding, because encoding the best result loses as much.
     possible = psnr(Image.open(io.BytesIO(encoded(best, "JPEG", quality=95))), best)
     assert reached > 40
     assert reached > possible - 3.5
@@ -624,7 +624,7 @@ def test_pixel_budget_is_bounded() -> None:
 
 
 def test_pixel_budget_serves_in_order() -> None:
-    """Small images do not overtake an earlier large image, because the large image might wait for ever."""
+    """Small images do not overtake an earlier large image. Otherwise, the large image might wait for ever."""
     room = PixelBudget(10)
     order: list[str] = []
 

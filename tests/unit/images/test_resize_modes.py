@@ -104,7 +104,7 @@ _sides = st.integers(1, 5000)
 @example(5000, 1, 1, ResizeMode.BORDER, 6)
 @settings(max_examples=200)
 def test_geometry_stays_inside(width: int, height: int, size: int, mode: ResizeMode, orientation: int) -> None:
-    """The kept part of any image is within the scaled image. Scaled back, it is within the original."""
+    """The kept part of any image is within the scaled image. Scaled back, the kept part is within the original."""
     geometry = resize_geometry((width, height), ResizeOptions(mode, size), orientation)
     left, top, across, down = geometry.crop
     assert left >= 0
@@ -282,7 +282,7 @@ def test_alpha_with_a_profile_is_converted() -> None:
 def test_skip_reencode_keeps_the_bytes() -> None:
     """An image that needs no change keeps its bytes, even with damaged metadata.
 
-    Without the option, the image is encoded again.
+    Without --skip-reencode, the image is encoded again.
     """
     body = encoded(Image.open(io.BytesIO(draw_image(3, 90, 64, "png"))), "JPEG", comment=b"kept")
     assert resized(body, skip_reencode=True).body == body

@@ -35,7 +35,7 @@ def test_killed_process_is_restarted_often() -> None:
 
 
 def test_exited_process_is_restarted_three_times_a_minute() -> None:
-    """A process that exits by itself with any status is given up at its fourth exit within a minute."""
+    """If a process exits by itself, with any status, it is restarted until its fourth exit within a minute."""
     policy = RestartPolicy()
     assert [policy.next_delay(code, 1.0) is None for code in (1, 0, 1, 1)] == [False, False, False, True]
     assert RestartPolicy().next_delay(0, 1.0 + EXITED.seconds) is not None

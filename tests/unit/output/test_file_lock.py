@@ -38,7 +38,7 @@ with lock.hold(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
 
 @contextmanager
 def other_holder(out: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run another process that holds the lock. The process ends when its stdin ends or it is killed."""
+    """Run another process that holds the lock. The process ends when its stdin ends, or when it is killed."""
     argv = [sys.executable, "-c", _HOLDER, str(out), "--broker=redis://me:word@there:6379/0", "--header", "A: word"]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -83,7 +83,7 @@ def test_lock_is_free_after_the_block(tmp_path: Path) -> None:
 
 
 def test_lock_on_a_removed_file_is_not_used(tmp_path: Path) -> None:
-    """If the lock's file is removed, a process that waits for the lock locks the new file, as other processes will."""
+    """If the lock's file is removed, a waiting process locks the new file, as other processes will."""
     path = tmp_path / ".lock"
     with path.open("w") as old:
         fcntl.flock(old, fcntl.LOCK_EX)
@@ -101,7 +101,7 @@ def test_lock_on_a_removed_file_is_not_used(tmp_path: Path) -> None:
 
 
 def test_dead_holder_is_named_by_its_file(tmp_path: Path) -> None:
-    """The file names a killed holder, but not one that released the lock."""
+    """The file names a holder that was killed, but not a holder that released the lock."""
     assert lock.dead_holder(tmp_path) is None
     with other_holder(tmp_path) as first:
         first.kill()

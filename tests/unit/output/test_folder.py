@@ -60,7 +60,7 @@ def test_reports_a_folder_in_use_first(tmp_path: Path) -> None:
 
 
 def fail(out: Path, *names: str) -> None:
-    """Start a run in a folder, and fail once files of these names exist."""
+    """Start a run in a folder, and fail as soon as files with these names exist."""
 
     def begin() -> None:
         with new_run_folder(out, None) as store:
@@ -90,7 +90,7 @@ def test_keeps_a_folder_with_files(tmp_path: Path, name: str) -> None:
 
 
 def test_keeps_the_folder_of_another_producer(tmp_path: Path) -> None:
-    """A producer that is refused because another producer has the lock removes nothing."""
+    """If a producer is refused because another producer has the lock, it removes nothing."""
     out = tmp_path / "out"
     with new_run_folder(out, None), pytest.raises(CommandError, match="Another producer"), new_run_folder(out, None):
         pytest.fail("held twice")

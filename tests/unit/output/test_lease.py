@@ -56,7 +56,7 @@ def store(server: ObjectServer) -> ObjectStore:
 
 @contextmanager
 def other_holder() -> Iterator[subprocess.Popen[str]]:
-    """Run another process that holds the lock. The process ends when its stdin ends or it is killed."""
+    """Run another process that holds the lock. The process ends when its stdin ends, or when it is killed."""
     argv = [sys.executable, "-c", _HOLDER]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -104,7 +104,7 @@ def test_lock_of_a_killed_producer_is_free(server: ObjectServer, store: ObjectSt
 
 
 def test_lock_of_a_dead_host_is_taken_over(server: ObjectServer, store: ObjectStore) -> None:
-    """A lock is taken over if nobody renews it during its lifetime, on whatever host its holder was."""
+    """A lock is taken over if nobody renews it during its lifetime, whichever host its holder was on."""
     server.buckets["bucket"]["run/.lock"] = b'{"host": "gone", "pid": 1, "since": 0, "command": "run", "broker": null}'
     with lock.hold(store, None):
         lock.check_held(store)
@@ -127,7 +127,7 @@ def test_paused_producer_loses_its_lock(server: ObjectServer, store: ObjectStore
 
 
 def test_lost_responses_do_not_lose_the_lock(server: ObjectServer, store: ObjectStore) -> None:
-    """If the response to a write of the lock is lost, its holder recognises the lock as its own."""
+    """If the response to a write of the lock is lost, the holder recognises the lock as its own."""
     number = iter(range(1_000_000))
 
     def fault(method: str, path: str) -> str | None:
@@ -153,7 +153,7 @@ def test_outage_delays_a_write(server: ObjectServer, store: ObjectStore, monkeyp
 def test_suspended_host_loses_its_lock(
     server: ObjectServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its host was suspended, a producer renews its lock before the next write, and learns that it lost it."""
+    """After its host was suspended, a producer renews its lock before the next write, and notices a lost lock."""
     monkeypatch.setattr(lease, "_RENEWAL_SECONDS", 60.0)
     monkeypatch.setattr(lease, "_LIFETIME_SECONDS", 15.0)
     read_clock = time.clock_gettime

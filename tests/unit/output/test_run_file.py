@@ -122,7 +122,7 @@ def test_ids_are_distinct_and_sort() -> None:
     "name", ["run.json", ".plan/00000.parquet", "00000/1.jpg", "00000.parquet", "00007_stats.json", "123456.parquet"]
 )
 def test_refuses_remains_of_a_run(tmp_path: Path, name: str) -> None:
-    """A stale manifest or shard folder keeps a run out.
+    """A run is refused if its folder has a stale manifest or a stale shard folder.
 
     The run would use the stale manifest, or remove files in the shard folder.
     """
@@ -175,7 +175,7 @@ def test_hint_depends_on_the_record(tmp_path: Path) -> None:
 def test_hint_names_the_broker(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, broker: str | None, configured: str | None, option: str
 ) -> None:
-    """The suggested command uses the run's broker, whether it was given by an option or configured."""
+    """The suggested command uses the run's broker, whether the broker was given by an option or configured."""
     monkeypatch.setattr(run_file, "settings", lambda: SimpleNamespace(broker=configured))
     replace(_RECORD, broker=broker).create(store)
     assert resume_command(store) == f"producer resume {store.root}{option}"
@@ -219,7 +219,7 @@ _FULL = RunFile(
 
 @pytest.mark.parametrize("record", [_RECORD, _FULL], ids=["new", "full"])
 def test_record_survives_a_round_trip(store: LocalStore, record: RunFile) -> None:
-    """A record reads back equal to what was written."""
+    """A record that is read back equals the record that was written."""
     record.create(store)
     assert RunFile.load(store) == record
 

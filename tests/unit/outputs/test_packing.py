@@ -27,7 +27,7 @@ from tests.unit.conftest import image, success
 _SHARD, _SIZE = 2, 4
 _CAPTIONS = ['a "quoted", cat 🐈\nand its second line', None, "", "der Bär"]
 _KEYS = [image_key(_SHARD * _SIZE + place, _SIZE) for place in range(_SIZE)]
-#: The images of the shard; the second URL serves a PNG.
+#: The images of the shard, where the second URL serves a PNG.
 _BODIES = [image("PNG" if place == 1 else "JPEG", (4 + place, 3)) for place in range(_SIZE)]
 
 
@@ -121,7 +121,7 @@ def test_same_images_give_the_same_bytes(planned: LocalStore, run: RunOptions, t
 
 
 def test_second_collect_task_changes_nothing(planned: LocalStore, run: RunOptions) -> None:
-    """A redelivered collect task does not pack again, because the images are no longer files."""
+    """A redelivered collect task does not pack again, because the images are no longer separate files."""
     outcomes = [save(planned, place) for place in range(_SIZE)]
     collect(_SHARD, outcomes, run, planned)
     before = packed_body(planned, run)
@@ -147,7 +147,7 @@ def test_collect_task_that_died_after_packing(
 
 
 def test_retry_adds_to_the_packed_file(planned: LocalStore, run: RunOptions) -> None:
-    """A later revision keeps the packed images and adds the new ones in key order, as if all were saved at once."""
+    """A later revision keeps the packed images and adds the new images in key order, as if all were saved at once."""
     collect(_SHARD, [save(planned, 0), failed(1), save(planned, 2), failed(3)], run, planned)
     later = replace(run, revision=1)
     collect(_SHARD, [save(planned, 1), failed(3)], later, planned, count=2)
@@ -190,7 +190,7 @@ def test_damaged_packed_file_stops_a_retry(planned: LocalStore, run: RunOptions)
 
 
 def test_changed_file_is_not_packed(planned: LocalStore, run: RunOptions) -> None:
-    """If a file is missing, or its size differs from its Outcome, no packed file and no manifest are written."""
+    """If a file is missing, or has another size than its Outcome says, no packed file and no manifest are written."""
     outcomes = [save(planned, place) for place in range(_SIZE)]
     path = outcomes[2].path
     assert path is not None

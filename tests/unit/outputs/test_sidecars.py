@@ -63,7 +63,7 @@ def test_metadata_and_caption(store: LocalStore) -> None:
 
 @pytest.mark.parametrize("kind", Sidecar)
 def test_one_kind(store: LocalStore, kind: Sidecar) -> None:
-    """Only the requested kind is written."""
+    """Only the requested kind of sidecar is written."""
     write_plan(store, _CAPTIONS)
     run = replace(_BOTH, output=OutputOptions(sidecars=(kind,)))
     collect(0, [save(store, 0), failed(1), failed(2)], run, store)

@@ -1,4 +1,4 @@
-"""A shard's tar has the members that img2dataset writes. Every tar program can read it."""
+"""A shard's tar has the members that img2dataset writes. Every tar program can read the tar."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def requests(*listed: str) -> Iterator[ImageRequest]:
 
 
 def firsts(found: Iterable[ImageRequest]) -> list[str | None]:
-    """Return a key or None for each request. The key is the one that the request's refusal as a duplicate names."""
+    """Return a key or None for each request. If a request is refused as a duplicate, the refusal names the key."""
     keys: list[str | None] = []
     for request in found:
         if request.refused is None or request.refused.reason is not Reason.DUPLICATE:
@@ -113,7 +113,10 @@ def test_names_the_first_row(tmp_path: Path) -> None:
 
 
 def test_other_rows_stay_unchanged(tmp_path: Path) -> None:
-    """An invalid URL, or a row that is refused anyway, is no duplicate. No other row is a duplicate of such a row."""
+    """An invalid URL, or a row that is refused for another reason, is no duplicate.
+
+    No row is a duplicate of an invalid or refused row.
+    """
     refused = ImageRequest(1, "http://a/", refused=Refusal(Reason.INVALID_ROW, "line 2 is damaged"))
     listed = [ImageRequest(0, "nonsense"), refused, ImageRequest(2, "nonsense"), ImageRequest(3, "http://a/")]
     assert list(refuse_seen(listed, 10, tmp_path / "seen")) == listed

@@ -31,7 +31,10 @@ def labelled(labels: Iterable[str]) -> list[ImageRequest]:
 
 
 def named(requests: Iterable[ImageRequest], template: str | None, store: LocalStore) -> list[ImageRequest]:
-    """Return the requests with names by the template, or by a column without a template. No temporary file remains."""
+    """Return the requests with names from the template or, if there is no template, from a column.
+
+    No temporary file remains.
+    """
     found = list(name_files(requests, config(template, None if template else "name"), store))
     assert not list(store.root.rglob("file_paths"))
     return found
@@ -57,7 +60,7 @@ def test_names_of_a_column(store: LocalStore) -> None:
 
 
 def test_names_from_the_list(store: LocalStore) -> None:
-    """Names in the list are checked as names of a template are. Rows without a name keep the default name."""
+    """Names in the list are checked like names from a template. Rows without a name keep the default name."""
     requests = [
         ImageRequest(index, "http://a.example/", path=path) for index, path in enumerate(["a", None, "A", "../a"])
     ]
@@ -68,7 +71,7 @@ def test_names_from_the_list(store: LocalStore) -> None:
 
 
 def test_same_url_has_the_same_name(store: LocalStore) -> None:
-    """A repeated URL is a duplicate with scrapy's names. With names by content, it is no duplicate."""
+    """With scrapy's names, a repeated URL is a duplicate. With names by content, a repeated URL is no duplicate."""
     requests = labelled(["a", "b", "c"])
     found = named(requests, "full/{url_sha1}", store)
     assert [request.refused is None for request in found] == [True, True, False]
@@ -76,7 +79,7 @@ def test_same_url_has_the_same_name(store: LocalStore) -> None:
 
 
 def test_refused_rows_have_no_name(store: LocalStore) -> None:
-    """A row that is already refused leaves its name to a later row, and loses the name from the list."""
+    """A row that is already refused loses its name from the list, and a later row can get that name."""
     refusal = Refusal(Reason.INVALID_ROW, "line 1")
     requests = [ImageRequest(0, "", {"label": "a"}, refused=refusal), *labelled(["", "a"])[1:]]
     assert [request.path for request in named(requests, "{label}", store)] == [None, "a"]
@@ -85,7 +88,7 @@ def test_refused_rows_have_no_name(store: LocalStore) -> None:
 
 
 def test_unknown_column(store: LocalStore) -> None:
-    """If a field is no column of the list, the command ends before the first row, with a hint."""
+    """If a template's field is not a column of the list, the command ends before the first row, and gives a hint."""
     stream = RequestStream(lambda: (pa.schema([("caption", pa.string())]), iter(labelled(["a"]))))
     with pytest.raises(UsageError, match="unknown fields: label") as caught:
         next(iter(name_files(stream, config("{label}/{key}"), store)))

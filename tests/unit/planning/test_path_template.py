@@ -18,7 +18,7 @@ from tasks.model import ImageRequest
 _SIZE = 1000
 _REQUEST = ImageRequest(1007, "http://Bücher.example:8080/a/b.jpg?c", {"label": "cats/tom", "year": 2026, "none": None})
 
-#: Texts that are dangerous in names, and others.
+#: Texts that are dangerous in names, and harmless texts.
 _TEXTS = st.lists(
     st.sampled_from(
         [
@@ -149,7 +149,7 @@ def test_invalid_templates(template: str, why: str) -> None:
     ],
 )
 def test_unique_templates(template: str, unique: bool) -> None:
-    """A template needs no index of names only if its last part has a single unique field."""
+    """To do without an index of names, a template must have a single unique field in its last part."""
     assert PathTemplate(template).is_unique is unique
 
 
@@ -208,7 +208,7 @@ def test_unique_templates_have_no_collision(text: str, rows: list[tuple[str, str
 
 @given(st.lists(_TEXTS, min_size=2, max_size=8))
 def test_files_and_folders_never_have_the_same_name(texts: list[str]) -> None:
-    """The file of one name is never the folder of another."""
+    """No name's file is the folder of another name."""
     names = []
     for text in texts:
         try:

@@ -1,4 +1,4 @@
-"""A run that refreshes a previous run finds reusable images there.
+"""A run that refreshes a previous run finds reusable images in the previous run's folder.
 
 Refreshing changes nothing in the previous run's folder.
 """
@@ -81,7 +81,7 @@ def old(tmp_path: Path) -> LocalStore:
 
 @pytest.fixture
 def out(tmp_path: Path) -> LocalStore:
-    """Return the folder of the run that refreshes it."""
+    """Return the folder of the run that refreshes the previous run."""
     (tmp_path / "new").mkdir()
     return LocalStore(tmp_path / "new")
 
@@ -219,7 +219,7 @@ def test_ordinary_run(out: LocalStore) -> None:
 
 
 def test_folder_without_a_run_is_refused(tmp_path: Path, old: LocalStore, out: LocalStore) -> None:
-    """A missing folder, or one without a run, is refused."""
+    """A missing folder, or a folder without a run, is refused."""
     with pytest.raises(UsageError, match=r"There is no folder .*/old \(--refresh-from\)"):
         PreviousRun(old.root, out, _FETCH)
     old.root.mkdir()

@@ -1,4 +1,4 @@
-"""A damaged plan is rebuilt from its URL list, and only from the unchanged list."""
+"""A damaged plan is rebuilt from its URL list, but only if the list is unchanged."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_rebuilds_the_columns_of_a_table(store: LocalStore, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("sample", [None, 7])
 def test_folder_of_compressed_tables_is_resumed(store: LocalStore, tmp_path: Path, sample: int | None) -> None:
-    """A list of several files, or a sample of a list, is read on where planning stopped.
+    """For a list of several files, or a sample of a list, reading continues where planning stopped.
 
     The options of the list stay the same.
     """

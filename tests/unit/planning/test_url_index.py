@@ -1,4 +1,4 @@
-"""An index of URLs finds all positions of a URL, however many URLs it has. The index removes its files."""
+"""An index of URLs finds all positions of a URL, however many URLs the index has. The index removes its files."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from tasks.storage.local_store import LocalStore
 from tests.runs import RUN_ID, SIZE, make_run
 from tests.waiting import wait_for
 
-#: The last shard of the first list is not full. So the first list's indexes end at 10, and the second list's begin at
-#: 12.
+#: The last shard of the first list is not full. So the first list's indexes end at 10, and the second list's indexes
+#: begin at 12.
 _ROWS, _SHARDS, _ADDED = 11, 4, 5
 _FIRST_INDEX = 12
 
@@ -54,7 +54,7 @@ def plan_all(run: Run, store: LocalStore) -> None:
 
 
 def extend(store: LocalStore, added: Path) -> RunFile:
-    """Extend a run, and let it fail without workers once everything is planned. Return the run's record."""
+    """Extend a run, plan everything, and then fail because there are no workers. Return the run's record."""
     plan_all(Run.extend(store, url_list.read(str(added)), str(added), SourceOptions()), store)
     return RunFile.load(store)
 
@@ -71,7 +71,7 @@ def indexes(store: LocalStore) -> list[list[int]]:
 
 
 def collect_added(store: LocalStore) -> None:
-    """Write manifests for the added shards. Every image in them has failed."""
+    """Write manifests for the added shards. Every image in these shards has failed."""
     for shard in (4, 5):
         requests = plan.requests(plan.decode(store.read(plan.name(shard))))
         outcomes = [
@@ -158,7 +158,7 @@ def test_extended_run_is_retried_as_a_whole(store: LocalStore, added: Path) -> N
 
 
 def test_damaged_run_is_not_extended(store: LocalStore, added: Path, tmp_path: Path) -> None:
-    """A damaged manifest, or a damaged plan without its list, is reported before anything changes."""
+    """A damaged manifest, or a damaged plan whose list is missing, is reported before anything changes."""
     record = store.read("run.json")
     body = store.read(manifest.name(1))
     store.replace(manifest.name(1), body[:-40])

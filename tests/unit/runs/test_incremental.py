@@ -1,4 +1,4 @@
-"""A new run in a folder with a run continues, replaces or extends that run, or says why it can't."""
+"""In a folder that already has a run, a new run continues, replaces or extends that run, or is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tasks.storage.local_store import LocalStore
 from tests.runs import SIZE, make_run
 from tests.waiting import wait_for
 
-#: The fields of a run's options that have no option of the command.
+#: The fields of a run's options that no option of the command sets.
 _LIBRARY_ONLY = {"--backoff", "--max-pixels"}
 
 
@@ -42,13 +42,13 @@ def store(tmp_path: Path, source: Path) -> LocalStore:
 
 
 def request(source: Path | str, config: RunConfig | None = None, given: Collection[str] | None = None) -> RunRequest:
-    """Return the request for a run with the options of the existing run, or with others."""
+    """Return the request for a run that has the options of the existing run, or other options."""
     config = config or RunConfig(shard_size=SIZE)
     return RunRequest(str(source), url_list.read(str(source), config.source), config, given)
 
 
 def test_each_field_is_named_like_an_option() -> None:
-    """Each field of a run's options has the name of an option of the command, and no two have the same name."""
+    """Each field of a run's options has the name of an option of the command, and no two fields have the same name."""
     options = {name for param in run_command.params for name in param.opts}
     names = [name for name, _ in named_values(RunConfig())]
     assert set(names) - options == _LIBRARY_ONLY
@@ -56,7 +56,7 @@ def test_each_field_is_named_like_an_option() -> None:
 
 
 def test_names_the_differing_options() -> None:
-    """Options that differ are named, but not shown, because a header may be a secret."""
+    """The error names the options that differ, but does not show their values, because a header may be a secret."""
     wanted = RunConfig(
         FetchOptions(timeout=3.0, headers=HeaderOptions(extra=(("Cookie", "secret"),))),
         output=OutputOptions(OutputFormat.WEBDATASET),
@@ -89,7 +89,7 @@ def test_another_list_is_not_skipped(store: LocalStore, source: Path, tmp_path: 
 
 @pytest.mark.parametrize("given", [None, {"--timeout", "--url-col"}])
 def test_other_options_are_refused(store: LocalStore, source: Path, given: set[str] | None) -> None:
-    """If an option differs, continuing or extending the run is refused, and the error names the option."""
+    """If an option differs, the run is neither continued nor extended, and the error names the option."""
     wanted = request(source, RunConfig(FetchOptions(timeout=3.0), shard_size=SIZE), given)
     with pytest.raises(UsageError, match="has other options") as caught:
         incremental.resume_same(wanted, store)
@@ -100,7 +100,10 @@ def test_other_options_are_refused(store: LocalStore, source: Path, given: set[s
 
 
 def test_extension_takes_its_options_from_the_run(store: LocalStore, source: Path) -> None:
-    """An omitted option comes from the run. Options that say how to read the list do not."""
+    """If an option is omitted, the run's value is used.
+
+    This does not apply to options that say how to read the list.
+    """
     reading = SourceOptions(encoding="latin-1")
     source.write_bytes(b"http://b.example/\n")
     prepared = incremental.prepare(
@@ -113,7 +116,10 @@ def test_extension_takes_its_options_from_the_run(store: LocalStore, source: Pat
 
 
 def test_same_list_does_not_extend(store: LocalStore, source: Path) -> None:
-    """A list whose rows are already in the run is refused. A part of the list with other rows is accepted."""
+    """A list whose rows are already in the run is refused.
+
+    The list is accepted if an offset selects rows that are not in the run.
+    """
     with pytest.raises(UsageError, match="has the rows of this list already"):
         incremental.prepare(request(source), IncrementalMode.EXTEND, store, None)
     offset = RunConfig(shard_size=SIZE, source=SourceOptions(offset=4))

@@ -1,4 +1,4 @@
-"""Before a run is removed, the tasks that it has left end, so that no image of it gets into the next run."""
+"""Before a run is removed, its remaining tasks end, so that none of its images gets into the next run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_image_of_a_dying_local_fleet_is_removed(tmp_path: Path, monkeypatch: py
 
 
 def test_late_duplicates_of_a_complete_run_are_dropped(tmp_path: Path) -> None:
-    """The broker of a run that has just ended is asked about its tasks; that of an older run is not needed."""
+    """If a run has just ended, its broker is asked about the run's tasks. For an older run, no broker is needed."""
     store = LocalStore(tmp_path)
     record = make_run(tmp_path / "list.txt", store, 5, 2, State.COMPLETE, PlanState.COMPLETE)
     record = replace(record, broker="redis://127.0.0.1:1/0")

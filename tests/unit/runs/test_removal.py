@@ -83,10 +83,7 @@ def test_foreign_file_is_reported_first(store: LocalStore, name: str) -> None:
 def test_interrupted_removal_can_only_be_repeated(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """After a removal that dies half-way, every command refuses the run.
-
-    A second removal removes the remaining files.
-    """
+    """If a removal dies half-way, every command refuses the run. A second removal removes the remaining files."""
     left = step
 
     def remove(name: str) -> None:

@@ -1,4 +1,4 @@
-"""The result of a run reads its Outcomes from wherever the run is."""
+"""The result of a run reads its Outcomes from a local folder or from an object store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.runs import make_run
 def test_outcomes_come_from_the_location_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
 ) -> None:
-    """The Outcomes are in the order of the list, also if the run is in an object store."""
+    """The Outcomes are in the order of the list, even if the run is in an object store."""
     store = LocalStore(tmp_path / "out")
     store.create_folder()
     make_run(tmp_path / "list.txt", store, 5, 2, State.COMPLETE, PlanState.COMPLETE)

@@ -22,7 +22,7 @@ _LEFT = ["00000/000000.png", "00001/000010.jpg"]
 
 @pytest.mark.parametrize("output_format", [OutputFormat.WEBDATASET, OutputFormat.PARQUET])
 def test_removes_left_files_of_finished_shards(tmp_path: Path, output_format: OutputFormat) -> None:
-    """The files of a shard without a manifest of the run's revision stay, because its images are not packed yet."""
+    """If a shard has no manifest of the run's revision, its files stay, because its images are not packed yet."""
     store = LocalStore(tmp_path / "out")
     store.root.mkdir()
     record = make_run(tmp_path / "list.txt", store, 2 * SIZE, 2, State.INTERRUPTED, PlanState.COMPLETE)

@@ -1,4 +1,4 @@
-"""In a messy table, each unreadable row is refused with its line. No other row is lost."""
+"""In a messy table, each unreadable row is refused, and the refusal gives the line. No other row is lost."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ _UNCLEAR = {
 
 @pytest.mark.parametrize(("body", "why", "hint"), _UNCLEAR.values(), ids=_UNCLEAR)
 def test_asks_for_the_column_with_the_urls(tmp_path: Path, body: bytes, why: str, hint: str) -> None:
-    """If it is unclear which column has the URLs, the message lists the columns and the option."""
+    """If it is unclear which column has the URLs, the message lists the columns and names the option."""
     with pytest.raises(UsageError, match="does not say which of its columns has the URLs") as caught:
         read(tmp_path / "list.csv", body)
     assert caught.value.exit_code == 2
@@ -183,7 +183,7 @@ def test_unknown_column_is_an_error(tmp_path: Path, options: SourceOptions, opti
 
 @pytest.mark.parametrize("name", ["URL", "Image URL", "image_url", "img-url", "link", "src", "photo_url", "image_link"])
 def test_finds_the_column_with_the_urls(tmp_path: Path, name: str) -> None:
-    """The column with a usual name has the URLs. Upper and lower case make no difference."""
+    """If a column has a usual name for URLs, that column is used. Upper and lower case make no difference."""
     requests = read(tmp_path / "list.csv", f"id,{name},page\n1,http://a/,2\n".encode())
     assert [request.url for request in requests] == ["http://a/"]
 

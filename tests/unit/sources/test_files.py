@@ -76,7 +76,7 @@ def test_other_files_are_refused_before_the_first_row(folder: Path, name: str, b
 
 
 def test_types_come_from_the_first_file(tmp_path: Path) -> None:
-    """A row of a later file is refused if its value does not have the column's type in the first file."""
+    """If a value in a later file does not have its column's type in the first file, the row is refused."""
     for name, value in (("a", 1), ("b", "text")):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"url": "http://a/", "n": value}))
     first, second = url_list.read(str(tmp_path), _NUMBER)

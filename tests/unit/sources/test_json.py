@@ -1,4 +1,7 @@
-"""The first rows of a JSON list give the types. Each row that does not fit is refused with its place."""
+"""The first rows of a JSON list give the types.
+
+Each row that does not fit is refused, and the refusal gives the place.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def read(path: Path, body: bytes, options: SourceOptions | None = None) -> list[
 
 @pytest.mark.parametrize(("values", "kind", "stored"), _VALUES.values(), ids=_VALUES)
 def test_types_of_columns(tmp_path: Path, values: list[Any], kind: str, stored: list[Any]) -> None:
-    """A column has the common type of its first values. Without a common type, it is text with the values as JSON."""
+    """A column has the common type of its first values.
+
+    Without a common type, the column is text, with the values as JSON.
+    """
     path = tmp_path / "list.jsonl"
     path.write_text("".join(json.dumps({"url": "http://a/", "it": value}) + "\n" for value in values))
     requests = url_list.read(str(path), SourceOptions(columns=("it",)))
@@ -168,7 +174,7 @@ def test_other_content_is_not_json(tmp_path: Path, body: bytes) -> None:
 
 
 def test_truncated_array_is_an_error(tmp_path: Path) -> None:
-    """An array that breaks off is an error that names the place."""
+    """If an array breaks off, an error names the place."""
     body = json.dumps(["http://a/"] * 50_000).encode()
     with pytest.raises(UsageError, match="can't be read") as caught:
         read(tmp_path / "list.json", body[:-100_000])
@@ -176,7 +182,7 @@ def test_truncated_array_is_an_error(tmp_path: Path) -> None:
 
 
 def test_path_or_name(tmp_path: Path) -> None:
-    """A column whose name contains a dot is found before a nested one."""
+    """A column whose name contains a dot is found before a nested column."""
     row = {"image": {"url": "http://nested/"}, "meta.id": 1, "meta": {"id": 2}}
     (request,) = read(tmp_path / "list.jsonl", json.dumps(row).encode(), SourceOptions(columns=("meta.id",)))
     assert (request.url, request.columns) == ("http://nested/", {"meta.id": 1})

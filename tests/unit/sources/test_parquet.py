@@ -107,7 +107,10 @@ def test_damaged_page_names_the_place(tmp_path: Path) -> None:
 
 
 def test_other_content_is_not_parquet(tmp_path: Path) -> None:
-    """The content is checked. An error reports Parquet with the name of a text, and text with the name of Parquet."""
+    """The content is checked.
+
+    An error reports a Parquet file that is named like a text, and a text that is named like a Parquet file.
+    """
     path = tmp_path / "list.csv"
     write(path)
     with pytest.raises(UsageError, match="looks like a Parquet file") as caught:

@@ -238,7 +238,7 @@ def test_no_permission_for_an_object(bucket: ObjectServer) -> None:
 
 
 def test_names_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the client, the message names the extra to install."""
+    """If the client is not installed, the message names the extra to install."""
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(UsageError, match=r"pip install 'imagefleet\[objects\]'"):
         read("gs://bucket/list.txt")
@@ -252,7 +252,7 @@ def test_empty_lists(web: ListServer, bucket: ObjectServer) -> None:
 
 
 def test_fingerprints(web: ListServer, bucket: ObjectServer) -> None:
-    """The fingerprint changes with the list. The server must give a version, or there is no fingerprint."""
+    """The fingerprint changes with the list. If the server gives no version, there is no fingerprint."""
     for source, files, name in (
         (f"{web.url}/list.txt", web.files, "/list.txt"),
         ("s3://bucket/list.txt", bucket.buckets["bucket"], "list.txt"),

@@ -152,7 +152,7 @@ def read(body: bytes, tmp_path: Path) -> list[ImageRequest]:
 
 
 def test_one_zero_byte_does_not_make_a_binary_file(tmp_path: Path) -> None:
-    """One bad row does not make a list a binary file."""
+    """One bad row is not enough for a list to count as a binary file."""
     body = b"".join(b"http://a/%d\n" % index for index in range(20))
     assert [request.url for request in read(body + b"http://a/\0\n", tmp_path)][19:] == ["http://a/19", "http://a/\0"]
 
@@ -191,7 +191,7 @@ def test_refuses_another_format(tmp_path: Path, body: bytes, name: str, todo: st
 
 @pytest.mark.parametrize("row", _LISTS.values(), ids=_LISTS)
 def test_accepts_unusual_urls(tmp_path: Path, row: bytes) -> None:
-    """URLs may contain commas, spaces and other URLs. A list of URLs is still not a table."""
+    """URLs may contain commas, spaces and other URLs. A list of these URLs is not mistaken for a table."""
     requests = read((row + b"\n") * 10, tmp_path)
     assert [request.url for request in requests] == [row.decode().strip().removesuffix(",")] * 10
     assert len(list(url_list.require_urls(iter(requests), "list.txt"))) == 10
@@ -224,7 +224,7 @@ def test_format_is_recognised_on_standard_input(tmp_path: Path) -> None:
 
 
 def test_standard_input_in_utf_16(tmp_path: Path) -> None:
-    """Standard input is read like a file: by its byte order mark, with any line ends."""
+    """Like a file, standard input is read in the encoding of its byte order mark, and with any line ends."""
     script = "from producer.sources import url_list as sources; print([request.url for request in sources.read('-')])"
     ended = subprocess.run(
         [sys.executable, "-c", script],
@@ -246,7 +246,7 @@ def test_refuses_an_unreadable_list(tmp_path: Path, name: str, why: str) -> None
 
 
 def test_truncates_a_huge_line(tmp_path: Path) -> None:
-    """A line of many megabytes is one truncated request, and uses no more memory than its limit."""
+    """A line of many megabytes is one truncated request, and uses no more memory than a line's limit."""
     path = tmp_path / "list.txt"
     with path.open("wb") as file:
         file.write(b"http://")
@@ -271,7 +271,7 @@ def test_reads_nothing_before_the_first_request(tmp_path: Path) -> None:
 
 
 def test_reads_a_pipe_only_as_far_as_needed(tmp_path: Path) -> None:
-    """The first requests of a pipe are available while the pipe's writer has not written the last rows."""
+    """The first requests of a pipe are available before the pipe's writer has written the last rows."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     more = threading.Event()
@@ -332,7 +332,7 @@ def test_reads_one_row_before_the_run_starts() -> None:
 
 
 def test_refuses_an_empty_list() -> None:
-    """An empty list is refused by its name before anything is started."""
+    """An empty list is refused before anything is started, and the error names the list."""
     with pytest.raises(UsageError, match=r"The list list\.txt contains no URLs"):
         url_list.require_urls(iter([]), "list.txt")
 

@@ -1,4 +1,7 @@
-"""Image files stay in the output folder. Every system can write their names. No name hides a file of the run."""
+"""Image files stay in the output folder.
+
+Every system can write the names of image files. No name hides a file of the run.
+"""
 
 from __future__ import annotations
 

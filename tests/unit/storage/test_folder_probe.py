@@ -25,7 +25,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def test_same_folder(tmp_path: Path, out: Path) -> None:
-    """A worker with access to the producer's folder reports this with the free bytes, and leaves no file."""
+    """A worker with access to the producer's folder reports the access and the free bytes, and leaves no file."""
     seen = folder_probe.probe_folder(str(out), TOKEN, [tmp_path])
     assert (seen.allowed, seen.same, seen.writable, seen.error) == (True, True, True, "")
     assert seen.free is not None
@@ -52,7 +52,7 @@ def test_folder_outside_of_the_roots(tmp_path: Path, out: Path) -> None:
 
 
 def test_another_folder(tmp_path: Path, out: Path) -> None:
-    """A folder without the producer's file is another folder. Nothing is created there."""
+    """A folder without the producer's file counts as another folder. Nothing is created there."""
     other = tmp_path / "other"
     other.mkdir()
     assert folder_probe.probe_folder(str(other), TOKEN, [tmp_path]).error == "the producer's file does not exist"
@@ -62,7 +62,7 @@ def test_another_folder(tmp_path: Path, out: Path) -> None:
 
 
 def test_file_with_other_content_is_not_the_probe(out: Path) -> None:
-    """A file with the probe's name but other bytes, a link, or a pipe is not the producer's file."""
+    """A link, a pipe, or a file that has the probe's name but other bytes is not the producer's file."""
     path = out / folder_probe.probe_name(TOKEN)
     for body in (b"", b"x", TOKEN.encode() + b"x"):
         path.write_bytes(body)

@@ -1,4 +1,4 @@
-"""Files are synced with syncfs where that is as safe as fsync; elsewhere they are synced one by one."""
+"""Files are synced with syncfs where that is as safe as fsync, and one by one otherwise."""
 
 from __future__ import annotations
 

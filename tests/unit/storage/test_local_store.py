@@ -113,7 +113,7 @@ def test_does_not_link_a_changed_file(store: LocalStore, spoil: str) -> None:
 
 
 def test_takes_over_the_claim_of_a_dead_writer(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without links, a name claimed by a dead writer is released after a while."""
+    """On a file system without links, a name that a dead writer has claimed is released after a while."""
     without_links(monkeypatch, errno.EPERM)
     monkeypatch.setattr(store_module, "_CLAIM_TTL_SECONDS", 0.02)
     store.path("00000").mkdir()
@@ -205,7 +205,7 @@ def test_replaces_a_whole_file(store: LocalStore) -> None:
 
 
 def test_file_modes(store: LocalStore) -> None:
-    """Images have the permissions of the umask; files with URLs are for their owner only."""
+    """Images have the permissions of the umask. Files with URLs are accessible only to their owner."""
     before = os.umask(0o027)
     try:
         store.create("a.jpg", b"")
@@ -218,7 +218,7 @@ def test_file_modes(store: LocalStore) -> None:
 
 
 def test_syncs_a_durable_file_before_naming_it(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A manifest is synced to the disk before it gets its name, and the folder after that."""
+    """A manifest is synced to the disk before it gets its name. The folder is synced after that."""
     steps: list[str] = []
     fsync, link = os.fsync, os.link
 
@@ -304,7 +304,7 @@ def test_removes_temporary_files_of_killed_writers(tmp_path: Path) -> None:
 
 
 def test_replaces_from_chunks(store: LocalStore) -> None:
-    """Chunks become one private file, which replaces an existing one as a whole."""
+    """Chunks become one private file, which replaces an existing file as a whole."""
     store.replace_from("00000/a.parquet", iter([b"", b"first"]))
     store.replace_from("00000/a.parquet", (bytes([number]) * 3_000_000 for number in range(3)))
     assert store.read("00000/a.parquet") == b"".join(bytes([number]) * 3_000_000 for number in range(3))

@@ -110,7 +110,7 @@ def test_previous_run_columns_stay_in_the_plan() -> None:
 
 
 def test_names_stay_distinct() -> None:
-    """Both columns are kept if one column of the URL list has one of our names, and another has the prefixed name."""
+    """If one column of the URL list has one of our names, and another column has the prefixed name, both are kept."""
     names = table("source_width", "width").column_names
     assert len(names) == len(set(names))
 

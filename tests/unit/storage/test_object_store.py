@@ -62,7 +62,7 @@ def store(server: ObjectServer) -> ObjectStore:
 def test_explains_errors(server: ObjectServer, store: ObjectStore, status: int, why: str) -> None:
     """The message gives the cause in plain words.
 
-    The message has no response of the server, and no id of the credentials.
+    The message shows neither the server's response nor the id of the credentials.
     """
     server.fault = lambda *_: status
     for action in (lambda: store.create("a", b"1"), lambda: store.replace("a", b"1"), lambda: store.list_files("a")):
@@ -98,7 +98,10 @@ def test_waits_for_an_overloaded_store(server: ObjectServer, store: ObjectStore)
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_lost_response_to_a_write(server: ObjectServer, store: ObjectStore, times: int) -> None:
-    """If the response to a write is lost, the client repeats the write. The client's own bytes count as created."""
+    """If the response to a write is lost, the client repeats the write.
+
+    If the stored bytes are the client's own, they count as created.
+    """
     answers = iter(["lost"] * times)
     server.fault = lambda method, _: next(answers, None) if method == "PUT" else None
     assert store.create_durably("a", b"1")
@@ -106,7 +109,7 @@ def test_lost_response_to_a_write(server: ObjectServer, store: ObjectStore, time
 
 
 def test_lost_response_does_not_hide_the_first_writer(server: ObjectServer, store: ObjectStore) -> None:
-    """If another writer was first, that writer's bytes stay, even if the response to this writer's request is lost."""
+    """If another writer was first, its bytes stay, even if the response to the second writer's request is lost."""
     server.buckets["bucket"]["run/a"] = b"first"
     answers = iter(["lost"])
     server.fault = lambda method, _: next(answers, None) if method == "PUT" else None
@@ -126,7 +129,7 @@ def test_refuses_a_store_without_conditional_writes(
 
 
 def test_replaces_a_version_once(store: ObjectStore) -> None:
-    """Of two writers that read the same version, only the first replaces it."""
+    """If two writers have read the same version, only the first writer can replace it."""
     first = store.create_version("a", b"1")
     assert first is not None
     second = store.replace_version("a", b"2", first)
@@ -193,7 +196,7 @@ def test_worker_opens_only_allowed_prefixes(server: ObjectServer, tmp_path: Path
 
 
 def test_probe_of_a_prefix(server: ObjectServer, store: ObjectStore) -> None:
-    """A worker that sees the producer's object and can write reports this; otherwise, it reports why."""
+    """If a worker sees the producer's object and can write, it reports this. Otherwise, it reports the reason."""
     folder_probe.write_probe(store, _TOKEN)
     assert folder_probe.probe_folder(str(URL), _TOKEN, [URL]) == ProbeResult(True, True, True)
     assert "may not write" in folder_probe.probe_folder(str(URL), _TOKEN, []).error
@@ -208,7 +211,7 @@ def test_probe_of_a_prefix(server: ObjectServer, store: ObjectStore) -> None:
 
 
 def test_missing_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra, the message says what to install."""
+    """If the extra is not installed, the message says what to install."""
     monkeypatch.setitem(__import__("sys").modules, "obstore.store", None)
     with pytest.raises(StorageError, match=r"pip install 'imagefleet\[objects\]'"):
         open_store(URL)

@@ -1,4 +1,4 @@
-"""A shard's file names its run and shard, and damage or a foreign file is detected."""
+"""A shard's file states its run and its shard. Damage and foreign files are detected."""
 
 from __future__ import annotations
 

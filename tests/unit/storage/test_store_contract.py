@@ -1,4 +1,4 @@
-"""What every store promises, over a local folder and an object store."""
+"""The guarantees of every store, tested with a local folder and with an object store."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_scratch_folder(any_store: Store) -> None:
 
 
 def test_messages(any_store: Store) -> None:
-    """A message names the folder, and a file in it, in full."""
+    """A message gives the full name of the folder, and the full name of a file in the folder."""
     assert any_store.describe("run.json") == f"{any_store.location}/run.json"
     assert any_store.is_within(any_store)
 
