@@ -1,6 +1,6 @@
 """The options of a run for its images: how to resize and encode them, and which images to keep. No I/O.
 
-All values are frozen and hold only values that JSON can encode.
+The values are frozen, and JSON can encode them.
 """
 
 from __future__ import annotations

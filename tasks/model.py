@@ -1,6 +1,6 @@
 """The values exchanged by producer and workers: an image's request, its Outcome, and the options of a run.
 
-All values are frozen and hold only values that JSON can encode. This module does no I/O.
+The values are frozen, and JSON can encode them. This module does no I/O.
 
 To add a reason, add a member to `Reason` here. Add an error class with this reason to ``tasks/errors.py``. In
 ``producer/demo/faults.py``, add a route that provokes the error. Add a row to ``tests/integration/test_faults.py``.

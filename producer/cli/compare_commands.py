@@ -74,7 +74,7 @@ def compare(
     broker: str | None,
     as_json: bool,
 ) -> None:
-    """Download the images in SOURCE one by one, with threads and with a fleet, and compare the times."""
+    """Compare three ways to download the images in SOURCE: one by one, with threads, and with a fleet."""
     from config.settings import settings
     from producer.output.folder import remove_created_on_failure
     from producer.sources import url_list

@@ -154,7 +154,7 @@ IMAGE_OPTIONS = (
     click.option(
         "--quality",
         type=click.IntRange(0, 100),
-        help=f"Quality of encoded images; for png the compression, without loss. {_QUALITIES}.",
+        help=f"Quality of encoded images. For png, which is lossless, the compression level. {_QUALITIES}.",
     ),
     click.option(
         "--skip-reencode",
@@ -178,9 +178,13 @@ IMAGE_OPTIONS = (
         help="Colour below transparent pixels in a JPEG, and of a border: a name, or #rrggbb.  [default: white]",
     ),
     click.option(
-        "--min-size", type=click.IntRange(1), help="Least length of an image's smaller side, in pixels, as downloaded."
+        "--min-size",
+        type=click.IntRange(1),
+        help="Minimum length of the smaller side of a downloaded image, in pixels.",
     ),
-    click.option("--max-area", type=click.IntRange(1), help="Maximum width times height of an image, as downloaded."),
+    click.option(
+        "--max-area", type=click.IntRange(1), help="Maximum area (width times height) of a downloaded image, in pixels."
+    ),
     click.option(
         "--max-aspect-ratio",
         type=click.FloatRange(1),

@@ -302,7 +302,7 @@ download_options = grouped(
         type=Duration(0.0),
         default=_defaults.max_retry_after,
         show_default=True,
-        help="Longest Retry-After, in seconds, during which an image keeps its download slot. For a longer one, up to "
+        help="Maximum Retry-After, in seconds, for which an image waits in its download slot. For a longer one, up to "
         f"{limits.MAX_COUNTDOWN:g}, the image is requeued. After the wait, it is retried in any free slot.",
     ),
     click.option(

@@ -101,7 +101,7 @@ source_options = grouped(
         metavar="COLUMN",
         help="Column with the URLs.  [default: the only column with a usual name, such as url or image_url]",
     ),
-    click.option("--caption-col", metavar="COLUMN", help="Column with the captions, which the manifests name caption."),
+    click.option("--caption-col", metavar="COLUMN", help="Column with the captions. Manifests call it caption."),
     click.option(
         "--columns",
         metavar="COLUMNS",

@@ -14,7 +14,7 @@ class RevisionRequests:
     """Reads the requests of a run's current revision."""
 
     def __init__(self, options: RunOptions, store: Store, retried: Collection[str]) -> None:
-        """Take the run's options and folder, and the reasons of the failures to retry."""
+        """Take the run's options, its folder, and the failure reasons to retry."""
         self._run_id, self._options, self._store = options.run_id, options, store
         self._retried = frozenset(retried)
 

@@ -18,7 +18,7 @@ _ACK_BATCH = 16
 
 @dataclass(slots=True)
 class PendingAcks:
-    """The delivery tags of messages to acknowledge or to requeue as soon as Redis is reachable."""
+    """The delivery tags of messages that wait until Redis is reachable, to be acknowledged or requeued then."""
 
     acks: list[str] = field(default_factory=list)
     requeues: list[str] = field(default_factory=list)
