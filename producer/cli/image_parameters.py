@@ -138,7 +138,8 @@ IMAGE_OPTIONS = (
         default=ResizeMode.NO.value,
         show_default=True,
         help="no: keep each image's size. keep_ratio: scale the smaller side to --image-size. keep_ratio_largest: "
-        "scale the larger side. border: the same, centred on a square. center_crop: a square from the centre.",
+        "scale the larger side. border: scale the larger side, and centre the image on a square. "
+        "center_crop: a square from the centre.",
     ),
     click.option(
         "--image-size",
@@ -175,7 +176,7 @@ IMAGE_OPTIONS = (
         "--background",
         type=Colour(),
         metavar="COLOUR",
-        help="Colour below transparent pixels in a JPEG, and of a border: a name, or #rrggbb.  [default: white]",
+        help="Colour of a border, and of transparent areas in a JPEG: a name, or #rrggbb.  [default: white]",
     ),
     click.option(
         "--min-size",

@@ -302,8 +302,9 @@ download_options = grouped(
         type=Duration(0.0),
         default=_defaults.max_retry_after,
         show_default=True,
-        help="Maximum Retry-After, in seconds, for which an image waits in its download slot. For a longer one, up to "
-        f"{limits.MAX_COUNTDOWN:g}, the image is requeued. After the wait, it is retried in any free slot.",
+        help="Maximum Retry-After, in seconds, for which an image waits in its download slot. For a longer "
+        f"Retry-After, up to {limits.MAX_COUNTDOWN:g} s, the image is requeued. After the wait, it is retried "
+        "in any free slot.",
     ),
     click.option(
         "--max-redirects",
@@ -381,7 +382,7 @@ json_option = click.option(
     # Click handles eager options first. So errors in other options are reported as a JSON object too.
     is_eager=True,
     callback=enable_json,
-    help="Print only one JSON object to standard output, however the command ends.",
+    help="Print only one JSON object to standard output, no matter how the command ends.",
 )
 #: The formats of option values, for the end of help texts.
 DURATION_HELP = "A DURATION is a number of seconds, or a number with a unit: 10, 300ms, 2m."

@@ -142,9 +142,9 @@ def _given_options() -> frozenset[str]:
 @broker_option
 @json_option
 def resume(out: Location, fleet: FleetParameters, broker: str | None, as_json: bool) -> None:
-    """Resume the run in OUT, however it ended, with the options it was started with.
+    """Resume the run in OUT with its own options, no matter how it ended.
 
-    Finished images are not downloaded again. If the URL list was not fully read, reading continues; the list must be
+    Finished images are not downloaded again. If the URL list was not fully read, reading continues. The list must be
     unchanged.
     """
     from producer.output.folder import existing_run

@@ -124,20 +124,20 @@ source_options = grouped(
     click.option(
         "--base-url",
         metavar="URL",
-        help="Complete URLs without a scheme: https:// goes before a host, and the URL of a page before a path.",
+        help="Complete URLs that have no scheme: give https:// for URLs that begin with a host, or a page's URL "
+        "for paths.",
     ),
     click.option(
         "--offset", type=click.IntRange(0), default=0, show_default=True, help="Number of rows to skip at the start."
     ),
     click.option("--limit", type=click.IntRange(1), help="Maximum number of rows to take.  [default: all]"),
-    click.option(
-        "--sample", type=click.IntRange(1), help="Number of these rows to choose at random, in two passes over SOURCE."
-    ),
+    click.option("--sample", type=click.IntRange(1), help="Number of rows to choose at random. SOURCE is read twice."),
     click.option("--seed", type=int, help="Number that decides which rows --sample chooses.  [default: 0]"),
     click.option(
         "--path-col",
         metavar="COLUMN",
-        help="Column with the name of each image's file in OUT. The extension is replaced by the real format's one.",
+        help="Column with the name of each image's file in OUT. The extension is replaced by that of the image's "
+        "real format.",
     ),
     click.option("--hash-col", metavar="COLUMN", help="Column with the hashes of the images, in hexadecimal digits."),
     click.option(
