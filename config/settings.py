@@ -231,7 +231,7 @@ def _read_secret(name: str, path: Path) -> str:
 
 @cache
 def settings() -> Settings:
-    """Return this process's settings, which it reads from the environment once.
+    """Return this process's settings. Only the first call reads them from the environment.
 
     Raises:
         SettingsError: a variable has an invalid value.

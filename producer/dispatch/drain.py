@@ -60,7 +60,7 @@ class Drain:
         return time.monotonic() - self._since > self.deadline + GRACE_SECONDS
 
     def ask(self) -> None:
-        """Make the workers drop queued tasks, and read how many images and shards they work on.
+        """Make the workers drop queued tasks, and read the numbers of their current images and shards.
 
         This is done at most twice a second.
 

@@ -55,7 +55,7 @@ class ChordPublisher:
         return f"{self._run_id}.{self.image_key(request)}{self._revision_suffix}"
 
     def _body_kwargs(self, size: int) -> dict[str, Any]:
-        """Return a collect task's arguments for the revision and the producer epoch; empty if both are 0."""
+        """Return the arguments that tell a collect task the revision and the producer epoch, unless these are 0."""
         later_revision = {"revision": self._options.revision, "count": size} if self._options.revision else {}
         next_epoch = {"epoch": self._options.epoch} if self._options.epoch else {}
         return {**later_revision, **next_epoch}
@@ -66,7 +66,7 @@ class ChordPublisher:
         return dict(Signature(COLLECT_SHARD, kwargs=kwargs, options={"task_id": self.body_id(shard)}, app=app))
 
     def publish_body(self, shard: int, outcomes: Sequence[Outcome], size: int) -> None:
-        """Send the body of a chord that has all its Outcomes, but whose body was not sent."""
+        """Send the missing body of a chord. The chord already has all its Outcomes."""
         app.send_task(
             COLLECT_SHARD,
             args=([outcome.to_json() for outcome in outcomes],),

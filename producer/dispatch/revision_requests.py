@@ -1,4 +1,4 @@
-"""Read the requests of a shard in the current revision: all requests or, in a retry, only the repeated requests."""
+"""Read a shard's requests for the current revision. In a retry, these are only the repeated requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RevisionRequests:
         return shard_status.is_done(shard, self._options.revision, self._store)
 
     def load(self, shard: int) -> list[ImageRequest]:
-        """Return the requests of a shard in the current revision.
+        """Return a shard's requests for the current revision.
 
         Raises:
             CommandError: the shard's plan or manifest is damaged.

@@ -86,7 +86,7 @@ def space_findings(store: LocalStore, need: SpaceNeed | None = None) -> list[Fin
 
 
 def space_finding(name: str, free: int, need: SpaceNeed | None = None) -> Finding:
-    """Check the free bytes where images are saved."""
+    """Check whether a disk for images has enough free bytes."""
     found, todo = f"{format_size(free)} are free", "Make space, or choose a folder on another disk."
     if need is None:
         if free < _MIN_BYTES:
@@ -177,7 +177,7 @@ def _inspect_run(store: Store) -> _RunFindings:
 
 
 def _count_missing_images(shard: int, table: pa.Table, record: RunFile, store: Store) -> int:
-    """Return the number of images that a manifest lists but that are missing on disk."""
+    """Return the number of images in a manifest whose files are missing on disk."""
     output = record.options.output
     if packed_name(shard, output) is None:
         paths = set(map(str, table["path"].drop_null().to_pylist()))

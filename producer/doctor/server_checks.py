@@ -29,7 +29,7 @@ def server_findings(info: Mapping[str, Any]) -> list[Finding]:
 
 
 def connections_finding(info: Mapping[str, Any], workers: int) -> Finding:
-    """Check whether the server can accept all further connections that a producer and this many workers need."""
+    """Check whether the server has enough free connections for a producer and this number of workers."""
     name, free = "connections", broker_client.free_connections(info)
     if free is None:
         return _unknown_finding(name, "Check `maxclients` on the server.")

@@ -83,7 +83,7 @@ class SupervisorClient:
         core: int | None = None,
         restart: bool = False,
     ) -> None:
-        """Start a process, with its output in a log in the folder.
+        """Start a process, and write its output to a log file in the folder.
 
         Args:
             name: a name for the process.

@@ -86,7 +86,7 @@ def discard(place: Store | Path) -> None:
 
 
 def dead_holder(place: Store | Path) -> LockHolder | None:
-    """Return the last holder if it died with the lock.
+    """Return the last holder if it died before it released the lock.
 
     Return None if it released the lock, or if the lock can't be read.
     """

@@ -101,8 +101,7 @@ class PreviousRun:
     def join(self, requests: Iterable[ImageRequest], shard_size: int) -> Iterator[ImageRequest]:
         """Yield the requests, each with the previous run's image of the same URL, if there is one.
 
-        The requests are read one shard at a time. So a shard from a slow source is planned as early as without this
-        join.
+        The requests are read one shard at a time. So the join does not delay the plan of a shard from a slow source.
 
         Raises:
             CommandError: a manifest of the previous run is damaged. The error comes before the first request, unless
@@ -203,7 +202,7 @@ def _reusable_image(row: Mapping[str, Any]) -> PreviousImage | None:
 
 
 def _incompatible_options(before: FetchOptions, now: FetchOptions) -> str | None:
-    """Return a requirement of this run that some images of the previous run possibly do not meet, or None."""
+    """Return a requirement of this run that the previous run does not guarantee, or None."""
     if before.resize != now.resize:
         return "images of another size or encoding (--resize, --image-size, --encode-format, …)"
     if now.filters not in (NO_FILTER, before.filters):

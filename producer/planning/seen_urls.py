@@ -106,7 +106,7 @@ class _Table:
             place += _WINDOW_BYTES
 
     def is_full(self) -> bool:
-        """Return whether half of the slots are used, so that searches become slow."""
+        """Return whether half of the slots are used. Searches in a fuller table would be slow."""
         return self._count >= 1 << (self.bits - 1)
 
     def move_to(self, larger: _Table) -> None:

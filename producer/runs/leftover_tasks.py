@@ -19,7 +19,7 @@ _LOCAL_FLEET_SECONDS = WORKER_GRACE_SECONDS + 1.0
 
 
 def end_tasks(record: RunFile, broker_url: str | None) -> None:
-    """Drop the queued tasks of a run without a producer, and wait until its downloads have ended.
+    """Drop the queued tasks of a run that has no producer, and wait until the run's downloads have ended.
 
     A local fleet ends together with its producer. If the producer was killed, its workers may run for some more
     seconds. The record does not always show whether and when the producer was killed. So wait for these seconds after

@@ -50,7 +50,7 @@ def check_manifests(record: RunFile, store: Store, shards: int) -> None:
 
 
 def count_failures(record: RunFile, store: Store, shards: int, reasons: Collection[str]) -> Counter[str]:
-    """Return the number of failed images by reason, and check the plans of the shards with the given reasons.
+    """Return the number of failed images by reason, and check the plan of each shard with one of the given reasons.
 
     Raises:
         CommandError: a manifest or plan file is missing or damaged.

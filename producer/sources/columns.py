@@ -27,7 +27,7 @@ _MAX_LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The chosen columns of a URL list, as the list names them."""
+    """The chosen columns of a URL list, by their names in the list."""
 
     url: str
     #: The columns to pass through, by their names in manifests. They include the caption.

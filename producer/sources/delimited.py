@@ -120,7 +120,7 @@ class DelimitedReader:
                 table = csv.reader(lines, delimiter=self._delimiter)
 
     def _is_literal(self, lines: Sequence[str], width: int) -> bool:
-        """Return whether each line of a row in TSV is a row of its own if quotation marks are plain text.
+        """Return whether the lines of a TSV row are separate rows if quotation marks are read as plain text.
 
         Blank lines don't count.
         """

@@ -83,7 +83,7 @@ def _items(text: _WithoutLongIntegers) -> Iterator[Item]:
 def _with_floats(item: Any) -> Any:
     """Return an element with a float in place of each decimal number.
 
-    By itself, ijson yields floats only if it also limits integers to 64 bits.
+    ijson can yield floats itself, but then it also limits integers to 64 bits.
     """
     if isinstance(item, Decimal):
         return float(item)

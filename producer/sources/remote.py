@@ -1,4 +1,4 @@
-"""Open a URL list that is on a web server or in an object store, and name it in messages.
+"""Open URL lists on web servers and in object stores, and give their names for messages.
 
 To add a kind of server, write a module with a `RemoteObject` and add its scheme to `REMOTE_SCHEMES` and `_open`.
 """

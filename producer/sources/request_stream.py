@@ -12,7 +12,7 @@ from tasks.model import ImageRequest
 
 
 class RequestStream(Iterable[ImageRequest]):
-    """The requests of a URL list, and the types of their other columns. The requests can be iterated once.
+    """The requests of a URL list, and the types of the passed columns. The requests can be iterated once.
 
     The list is opened only when the first request or the types are needed.
     """

@@ -1,9 +1,9 @@
 """Read a list that has one URL on each line.
 
-Blank lines and lines beginning with ``#`` are skipped, and surrounding space is stripped. Every other line is a
-request with its own Outcome, even if it can't be a URL. A line ends with LF, CRLF or CR. A text of several concatenated
-files may have a byte order mark in the middle. The mark ends a line. One comma or semicolon after a URL is removed
-first, then quotation marks or angle brackets around the URL.
+Blank lines and lines beginning with ``#`` are skipped, and surrounding space is stripped. Each of the remaining lines
+is a request with its own Outcome, even if it can't be a URL. A line ends with LF, CRLF or CR. A text of several
+concatenated files may have a byte order mark in the middle. The mark ends a line. One comma or semicolon after a URL is
+removed first, then quotation marks or angle brackets around the URL.
 """
 
 from __future__ import annotations
