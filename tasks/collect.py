@@ -132,9 +132,9 @@ def _find_named_leftovers(
 ) -> list[str]:
     """Return the files of failed images with names from the list or a template. Earlier deliveries saved these files.
 
-    These files are not in the shard's folder, so a listing of the folder does not show them. Their own folders may have
-    all images of the run, so listing them would take too long. Files named by their content are not returned, because
-    another image may have the same content.
+    These files are not in the shard's folder, so a listing of the folder does not show them. The folders with these
+    files may contain all images of the run, so listing these folders would take too long. Files named by their content
+    are not returned, because another image may have the same content.
     """
     if PATH_COLUMN not in table.column_names or output.format is not OutputFormat.FILES:
         return []

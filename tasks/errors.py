@@ -76,7 +76,7 @@ class FetchError(Exception):
 
 
 class CommandError(Exception):
-    """A command can't continue. The message says what happened, why, and what to do next, one sentence each."""
+    """A command can't continue. The message has three sentences: what happened, why, and what to do next."""
 
     exit_code: ClassVar[int] = 1
 
@@ -201,7 +201,7 @@ class HttpNotImplementedError(HttpServerError):
 
 
 class RateLimitedError(FetchError):
-    """The server asked for a pause: 429, or a wait longer than `--max-retry-after`."""
+    """The server responded with status 429, or asked for a wait longer than `--max-retry-after`."""
 
     reason = Reason.RATE_LIMITED
     retryable = True

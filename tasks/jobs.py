@@ -183,7 +183,7 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
 
 
 def _drop_task(task: Task[Any, Any]) -> Ignore:
-    """Return an exception to make Celery acknowledge a task without counting it; Flower shows the task as revoked."""
+    """Return the exception with which Celery acknowledges a task without counting it. Flower shows it as revoked."""
     if settings().task_events:
         task.send_event("task-revoked", terminated=False, signum=None, expired=False)
     return Ignore()
@@ -268,10 +268,10 @@ def collect_shard(
     epoch: int = 0,
     tried_by: Collection[str] = (),
 ) -> None:
-    """Write a shard's manifest from its Outcomes, and notify the producer; the body of the shard's chord.
+    """Write a shard's manifest from its Outcomes, and notify the producer.
 
-    If the shard can't be collected, or if its collect task kills one worker after another, the producer gets the error
-    and decides what to do.
+    This task is the body of the shard's chord. If the shard can't be collected, or if its collect task kills one worker
+    after another, the producer gets the error and decides what to do.
 
     Args:
         outcomes: the Outcomes of all images of the shard; in a later revision, the Outcomes of the retried images.

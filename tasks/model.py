@@ -141,7 +141,7 @@ class ImageRequest:
 
 
 class Verify(StrEnum):
-    """How to check an image before it is saved as downloaded."""
+    """How to check an image that will be saved without changes."""
 
     #: Read its header.
     HEADER = "header"

@@ -1,4 +1,4 @@
-"""The exception for a wait that would hold a slot too long. The task is requeued, and any worker may run it. No I/O."""
+"""The exception for a long wait. The task is requeued and frees its slot, and any worker may run it later. No I/O."""
 
 from __future__ import annotations
 

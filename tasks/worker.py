@@ -48,7 +48,7 @@ _slot_ids: set[str] = set()
 
 
 class RunCache:
-    """For a few seconds, cache the options of runs and the last shard found to be unfinished."""
+    """For a few seconds, remember the options of runs, and which shard was last seen unfinished."""
 
     def __init__(self, server: redis.Redis) -> None:
         self._server = server
@@ -236,7 +236,7 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
 
 
 def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
-    """Send heartbeats until this worker stops, and record its unacknowledged messages under its id from now on."""
+    """Start this worker's heartbeats. From now on, its unacknowledged messages are recorded under its id."""
     transport.Channel.worker_id = worker.name
     connect = partial(broker_client.client, app.conf.imagefleet_broker_url, retry=False)
     heartbeat = Heartbeat(worker, connect, transport.known_tags, queues)

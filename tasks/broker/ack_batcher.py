@@ -116,7 +116,7 @@ class AckBatcher:
 
 
 class BatchedRequest(Request):  # type: ignore[misc]  # Celery has no annotations
-    """A task's request whose message is acknowledged by the batcher."""
+    """A Celery request for a task. The batcher acknowledges the task's message."""
 
     ack_batcher: AckBatcher
     acknowledged: bool
@@ -142,8 +142,8 @@ def finish_pending() -> None:
 def running_task_ids() -> set[str]:
     """Return the ids of the tasks that continue when this worker's connection breaks.
 
-    These are the tasks running in slots and the finished tasks waiting for their acknowledgement. Unless the worker is
-    stopping, the tasks waiting for a slot are included too.
+    These are the tasks that run in slots, and the finished tasks that are not acknowledged yet. Unless the worker is
+    stopping, the tasks that wait for a slot are included too.
     """
     waiting: Iterable[Any] = () if worker_is_stopping() else snapshot(state.reserved_requests)
     running = {request.id for request in (*snapshot(state.active_requests), *waiting)}

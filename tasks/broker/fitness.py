@@ -118,7 +118,7 @@ class Fitness:
         pause: Callable[[float], None],
         probe: Callable[[str, int], None] | None,
     ) -> None:
-        """Take the connections to Redis, to the transport and to the network.
+        """Remember how to reach Redis, the transport and the network.
 
         Args:
             server: a client with decoded responses.

@@ -84,5 +84,5 @@ def running(worker: str) -> str:
 
 
 def worker_key(key: str, worker: str) -> str:
-    """Return the key that a worker uses instead of kombu's key for all workers."""
+    """Return a worker's own key, which replaces the key that kombu shares among all workers."""
     return f"{key}:{worker}"

@@ -18,7 +18,7 @@ _ACK_BATCH = 16
 
 @dataclass(slots=True)
 class PendingAcks:
-    """The delivery tags of messages that wait until Redis is reachable, to be acknowledged or requeued then."""
+    """The delivery tags of messages that are acknowledged or requeued as soon as Redis is reachable."""
 
     acks: list[str] = field(default_factory=list)
     requeues: list[str] = field(default_factory=list)

@@ -40,8 +40,8 @@ def unacked_hashes(server: redis.Redis) -> list[str]:
 def requeue_from_dead_workers(server: redis.Redis, known_dead: Collection[str] = ()) -> int:
     """Requeue all messages of workers that have no heartbeat; return the number of messages.
 
-    Call this function only when `ContinuousContact` is long enough. If two processes call this function at the same
-    time, each message is still requeued only once.
+    Call this function only after a long enough `ContinuousContact` with Redis. If two processes call this function at
+    the same time, each message is still requeued only once.
 
     Args:
         server: a client with decoded responses.

@@ -237,7 +237,7 @@ def _load_json(raw: bytes) -> Any:
 
 
 def pause_consuming(seconds: float) -> None:
-    """For a number of seconds, let this process take no more tasks, although it keeps its current tasks."""
+    """Stop this process from taking new tasks for a number of seconds. It keeps its current tasks."""
     Channel.paused_until = max(Channel.paused_until, time.monotonic() + seconds)
 
 

@@ -12,7 +12,7 @@ DIGITS = {"sha256": 64, "sha512": 128, "md5": 32}
 
 
 def verify_hash(body: bytes, expected: str) -> None:
-    """Check the bytes as downloaded, before an image is resized.
+    """Check the hash of the downloaded bytes, before the image is resized.
 
     Args:
         body: the downloaded bytes.

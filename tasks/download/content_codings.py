@@ -64,7 +64,7 @@ def decode(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterat
 
 
 def _decode_one(name: str, pieces: Iterator[bytes], status: int) -> Iterator[bytes]:
-    """Decode one coding; if the pieces begin as an image, return them unchanged."""
+    """Decode one coding; if the first bytes are those of an image, return the pieces unchanged."""
     head = b""
     for piece in pieces:
         head += piece

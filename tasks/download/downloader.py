@@ -169,7 +169,7 @@ def _with_range_or_validators(
     """Return the headers of a request, and whether it is conditional.
 
     If a body was interrupted, only its rest is requested, without validators. Validators are not needed here, because
-    the interrupted body is newer than the previous run's image, or was requested without validators.
+    the interrupted body was requested without validators or is newer than the previous run's image.
     """
     if partial is not None:
         return partial.range_headers(headers), False

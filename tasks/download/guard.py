@@ -163,7 +163,7 @@ class Guard:
         return next((why for why in reasons if why is not None), None)
 
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
-        """Return a host's socket addresses in the form of `socket.getaddrinfo`, if every address is permitted.
+        """Return a host's addresses as `socket.getaddrinfo` does. Every address must be permitted.
 
         Raises:
             BlockedAddressError: one of the addresses is not permitted on this port.

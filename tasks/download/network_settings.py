@@ -1,8 +1,8 @@
 """Check the environment variables about the network: allowed and denied networks, proxy and CA certificates.
 
 A worker checks the variables when it starts. A command checks them before it starts workers with the same environment.
-So an error is reported at once, with the name of its variable. If a variable is not set, the modules that it needs are
-not imported.
+So an error is reported at once, with the name of its variable. The modules for a variable are imported only if the
+variable is set.
 """
 
 from __future__ import annotations

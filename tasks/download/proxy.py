@@ -1,4 +1,4 @@
-"""The proxy set by a worker's operator, and guarded connections through it.
+"""The proxy that a worker's operator sets, and guarded connections through this proxy.
 
 An ``http`` URL is requested from the proxy itself, in absolute form, so all hosts share one connection. For ``https``,
 the proxy opens a tunnel (CONNECT) to the host, and TLS runs inside the tunnel. The proxy's password

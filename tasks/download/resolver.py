@@ -34,7 +34,7 @@ class Resolver:
         self._answers: RecentMap[tuple[str, int], list[Any]] = RecentMap(_TTL_SECONDS, _MAX_NAMES)
 
     def look_up(self, host: str, port: int, timeout: float) -> list[Any]:
-        """Return the answer of `socket.getaddrinfo` for TCP connections to a host; from the cache if possible.
+        """Return the answer of `socket.getaddrinfo` for TCP connections to a host. The answer may come from the cache.
 
         Raises:
             DnsUnavailableError: there was no answer within ``timeout`` seconds.

@@ -23,7 +23,7 @@ _BUFFER_BYTES = 64 * 1024
 
 
 class CurrentDeadline:
-    """The deadline of a thread's current download, which the thread's sockets read here."""
+    """The deadline of a thread's current download. The thread's sockets read the deadline from this object."""
 
     __slots__ = ("deadline", "tls_unverified")
 
@@ -96,9 +96,10 @@ class PlainSocket(DeadlineSocket, socket.socket):  # type: ignore[misc]  # makef
 
 
 class TlsSocket(DeadlineSocket, ssl.SSLSocket):  # type: ignore[misc]
-    """A connection with TLS, made by the SSL context from a plain socket; Python limits its waits.
+    """A connection with TLS. The SSL context makes it from a plain socket.
 
-    If the kernel limited the waits, OpenSSL would treat a timeout as a request to repeat the call.
+    Python limits the waits of this connection. If the kernel limited the waits, OpenSSL would treat a timeout as a
+    request to repeat the call.
     """
 
     def _set_timeout(self, seconds: float) -> None:

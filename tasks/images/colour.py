@@ -87,7 +87,7 @@ def convert_to_srgb(image: Image.Image) -> Image.Image:
 
 
 def is_srgb(image: Image.Image) -> bool:
-    """Return whether an image is in sRGB with 8 bits, so that it needs no colour management in a reader."""
+    """Return whether an image is 8-bit sRGB. A reader of such an image needs no colour management."""
     return image.mode in ("L", "LA", "RGB", "RGBA") and _profile_transform(image) is None
 
 

@@ -31,7 +31,7 @@ class Geometry:
 
     @property
     def result(self) -> tuple[int, int]:
-        """Size of the resampled image with its border; width and height are those of the stored orientation."""
+        """Width and height of the resampled image including its border, in the stored orientation."""
         return self.size if self.canvas is None else (self.canvas, self.canvas)
 
     def box(self, decoded: tuple[float, float, float, float]) -> tuple[float, float, float, float]:

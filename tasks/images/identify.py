@@ -249,7 +249,7 @@ def _icon_size(body: bytes) -> tuple[int, int]:
 
 
 def _not_an_image_error(body: bytes, formats: tuple[ImageFormat, ...], why: str) -> NotAnImageError | UndecodableError:
-    """Return the error for a body that no parser accepts, with the message ``why`` if the body begins as an image."""
+    """Return the error for a body that no parser accepts. ``why`` is the message if the first bytes are an image's."""
     known = identify_format(body)
     if known is not None and _ON_REQUEST.get(known.name) in formats:
         return UndecodableError(why)

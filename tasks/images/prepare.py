@@ -76,8 +76,9 @@ def existing_image(
 def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     """Return whether an image can be decoded to its end, or is too expensive to decode.
 
-    A worker gives a file its name only after it has written the whole file, but does not sync the file. After a power
-    loss, a file may be empty, or have zeros in place of its last bytes. Some decoders turn these zeros into pixels.
+    A worker gives a file its name only after it has written the whole file. But the worker does not sync the file.
+    After a power loss, a file may be empty, or have zeros in place of its last bytes. Some decoders turn these zeros
+    into pixels.
     """
     try:
         info = decode_all_frames(body, options.max_pixels, deadline, _saved_formats(options))

@@ -166,7 +166,7 @@ def _draw(
     orientation: int,
     options: ResizeOptions,
 ) -> Image.Image:
-    """Decode an image; return it resampled, upright, in sRGB and with its border."""
+    """Decode and resample an image, turn it upright, convert it to sRGB, and add its border."""
     resampled = colour.convert_to_8_bits(_resample(image, geometry, box, options))
     if options.format is EncodeFormat.JPG:
         resampled = colour.flatten(resampled, options.background)

@@ -2,8 +2,8 @@
 
 Until a shard has its manifest, its images are files in the shard's folder. So a crash is handled as in a run that keeps
 the files. These files are recovered, and the first writer of a file wins. The collect task packs the files, and removes
-them after it has written the manifest. A later revision packs the images of the existing packed file together with its
-new images.
+them after it has written the manifest. If a later revision saves new images, they are packed together with the images
+of the existing packed file.
 
 Packing is idempotent. If a collect task dies, its successor finds the same images, and writes the same bytes.
 """
@@ -54,7 +54,9 @@ def packed_name(shard: int, output: OutputOptions) -> str | None:
 
 
 def pack(table: pa.Table, ref: ShardRef, output: OutputOptions, store: Store) -> pa.Table:
-    """Write the packed file of a shard; return the shard's rows, where the path of each saved image is this file.
+    """Write the packed file of a shard, and return the shard's rows.
+
+    In the returned rows, the path of each saved image is the path of the packed file.
 
     Args:
         table: the rows of the shard's manifest. The path in a row is the image's own file, or the existing packed file.

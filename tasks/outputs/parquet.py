@@ -59,7 +59,9 @@ def encode(rows: pa.Table, images: Iterable[SampleImage]) -> Iterator[bytes]:
 
 
 def images(file: BinaryIO) -> Iterator[SampleImage]:
-    """Yield the images of a file, in its order. The extension of these images is unknown, and therefore empty.
+    """Yield the images of a file, in the order of its rows.
+
+    The extension of these images is unknown, and therefore empty.
 
     Raises:
         ValueError: the file is not a complete Parquet file.

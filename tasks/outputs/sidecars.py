@@ -1,4 +1,4 @@
-"""Write sidecars: files beside each image, with its metadata as JSON or its caption as text."""
+"""Write sidecars: files beside each image. They contain the image's metadata as JSON, or its caption as text."""
 
 from __future__ import annotations
 

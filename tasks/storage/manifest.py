@@ -90,7 +90,7 @@ def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef
 
 
 def outcomes(table: pa.Table) -> Iterator[Outcome]:
-    """Yield the Outcomes of a decoded manifest, in its order."""
+    """Yield the Outcomes of a decoded manifest, in the order of its rows."""
     # A manifest written by an earlier version lacks newer columns.
     for row in table.select([name for name in OUTCOME_FIELDS if name in table.column_names]).to_pylist():
         row["finished_at"] = row["finished_at"].timestamp()

@@ -176,8 +176,8 @@ class ObjectStore(Store):
         """Save chunks of bytes as one object; replace an existing object.
 
         The chunks are first written to a temporary file on this machine. A large object is then sent in several parts,
-        and appears when all parts are sent. If this process dies, the parts stay in the store, invisible, until a rule
-        of the bucket removes them.
+        and appears when all parts are sent. If this process dies, the invisible parts stay in the store until a rule of
+        the bucket removes them.
 
         Raises:
             StorageError: the bytes can't be saved; an existing object is unchanged.

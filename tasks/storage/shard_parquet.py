@@ -40,7 +40,7 @@ class CorruptShardFileError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
-    """The run and the shard of a file, and the revision of that run (0, then 1, 2… for retries)."""
+    """The run, shard and revision of a file. A run starts with revision 0, and each retry adds 1."""
 
     run_id: str
     shard: int

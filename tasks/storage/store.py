@@ -1,4 +1,6 @@
-"""The interface of a run's output: a folder of files, each complete or absent, where the first writer of a name wins.
+"""The interface of a run's output folder.
+
+Each file is either complete or absent, and the first writer of a name wins.
 
 `LocalStore` (``local_store.py``) is a folder on a local or shared file system.
 """
@@ -183,9 +185,10 @@ class Store(ABC):
 
     @abstractmethod
     def scratch_folder(self, name: str) -> AbstractContextManager[Path]:
-        """Return a context manager with the path of a local folder of this name, for temporary files of this process.
+        """Return a context manager whose value is the path of a local folder with this name.
 
-        The folder may not exist yet. The folder is removed at the end of the context.
+        The folder is for temporary files of this process. It may not exist yet. The folder is removed at the end of the
+        context.
         """
 
     @abstractmethod
