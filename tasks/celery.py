@@ -118,7 +118,7 @@ app.conf.update(
 
 
 def use_broker(url: str) -> None:
-    """Let the app use this Redis, for tasks and for chords. The app's connections to another Redis are closed.
+    """Let the app use this Redis, for tasks and for chords. The app's connections to its previous Redis are closed.
 
     Raises:
         UsageError: the URL can't be used safely.

@@ -21,7 +21,7 @@ ends a command. Its message says what happened, why, and what to do.
     ├── HttpServerError               http_5xx         500 and other 5xx                         (retried)
     │   └── HttpNotImplementedError   http_5xx         501, 505
     ├── RateLimitedError              rate_limited     429, or a wait above the limit            (retried)
-    │   └── LongWaitError             rate_limited     a wait too long to hold a slot for        (retried)
+    │   └── LongWaitError             rate_limited     a wait that is too long for a slot        (retried)
     ├── RedirectError                 redirects        more redirects than allowed, or a loop
     ├── BadResponseError              bad_response     not HTTP, or not a response to this request
     ├── TooLargeError                 too_large        more bytes than allowed
@@ -148,7 +148,7 @@ class DnsUnavailableError(DnsError):
 
 
 class ConnectError(FetchError):
-    """The connection failed or broke before a response, or the operator's proxy could not connect."""
+    """No connection was possible, or it ended before a response, or the operator's proxy could not connect."""
 
     reason = Reason.CONNECT
     retryable = True

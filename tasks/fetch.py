@@ -100,7 +100,7 @@ def fetch(
             exception reaches the caller.
 
     Raises:
-        RetryLater: the server asks for a wait too long to hold a slot for; only with ``defer_long_waits``.
+        RetryLater: the server asks for a wait that is too long for a slot; only with ``defer_long_waits``.
     """
     delivery = _Delivery(request, run, store, downloader)
     if request.refused is not None:

@@ -51,7 +51,7 @@ def limit() -> int:
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard limit, and return the limit. Call this at a process's start, never at import."""
+    """Raise the soft limit to the hard limit; return the new limit. Call this at a process's start, never at import."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MAX_LIMIT)
     for number in (wanted, _MACOS_LIMIT):
@@ -126,7 +126,7 @@ class IdleConnections:
         return len(self._sockets)
 
     def set_limit(self, descriptors: int) -> None:
-        """Set the limit of descriptors. Idle connections leave a quarter of these descriptors free, but at most 256."""
+        """Set the limit of descriptors. Idle connections leave a quarter of the limit free, or 256 if that is less."""
         self._max_in_use = descriptors - min(descriptors // 4, _MAX_FREE)
 
     def add(self, socket: Any) -> None:

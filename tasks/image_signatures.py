@@ -15,5 +15,5 @@ _IMAGE = re.compile(
 
 
 def begins_as_image(body: bytes) -> bool:
-    """Return whether the bytes begin as an image of an accepted format, although the image may still be broken."""
+    """Return whether the first bytes are those of an accepted image format. The image may still be broken."""
     return _IMAGE.match(body) is not None

@@ -155,7 +155,7 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
     """Fetch an image, unless its shard is done or this worker is unfit for it; return its Outcome.
 
     Raises:
-        RetryLater: the server asks for a wait too long to hold a slot for.
+        RetryLater: the server asks for a wait that is too long for a slot.
         RetryElsewhere: another worker should fetch the image.
     """
     fitness = worker.fitness()

@@ -99,7 +99,7 @@ class PreviousImage:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the value from the output of `to_json`, without fields unknown to this version."""
+        """Create the value from the output of `to_json`; ignore fields that this version does not know."""
         return cls(**{name: value[name] for name in PREVIOUS_IMAGE_FIELDS if name in value})
 
 
@@ -342,7 +342,7 @@ class Outcome:
         return self.status is Status.SUCCESS
 
     def to_json(self) -> dict[str, Any]:
-        """Return the Outcome for JSON. None and False are left out, to keep the message in Redis short."""
+        """Return a JSON object with the Outcome's fields. None and False are left out, to save memory in Redis."""
         values = ((name, getattr(self, name)) for name in OUTCOME_FIELDS)
         return {name: value for name, value in values if value is not None and value is not False}
 

@@ -1,11 +1,11 @@
 """In batches, count the chord parts of finished tasks, and acknowledge the tasks' messages.
 
-Celery counts each chord part in a round trip of its own, in the slot's thread. For each acknowledgement, Celery wakes
-the thread that receives messages. Here, a slot passes the chord part and the message to the batcher's thread, and
-continues with the next image. The batcher's thread collects chord parts and messages for a moment. Then it needs only a
-few round trips for the whole batch. The thread acknowledges a message only after the task's chord part is counted. If a
-worker dies between the two steps, the task runs again, so it is not lost. The task's chord part still counts only once,
-because the task's id identifies the part.
+In Celery, the slot's thread counts each chord part, which takes one round trip per part. For each acknowledgement,
+Celery wakes the thread that receives messages. Here, a slot passes the chord part and the message to the batcher's
+thread, and continues with the next image. The batcher's thread collects chord parts and messages for a moment. Then it
+needs only a few round trips for the whole batch. The thread acknowledges a message only after the task's chord part is
+counted. If a worker dies between the two steps, the task runs again, so it is not lost. The task's chord part still
+counts only once, because the task's id identifies the part.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class AckBatcher:
     """One thread that counts and acknowledges the slots' finished tasks."""
 
     def __init__(self, count: Callable[[list[Any]], None]) -> None:
-        """Take a function that counts a batch of chord parts.
+        """Create the batcher; ``count`` counts a batch of chord parts.
 
-        The batcher calls the function from its own thread, and may repeat the call for the same chord parts.
+        The batcher calls ``count`` from its own thread, and may repeat the call for the same chord parts.
         """
         self._count = count
         self._parts: deque[Any] = deque()

@@ -162,7 +162,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
     @cached_property
     def _claim_lifetime(self) -> int:
-        """Seconds until Celery's claim to start a chord's body expires."""
+        """Seconds until Celery's claim on a chord's body expires. Only the claim's holder starts the body."""
         return max(5, int((self.app.conf.result_chord_join_timeout or 5.0) * 2))
 
     @cached_property

@@ -118,7 +118,7 @@ def tls(url: str) -> dict[str, str] | None:
 
 
 def client(url: str, retry: bool = True) -> redis.Redis:
-    """Return a client for a broker URL's server, which connects when its first command is called.
+    """Return a client for a broker URL's server. The client connects when its first command is called.
 
     Args:
         url: the broker's URL.
@@ -227,7 +227,7 @@ def translate_errors(url: str) -> Iterator[None]:
 
 
 def _check_sentinels(url: str) -> str:
-    """Return a URL of Sentinels if it is valid.
+    """Check the URL of Sentinels, and return it unchanged.
 
     Raises:
         UsageError: a part of the URL is not a Sentinel's URL, or the URL does not name exactly one master.

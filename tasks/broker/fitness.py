@@ -5,10 +5,10 @@ if a failure may be the worker's fault and another worker may succeed, the failu
 the failure is not counted, and the task is requeued. The task keeps its id, so it is still the same part of its chord.
 
 - A failure to save, or an unusable proxy, is certainly the worker's fault.
-- A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. To find out which,
-  the worker connects to a host that responded before. If this connection succeeds, the worker's network works, so the
-  image fails. If no host has responded yet, or no host responds now, the next worker tries the task. After a few such
-  failures, this worker is unfit.
+- A DNS or connection failure, a timeout or a TLS failure may be the image's fault or the worker's. To find out whose
+  fault it is, the worker connects to a host that responded before. If this connection succeeds, the worker's network
+  works, so the failure is the image's fault, and the image fails. If no host has responded yet, or no host responds
+  now, the next worker tries the task. After a few such failures, this worker is unfit.
 
 An unfit worker declares itself unfit in Redis (``imagefleet:unfit:ID``), requeues the run's tasks, and takes no tasks
 for a while. After the pause, the worker tries one task; if the task succeeds, the worker is fit again. An image fails
@@ -86,7 +86,7 @@ class RetryElsewhere(Exception):  # noqa: N818  # it steers a task, as Celery's 
     """Raised to requeue a task for another worker. The exception's text gives the reason, without secrets."""
 
     def __init__(self, why: str, tried_by: Collection[str]) -> None:
-        """Take the reason, and the ids of the workers that have already tried the task."""
+        """``why`` is the reason; ``tried_by`` are the ids of the workers that have already tried the task."""
         super().__init__(why)
         self.tried_by = list(tried_by)
 
@@ -147,7 +147,7 @@ class Fitness:
         return sorted({trouble.why for trouble in list(self._troubles.values()) if trouble.found_at >= since})
 
     def check(self, run_id: str, collects: bool = False, tried_by: Collection[str] = ()) -> float:
-        """Return the start time of a task, by the monotonic clock, if this worker may run the task.
+        """If this worker may run the task, return the task's start time on the monotonic clock.
 
         Args:
             run_id: the run.

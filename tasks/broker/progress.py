@@ -32,7 +32,7 @@ class ProgressCounters:
     """The sums of one process, by run; thread-safe."""
 
     def __init__(self, connect: Callable[[], redis.Redis]) -> None:
-        """Take a function that returns a client; the flushing thread calls the function at the first flush."""
+        """Create the counter; ``connect`` returns a client, and the flushing thread calls it at the first flush."""
         self._connect = connect
         self._lock = threading.Lock()
         self._sums: dict[str, Counter[str]] = {}

@@ -1,8 +1,8 @@
 """Requeue unacknowledged messages: messages of dead workers, overdue messages and lost messages.
 
 Each worker's transport records its unacknowledged messages in a hash of its own (``Channel.worker_id``). If a worker
-has no heartbeat, another process requeues all messages in the hash at once. Messages are also requeued at the end of
-their visibility timeout, in case a live worker never finishes them.
+has no heartbeat, another process immediately requeues all messages in the worker's hash. Messages are also requeued at
+the end of their visibility timeout, in case a live worker never finishes them.
 
 An unnecessary requeue is harmless, because the task only runs twice, and all our tasks are idempotent.
 """

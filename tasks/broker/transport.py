@@ -3,11 +3,11 @@
 For each message, kombu needs three round trips: it waits for the message (BRPOP), records it as unacknowledged, and
 later removes the record. It creates a client object for each round trip. If a worker is killed after it receives the
 message and before it records the message, the message is lost. In one atomic step (``reserve.lua``), this transport
-takes as many messages as the worker has room for, and records them as unacknowledged. It takes more messages when a
-quarter of the room is free. If the queues are empty, the transport waits with the command ``BLMOVE list list RIGHT
-RIGHT``. This command takes the last message of a list and puts the message back in its place. So the command returns as
-soon as there is a message, and removes nothing. Each list has its own waiting connection. Only one of these connections
-reserves messages at a time.
+takes as many messages as the worker has room for, and records them as unacknowledged. It takes more messages as soon as
+the worker has room for a quarter of its maximum number. If the queues are empty, the transport waits with the command
+``BLMOVE list list RIGHT RIGHT``. This command takes the last message of a list and puts the message back in its place.
+So the command returns as soon as there is a message, and removes nothing. Each list has its own waiting connection.
+Only one of these connections reserves messages at a time.
 
 Acknowledgements are sent in batches, after at most a fifth of a second. If a worker dies before it sends its
 acknowledgements, the tasks run twice, which is harmless because all our tasks are idempotent.

@@ -184,7 +184,7 @@ class GuardedAdapter(HTTPAdapter):
 
 
 class ProxiedAdapter(GuardedAdapter):
-    """The adapter of a thread that sends all requests through the operator's proxy.
+    """The adapter of one thread. All requests go through the operator's proxy.
 
     Before each request, the guard checks only the port and the host as written in the URL, because the proxy resolves
     host names.

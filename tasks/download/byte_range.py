@@ -27,7 +27,7 @@ class PartialBody:
     etag: str | None
 
     def extended(self, body: bytes) -> PartialBody:
-        """Return a copy with more received bytes of the same body."""
+        """Return a copy that has ``body``, all bytes of the same body received so far."""
         return replace(self, body=body)
 
     def range_headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -41,8 +41,8 @@ class Validators:
 def usable_validators(previous: PreviousImage) -> Validators | None:
     """Return the validators of a previous run's image; None if none is usable.
 
-    A validator is usable if its form is valid. A validator that was cut for storage is not valid. The stored final URL
-    must be complete, too.
+    A validator is usable if its form is valid. A validator that was too long for the manifest was shortened, so it is
+    not usable. The stored final URL must be complete, too.
     """
     url = previous.final_url
     if url is not None and (len(url) >= _MAX_KEPT_URL or "\\" in url):

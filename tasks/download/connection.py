@@ -1,8 +1,8 @@
 """Guarded HTTP connections: open a permitted socket, send a GET request, and parse the header of the response.
 
-For an image of 15 KB, urllib3 and the standard library spend a third of the CPU time on headers. They parse a
-response's header as an email, and write a request's header line by line. Here, a request's header is written at once. A
-response's header is only split into lines and fields.
+For an image of 15 KB, urllib3 and the standard library spend a third of the CPU time on headers. They parse the header
+of a response as an email, and build each line of a request separately. Here, all lines of a request are built
+together. A response's header is only split into lines and fields.
 """
 
 from __future__ import annotations

@@ -56,6 +56,6 @@ class Cookies:
 
 
 def with_cookies(headers: Mapping[str, str], value: str) -> Mapping[str, str]:
-    """Return the headers with the cookies added after the user's own cookies for the host."""
+    """Return the headers and these cookies. The user's own cookies for the host come first."""
     name = next((name for name in headers if name.lower() == "cookie"), "Cookie")
     return {**headers, name: f"{headers[name]}; {value}" if name in headers else value}

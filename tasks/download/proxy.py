@@ -174,7 +174,7 @@ class TunnelledConnection(GuardedTlsConnection):
 
 
 def _connect_to_proxy(connection: ForwardedConnection | TunnelledConnection) -> PlainSocket:
-    """Return a socket connected to a connection's proxy."""
+    """Connect to the proxy that a connection uses; return the socket."""
     http_proxy = connection.http_proxy
     opened: PlainSocket = connection.connect_socket(connection.guard.connect_to_proxy, http_proxy.host, http_proxy.port)
     return opened

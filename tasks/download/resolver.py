@@ -118,7 +118,7 @@ def _lookup_semaphore() -> threading.BoundedSemaphore:
 
 
 def _ask_system_resolver(host: str, port: int, family: int) -> list[Any]:
-    """Return the system's answer; if file descriptors are short, close idle connections and ask again.
+    """Return the system's answer. If hardly any descriptor is free, close idle connections and ask again.
 
     If the system's resolver can't open a file or a socket, it hides this problem. It reports that the name does not
     exist.

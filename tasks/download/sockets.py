@@ -1,8 +1,8 @@
 """Sockets with a deadline.
 
-The timeout of the requests library limits only each single wait on a socket. So a server that sends one byte per second
-could hold a download forever. These sockets check the deadline before each read, even within a header or a TLS record.
-They also shorten their timeout to the remaining time.
+The timeout of the requests library limits a single wait on a socket, but not the sum of the waits. So a server that
+sends one byte per second could hold a download forever. These sockets check the deadline before each read, even within
+a header or a TLS record. They also shorten their timeout to the remaining time.
 
 At each system call, Python lets another thread run. This switch costs more time than most system calls. So a plain
 socket makes few calls. The kernel applies the socket's timeout, so Python makes no ``poll`` before each call. One call

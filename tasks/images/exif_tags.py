@@ -65,7 +65,7 @@ def read_exif_tags(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...
 
 
 def exif_json(tags: Mapping[str, str], limit: int) -> str | None:
-    """Return as JSON as many tags as fit into a JSON string of ``limit`` bytes; None if no tag fits."""
+    """Return JSON with all tags that fit into a JSON string of ``limit`` bytes; None if no tag fits."""
     kept: dict[str, str] = {}
     for name, text in tags.items():
         # The text becomes a string in the Outcome's JSON, where each quote takes two bytes.

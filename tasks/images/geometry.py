@@ -68,8 +68,9 @@ def scaled_size(size: tuple[int, int], side: int, requested: int) -> tuple[int, 
 def _centre(scaled: tuple[int, int], side: int, orientation: int) -> tuple[int, int, int, int]:
     """Return the central square of a scaled image.
 
-    If the square can't be centred exactly, it is half a pixel to the left of the centre or above it, as in img2dataset.
-    This rule is for the upright image. So in a mirrored image, the square is half a pixel to the other side.
+    If the square can't be centred exactly, its offset is rounded down, as in img2dataset, so the square is half a pixel
+    nearer to the left or to the top. This rule is for the upright image. So in a mirrored image, the square is half a
+    pixel nearer to the opposite side.
     """
     left, top = ((length - side) // 2 for length in scaled)
     if orientation in _MIRRORS_X:

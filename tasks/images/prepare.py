@@ -23,7 +23,7 @@ _ZEROS = bytes(512)
 
 
 def prepare_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
-    """Return the image to save, as downloaded or resized, with the requested facts about it.
+    """Return the image to save and the requested facts about it. The image may be unchanged or resized.
 
     The filters judge the downloaded image, so they never apply to a file that an earlier delivery has saved.
 
@@ -60,10 +60,10 @@ def saved_image(body: bytes, options: FetchOptions, deadline: Deadline) -> Encod
 def existing_image(
     existing: bytes, downloaded: EncodedImage, options: FetchOptions, deadline: Deadline
 ) -> EncodedImage | None:
-    """Return another delivery's saved image, if it differs from this download; None if the saved image is damaged.
+    """Return the image that another delivery has saved, and its facts; None if the saved image is damaged.
 
-    The existing image is kept, because its Outcome may have been counted. A damaged image is replaced if the new image
-    is complete.
+    The saved image differs from this download. It is kept, because its Outcome may have been counted. A damaged image
+    is replaced if the new image is complete.
     """
     if not is_whole(existing, options, deadline) and is_whole(downloaded.body, options, deadline):
         return None
@@ -102,7 +102,7 @@ def _unchanged_image(body: bytes, options: FetchOptions) -> EncodedImage:
 def _with_facts(
     image: EncodedImage, downloaded: bytes | None, options: FetchOptions, deadline: Deadline
 ) -> EncodedImage:
-    """Return an image with the requested facts; ``downloaded`` holds the EXIF data, or is None if they are unknown."""
+    """Add the requested facts to an image. If ``downloaded`` (bytes with the EXIF data) is None, add no EXIF data."""
     if options.extract_exif and downloaded is not None:
         image = replace(image, exif=read_exif_tags(downloaded, options.max_pixels, options.formats))
     if options.phash:

@@ -48,7 +48,7 @@ class _SavedImage(NamedTuple):
 
 
 def packed_name(shard: int, output: OutputOptions) -> str | None:
-    """Return the name of a shard's packed file; None if the run keeps the files."""
+    """Return the name of a shard's packed file; None if the run's images are not packed."""
     packed = _FORMATS.get(output.format)
     return None if packed is None else packed.name(shard)
 

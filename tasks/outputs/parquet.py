@@ -1,4 +1,4 @@
-"""Write a shard's images as a Parquet file, and read them again.
+"""Write a shard's images to a Parquet file, and read such a file.
 
 The file has one row for each saved image: the columns for data sets, and the image's bytes in the column ``image``. The
 file is in the shard's folder. So in the output folder, the pattern ``*.parquet`` matches only the manifests.
@@ -90,7 +90,7 @@ def sizes(file: BinaryIO) -> dict[str, int]:
 
 
 def _row_groups(images: Iterable[SampleImage]) -> Iterator[Sequence[bytes]]:
-    """Yield the images of one row group after the other."""
+    """For each row group, yield its images."""
     bodies: list[bytes] = []
     size = 0
     for image in images:
@@ -111,7 +111,7 @@ class _Sink(io.RawIOBase):
         self._written = 0
 
     def writable(self) -> bool:
-        """Return True, because Arrow asks whether the file is writable."""
+        """Return True. Arrow calls this method to find out whether it can write to the file."""
         return True
 
     def tell(self) -> int:

@@ -49,7 +49,7 @@ def _sidecar_name(path: str, sidecar: Sidecar) -> str:
 
 
 def _save(name: str, body: bytes, mode: int, store: Store) -> None:
-    """Save a file; replace the file of an earlier collect task that had other Outcomes."""
+    """Save a file. If an earlier collect task saved the file with different bytes, replace it."""
     if not store.create(name, body, mode) and store.read(name) != body:
         store.remove(name)
         store.create(name, body, mode)

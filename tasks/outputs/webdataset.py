@@ -1,4 +1,4 @@
-"""Write a shard as a tar for the `webdataset` package, and read its images again.
+"""Write a shard as a tar for the `webdataset` package, and read the images of such a tar.
 
 A sample is a group of members with the same key: the image (``00000007.jpg``), its metadata (``00000007.json``) and, if
 the list has captions, its caption (``00000007.txt``). The tar is deterministic: members have no time and no owner.
@@ -60,7 +60,7 @@ def images(file: BinaryIO) -> Iterator[SampleImage]:
 
 
 def sizes(file: BinaryIO) -> dict[str, int]:
-    """Return the sizes of the images in a tar, by their keys. Only the headers are read.
+    """Map the key of each image in a tar to the image's size. Only the headers are read.
 
     Raises:
         ValueError: the file is not a tar, or the end of the tar is missing.

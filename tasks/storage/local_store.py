@@ -109,7 +109,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def create(self, name: str, body: bytes, mode: int = PUBLIC_MODE) -> bool:
-        """Save bytes under a free name; return False, and change nothing, if the name is taken."""
+        """Save bytes as a new file. If the file exists, return False and change nothing."""
         try:
             return self._write_temporary(body, mode, partial(self._claim, target=f"{self.root}/{name}"))
         except OSError as error:
@@ -171,7 +171,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def open_file(self, name: str) -> BinaryIO:
-        """Open a file for reading at any position."""
+        """Open a file that can be read from any position."""
         try:
             return self.path(name).open("rb")
         except OSError as error:
@@ -184,7 +184,7 @@ class LocalStore(Store):
 
     @retry_when_exhausted
     def create_durably(self, name: str, body: bytes) -> bool:
-        """Sync private bytes to disk, then save them under a free name; return False if the name is taken."""
+        """Sync private bytes to disk, then save them as a new file. If the file exists, return False."""
         try:
             created = self._write_temporary(
                 body, PRIVATE_MODE, partial(self._claim, target=f"{self.root}/{name}"), sync=True

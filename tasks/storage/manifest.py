@@ -1,7 +1,8 @@
-"""Encode and decode a shard's manifest: its Outcomes in a Parquet file, the lasting record of a run. No I/O.
+"""Encode and decode a shard's manifest. The manifests are the lasting record of a run. No I/O.
 
-It has one row for each request, in index order: the URL list's own columns (``url`` first), then the columns of an
-Outcome. If img2dataset also writes a column, the column has the same meaning in both. Unknown values are null.
+A manifest is a Parquet file with one row for each request, in index order: the URL list's own columns (``url`` first),
+then the columns of an Outcome. A column that img2dataset also writes has the same meaning here as in img2dataset.
+Unknown values are null.
 
 To add a column, add a field to `Outcome` in ``tasks/model.py``, and its type to `_TYPES` here.
 """

@@ -128,9 +128,10 @@ class ObjectStore(Store):
         return None
 
     def create(self, name: str, body: bytes, mode: int = PUBLIC_MODE) -> bool:
-        """Save bytes under a free name; return False, and change nothing, if the name is taken.
+        """Save bytes as a new object. If the object exists, return False and change nothing.
 
-        If the response to a write is lost, the client repeats the write, so the name may be taken by these same bytes.
+        If the response to a write is lost, the client repeats the write, so the existing object may have these same
+        bytes.
 
         Raises:
             StorageError: the bytes can't be saved.
@@ -147,7 +148,7 @@ class ObjectStore(Store):
         return self.create(name, body)
 
     def create_durably(self, name: str, body: bytes) -> bool:
-        """Save bytes under a free name; return False if the name is taken by other bytes.
+        """Save bytes as a new object. If the object exists with different bytes, return False.
 
         Raises:
             StorageError: the bytes can't be saved.
@@ -155,7 +156,7 @@ class ObjectStore(Store):
         return self.create(name, body) or self.read(name) == body
 
     def create_version(self, name: str, body: bytes) -> Version | None:
-        """Save bytes under a free name, and return the object's version; None if the name is taken, as in `create`.
+        """Save bytes as a new object, and return its version. If the object exists, return None, as in `create`.
 
         Raises:
             StorageError: the bytes can't be saved.
@@ -203,7 +204,7 @@ class ObjectStore(Store):
                 )
 
     def open_file(self, name: str) -> BinaryIO:
-        """Open an object for reading at any position. Each block that is read takes a request.
+        """Open an object that can be read from any position. Each block that is read takes a request.
 
         Raises:
             StorageError: the object can't be read. Reading the open file can raise this error, too, for example if the

@@ -69,7 +69,7 @@ class Store(ABC):
 
     @abstractmethod
     def create(self, name: str, body: bytes, mode: int = PUBLIC_MODE) -> bool:
-        """Save bytes under a free name; return False, and change nothing, if the name is taken.
+        """Save bytes as a new file. If the file exists, return False and change nothing.
 
         Raises:
             StorageError: the bytes can't be saved; no part of them remains.
@@ -92,7 +92,7 @@ class Store(ABC):
 
     @abstractmethod
     def create_durably(self, name: str, body: bytes) -> bool:
-        """Sync private bytes to disk, then save them under a free name; return False if the name is taken.
+        """Sync private bytes to disk, then save them as a new file. If the file exists, return False.
 
         Raises:
             StorageError: the bytes can't be saved; no part of them remains.
@@ -117,7 +117,7 @@ class Store(ABC):
 
     @abstractmethod
     def open_file(self, name: str) -> BinaryIO:
-        """Open a file for reading at any position, without loading all of it. The caller closes the file.
+        """Open a file that can be read from any position, without loading all of it. The caller closes the file.
 
         Raises:
             StorageError: the file can't be read. Reading the open file can raise this error too.

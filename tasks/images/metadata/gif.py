@@ -55,7 +55,7 @@ def _palette(flags: int) -> int:
 
 
 def _blocks_end(body: bytes, position: int) -> int:
-    """Return the end of a frame's or an extension's blocks; truncated blocks end beyond the end of the file."""
+    """Return the position after the blocks of a frame or extension. For truncated blocks, it is beyond the file."""
     while position < len(body) and body[position]:
         position += 1 + body[position]
     return position + 1
