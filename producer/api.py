@@ -212,7 +212,7 @@ def _worker_pool(out: Location, config: RunConfig, workers: Workers, broker: str
 
 
 def _requests(source: str | Path | Iterable[str], config: RunConfig) -> tuple[str, Iterable[ImageRequest]]:
-    """Return the name of a URL list and its requests.
+    """Return the name and the requests of a URL list.
 
     Raises:
         UsageError: none of the first rows is a URL, or the list can't be read.

@@ -164,7 +164,7 @@ class Display:
         self._print_line(f"{line}; {progress.detail}" if progress.detail else line)
 
     def announce(self, text: str) -> None:
-        """Show a permanent line above the bar, also with ``quiet``. Only the first announcement is shown."""
+        """Show a permanent line above the bar, even if ``quiet`` is set. Only the first announcement is shown."""
         if not self._announced:
             self._announced = True
             self._print_line(text)

@@ -53,7 +53,7 @@ class Comparison:
     startup_seconds: float
 
     def speedup(self, way: Way) -> float:
-        """Return the speed of a way as a multiple of the speed of downloading one by one."""
+        """Return how many times as fast as one-by-one downloading a way is."""
         return self.ways[0].wall_seconds / way.wall_seconds if way.wall_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@
                                                  ↑
                                    Gallery: images, drawn once and cached
 
-It serves the tests, the demo command and small benchmarks, and imports nothing of the fleet. To add a route, see
+The tests, the demo command and small benchmarks use it. It imports nothing of the fleet. To add a route, see
 `routes.py`.
 """
 

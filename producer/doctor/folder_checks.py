@@ -309,7 +309,7 @@ def _read_files(shards: Iterable[int], read: Callable[[int], object]) -> _ReadRe
 def _plan_finding(run: _InspectedRun, gone: list[int], reading: _ReadResult, needed: Level) -> Finding:
     """Report missing and unusable plan files.
 
-    ``needed`` is the level of the finding if these files can't be rebuilt from the list.
+    If these files can't be rebuilt from the list, the finding has the level ``needed``.
     """
     record = run.record
     found = reading.text(f"{pluralized(run.shards, 'shard')} planned", plan.name)

@@ -1,4 +1,4 @@
-"""The doctor's checks of the workers: their versions, queues, limits and clocks, and how they see the output folder."""
+"""The doctor's checks of the workers: versions, queues, limits, clocks, and access to the output folder."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Give each request the name of its image's file, if the run does not use the default names.
 
 A name comes from the run's template, or from the list itself. A row with an invalid name is refused as ``invalid_row``.
-A row with the name of an earlier row is refused as ``duplicate``. So no image overwrites another one. Names count as
-equal if some file system treats them as equal.
+A row is refused as ``duplicate`` if an earlier row has the same name. So no image overwrites another one. Names count
+as equal if some file system treats them as equal.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ class PathTemplate:
         """Whether two images with different content always have different names.
 
         They do if the last part of the name has a single field, and the value of this field differs for each image.
-        Fields of earlier parts don't matter. Two fields in one part could give equal names, because 1 and 11 are
-        written like 11 and 1.
+        Fields of earlier parts don't matter. Two fields in one part could give equal names: the values 1 and 11 give
+        ``111``, and the values 11 and 1 give ``111`` too.
         """
         if _HASH_FIELD in self._fields:
             return True

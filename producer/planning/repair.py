@@ -31,9 +31,9 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
 
     Log a warning for each rebuilt file.
 
-    The list counts as unchanged if its fingerprint matches, and its rows match two kinds of files. The first kind is
-    good plan files: those before the last damaged file, and the next one after it. The second kind is manifests: those
-    that exist for shards with a damaged plan file.
+    The list counts as unchanged if two things are true: its fingerprint matches, and its rows match the files of two
+    kinds. The first kind is good plan files: those before the last damaged file, and the next one after it. The second
+    kind is manifests: those that exist for shards with a damaged plan file.
 
     Args:
         record: the run. store: the run's folder.

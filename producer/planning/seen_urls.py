@@ -59,7 +59,7 @@ class SeenUrls:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def first_row(self, url: str, row: int) -> int:
-        """Return the row that had a URL first: this row, if the URL is new. A new URL is remembered.
+        """Return the first row with this URL. If the URL is new, remember it and return the given row.
 
         Raises:
             StorageError: the file can't be written or read.

@@ -107,7 +107,7 @@ class RunRemoval:
             )
 
     def _foreign_files(self) -> Iterator[str]:
-        """Yield the names of files that do not belong to the run, but are in a folder of the run's files."""
+        """Yield the names of files that are in the run's folders but do not belong to the run."""
         own = {NAME, plan.FOLDER}
         plans = {plan.name(shard) for shard in range(self._shards)}
         yield from (name for name in self._store.list_files(plan.FOLDER) if name not in plans)

@@ -1,4 +1,4 @@
-"""The result of a command on a run, and of an earlier command that completed the run."""
+"""The result of a command that works on a run. It can include the result of the command that completed the run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.storage import manifest
 class PreviousResult:
     """The earlier command that completed a run.
 
-    The figures are those of this command alone; the time of its end is a Unix timestamp.
+    The figures are those of this command alone. `finished_at` is a Unix timestamp.
     """
 
     finished_at: float

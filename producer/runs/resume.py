@@ -120,8 +120,7 @@ def plan_progress(record: RunFile, store: Store) -> PlanProgress:
 def planned_shards(record: RunFile, store: Store) -> int:
     """Return the number of planned shards.
 
-    While the plan is incomplete, two groups of shards count: all shards of earlier lists, and later shards up to the
-    first gap.
+    While the plan is incomplete, the number includes all shards of earlier lists, and later shards up to the first gap.
     """
     if record.plan is PlanState.COMPLETE:
         return record.planned_shards

@@ -1,7 +1,7 @@
-"""Read an input file of aria2: a line of URLs for each file, followed by indented lines with options of that file.
+"""Read an input file of aria2. Each download has a line of URLs, and then indented lines with its options.
 
-A line has the URLs of one file on several mirrors, separated by tabs. The first URL is used. The options ``out``,
-``dir`` and ``checksum`` are columns. The other options are ignored.
+The URLs of a line are separated by tabs, and lead to copies of one file on several mirrors. The first URL is used. The
+options ``out``, ``dir`` and ``checksum`` are columns. The other options are ignored.
 """
 
 from __future__ import annotations

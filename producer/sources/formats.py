@@ -124,7 +124,7 @@ def _check_options(chosen: InputFormat, options: SourceOptions, file: str) -> No
 
 
 def _check_binary(signature: Format, claimed: InputFormat | None, file: str) -> InputFormat:
-    """Return the format of a file with a signature.
+    """Return the format of a file that begins with a known signature.
 
     Raises:
         UsageError: the format can't be read, or differs from the claimed format.

@@ -1,4 +1,4 @@
-"""Recognize lists that are not plain lists of URLs by their first bytes and first rows. No I/O.
+"""From a list's first bytes and first rows, recognize whether it is more than a plain list of URLs. No I/O.
 
 To add a format, add a signature to `_SIGNATURES` or a row pattern to `_ROWS`, and a case to the tests of sources.
 """

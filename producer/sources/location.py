@@ -139,5 +139,5 @@ def explain_difference(source: str) -> str:
 
 
 def display_name(source: str) -> str:
-    """Return a name for a URL list that can begin a sentence."""
+    """Return a URL list's name for the beginning of a sentence."""
     return "The list on standard input" if source == STANDARD_INPUT else f"The list {shown(source)}"
