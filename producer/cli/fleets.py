@@ -113,5 +113,5 @@ def local_fleet(request: FleetRequest) -> Iterator[Fleet]:
 
 
 def describe_size(fleet: Fleet) -> str:
-    """Return the numbers of a fleet's workers and slots as text."""
+    """Return a text that says how many workers a fleet has, and how many slots each worker has."""
     return f"{pluralized(fleet.size.workers, 'worker')} with {fleet.size.concurrency} slots each"

@@ -64,9 +64,9 @@ def main() -> NoReturn:
 def _exit(status: Any, is_comparison: bool) -> NoReturn:
     """Exit with a status. After the interruption of a comparison, don't wait for its threads.
 
-    A signal during the exit only ends the process sooner. The status stays the same. At the very end, Python resets the
-    signal handlers. After that, Ctrl-C would kill the process, and the exit status would be lost. So the signals are
-    ignored shortly before.
+    If a signal arrives during the exit, the process ends sooner, but with the same status. At the very end, Python
+    resets the signal handlers. After that, Ctrl-C would kill the process, and the exit status would be lost. So the
+    signals are ignored shortly before.
     """
     atexit.register(set_handler, (*END_SIGNALS, CANCEL_SIGNAL), signal.SIG_IGN)
     set_handler((*END_SIGNALS, CANCEL_SIGNAL), lambda *_: os._exit(status or 0))

@@ -47,7 +47,7 @@ class _Clock:
 
 
 class _Bar(Progress):
-    """Bars of rich, with lines of text below. The lines disappear with the bars."""
+    """Progress bars from the library rich, with lines of text below. The lines disappear with the bars."""
 
     lines: tuple[str, ...] = ()
 

@@ -69,7 +69,7 @@ def raise_interrupted(*_: object) -> None:
 
 
 def raise_cancelled(*_: object) -> None:
-    """Interrupt the command as cancelled; a signal handler."""
+    """Handle a signal: end the command with a `CommandCancelled`."""
     _interrupt(CommandCancelled)
 
 

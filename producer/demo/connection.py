@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._answer_received()
 
     def _answer_received(self) -> None:
-        """Answer the received requests, until an answer has to wait, or until the client has to read first."""
+        """Answer the received requests. Stop if an answer has to wait, or if the client has too much unread data."""
         try:
             while self.answering is None and self._writable.is_set() and not self._transport.is_closing():
                 head = self._cut_head()

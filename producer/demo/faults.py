@@ -200,7 +200,7 @@ async def _broken_image(site: Site, request: Request) -> Reply:
 
 @FAULTS.route("/fault/huge")
 async def _huge(site: Site, request: Request) -> Reply:
-    """A body of ?bytes= zeros (default: 1 GiB). With ?declared=no, the response has no Content-Length."""
+    """A body of zeros. ?bytes= sets its size (default: 1 GiB). With ?declared=no, there is no Content-Length header."""
     size = int(number(request, "bytes", _GIBIBYTE, 0, 2**60))
     undeclared = request.query.get("declared") == "no"
     length = ("Connection", "close") if undeclared else ("Content-Length", size)

@@ -1,4 +1,4 @@
-"""The demo server's pages without faults: the index, the images, the URL lists and the request counts."""
+"""The demo server's pages that always work: the index, the images, the URL lists and the request counts."""
 
 from __future__ import annotations
 
@@ -65,5 +65,5 @@ PAGES.fixed("/healthcheck", "Answers ok.", page(200, "ok\n"))
 
 @PAGES.route("/stats")
 async def _stats(site: Site, request: Request) -> Reply:
-    """The number of requests by route, as JSON. "unknown" counts requests without a route, "refused" invalid ones."""
+    """The number of requests by route, as JSON. Requests without a route are "unknown". Invalid ones are "refused"."""
     return answer(json.dumps(site.counts, indent=2).encode() + b"\n", "application/json")

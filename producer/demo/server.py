@@ -141,7 +141,7 @@ class DemoServer:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def stop(self) -> None:
-        """Stop listening and end every connection at once. Idempotent."""
+        """Stop listening, and end all connections without waiting for them. Idempotent."""
         self.stopping = True
         self.gallery.close()
         if self._server is None:

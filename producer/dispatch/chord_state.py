@@ -2,9 +2,10 @@
 
 A message is in a queue, or in the hash of a worker's unacknowledged messages. It moves between the two in one atomic
 step. So a task is lost if two things are true: neither place has its message, and its part is not counted. A task goes
-from a queue to a worker, and is then counted as a chord part. These places in Redis are read in the same order, so that
-a task that moves on meanwhile is not missed. But a task that is requeued during the reading may be missed, because its
-message moves back to a queue. So a task counts as lost after two inspections in a row have missed it.
+from a queue to a worker, and is then counted as a chord part. Redis is read in this order too: queues, workers, counted
+parts. So a task that moves on during the reading is not missed. But a task that is requeued during the reading may be
+missed, because its message moves back to a queue. So a task counts as lost after two inspections in a row have missed
+it.
 """
 
 from __future__ import annotations

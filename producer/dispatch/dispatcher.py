@@ -1,8 +1,8 @@
 """Send a run's shards as chords while the plan grows, and watch each shard until its manifest exists.
 
-At most a window of shards is in flight. A chord delivers results, but does not prove that all of them arrive. So the
-dispatcher inspects idle shards. It resends tasks that have neither an Outcome nor a message
-(``producer/dispatch/recovery.py``).
+The number of shards in flight is limited; the limit is called the window. A chord delivers results, but does not prove
+that all of them arrive. So the dispatcher inspects idle shards. It resends tasks that have neither an Outcome nor a
+message (``producer/dispatch/recovery.py``).
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Dispatcher:
     def _is_drained(self) -> bool:
         """Make workers drop queued tasks; return whether all current downloads have ended.
 
-        The result is True only if the shards completed by these downloads have ended too.
+        If these downloads complete some shards, the collect tasks of these shards must have ended as well.
         """
         if self._drain is None:
             self._record.mark_draining()
@@ -330,7 +330,7 @@ class Dispatcher:
         app.backend.client.ping()
 
     def _renew_record(self) -> None:
-        """Keep the run's record in Redis. If Redis has lost it, inspect all shards in flight at once."""
+        """Keep the run's record in Redis. If Redis has lost it, inspect every shard in flight without delay."""
         if self._record.renew():
             _log.warning("Redis has lost the run; checking all shards in flight for lost tasks")
             now = time.monotonic()

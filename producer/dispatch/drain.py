@@ -87,6 +87,9 @@ class Drain:
 
 
 def _parse_reply(said: Any) -> tuple[int, int]:
-    """Return the numbers of images and shards in a worker's reply. Both are 0 if the worker has another version."""
+    """Return the numbers of images and shards in a worker's reply.
+
+    A number is 0 if the worker's version does not send it.
+    """
     known = said if isinstance(said, dict) else {}
     return int(known.get("images", 0)), int(known.get("shards", 0))

@@ -141,7 +141,7 @@ def survey_workers(out: Location, insecure: bool = False) -> WorkerSurvey:
 def _find_troubles(out: Location, workers: Sequence[WorkerInfo]) -> dict[str, ProbeResult]:
     """Return the probe results of the workers that can't use a folder, by worker name.
 
-    A worker without a reply may be busy, so it counts as able to use the folder.
+    A worker that doesn't reply may be busy, so it is left out.
     """
     if isinstance(out, Path):
         # `compare` creates the folder later, so probe its nearest existing parent folder.

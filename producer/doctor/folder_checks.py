@@ -1,6 +1,6 @@
 """The doctor's checks of an output folder on this machine: disk space, and the run with its plan and manifests.
 
-The checks change and lock nothing, so they may be done during a run.
+The checks don't change or lock anything, so they may be done during a run.
 """
 
 from __future__ import annotations

@@ -276,8 +276,8 @@ def cores() -> list[int]:
 def _assign_cores(workers: int) -> list[int | None]:
     """Return the core to pin each worker to; None to let the system choose.
 
-    A worker's threads share the interpreter lock, so they use one core at a time. Passing the lock to a thread on
-    another core often takes longer than the work that the thread then does. Nevertheless, the system spreads the
+    A worker's threads share the interpreter lock, so they use one core at a time. To pass the lock to a thread on
+    another core takes time, often more time than the thread's next piece of work. Nevertheless, the system spreads the
     threads over the cores. No worker is pinned if there are fewer workers than cores. Then a worker can use several
     cores, because resizing releases the lock.
     """

@@ -8,13 +8,13 @@ their folders.
 
 This script uses only the standard library, so it starts in a few milliseconds.
 
-Commands, one JSON object on a line of standard input::
+A command is a line of standard input with one JSON object::
 
     {"start": "worker-1", "argv": [...], "env": {...}, "cwd": "...", "log": "/path", "grace": 5.0, "core": 0,
      "restart": true}                           restart it if it ends unexpectedly
     {"remove": ["/path/of/a/folder", ...]}      folders to remove at the end; repeatable
 
-Reports, one JSON object on a line of standard output::
+A report is a line of standard output with one JSON object::
 
     {"started": "worker-1", "pid": 4711}
     {"failed": "worker-1", "error": "..."}      it could not be started
@@ -118,7 +118,7 @@ class Supervisor:
             self._folders.extend(command["remove"])
 
     def restart_exited(self) -> None:
-        """Restart the processes that ended unexpectedly. Report a process that must not be restarted, but only once."""
+        """Restart the processes that ended unexpectedly. If a process must not be restarted, report its end once."""
         now = time.monotonic()
         for child in list(self._children):
             code = child.process.poll()

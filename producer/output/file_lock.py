@@ -173,7 +173,7 @@ def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
 def _write(descriptor: int, holder: LockHolder) -> None:
     """Write the holder's description to the lock file.
 
-    The description is only for information. So it is no error here if the disk is full.
+    The description is only for information. So an error is ignored, for example if the disk is full.
     """
     text = holder.to_json()
     with suppress(OSError):

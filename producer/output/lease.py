@@ -3,8 +3,8 @@
 The lock is the object ``.lock``. It is created only if it does not exist. The lock's holder describes itself in this
 object. The holder rewrites the object every few seconds, on the condition that the object is unchanged. A producer that
 finds the lock watches the object. If the object does not change during the lifetime of a renewal, the holder is dead.
-The producer then takes over the lock, on the same condition. So no two clocks are compared. If two producers try to
-take over a lock, one of the two producers fails.
+The producer then takes over the lock, again only if the object is unchanged. So no two clocks are compared. If two
+producers try to take over a lock, one of the two producers fails.
 
 A holder may be paused or cut off for too long. Then it notices at its next renewal that it has lost the lock. From then
 on, its store refuses each write, and its run ends.
@@ -258,7 +258,7 @@ _held: dict[ObjectStore, _Lease] = {}
 def _now() -> float:
     """Return the seconds since the host's start.
 
-    The seconds of a suspension are included if the system counts them.
+    Time in which the host was suspended is included, if the system has a clock that counts it.
     """
     clock = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if clock is None else time.clock_gettime(clock)

@@ -1,4 +1,4 @@
-"""Lock an output folder, so that one producer at a time works on a run."""
+"""Lock an output folder, so that no two producers work on a run at the same time."""
 
 from __future__ import annotations
 

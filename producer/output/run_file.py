@@ -106,7 +106,7 @@ class RunFile:
         return self.earlier_shards * self.options.shard_size
 
     def end_index(self, rows: int) -> int:
-        """If this many rows are planned, return the index that follows the last planned row.
+        """Return the index that follows the last planned row of a run with ``rows`` planned rows.
 
         If the last shard of an earlier list is not full, this index is larger than the number of rows.
         """
@@ -230,7 +230,7 @@ class RunFile:
 
     @staticmethod
     def find_run_file(store: Store, known: Container[str] = ()) -> str | None:
-        """Return the name of a file or folder that belongs or seems to belong to a run.
+        """Return the name of a file or folder that is, or seems to be, part of a run.
 
         Return None if the folder has no such file or folder.
 

@@ -1,7 +1,7 @@
 """Find the rows of a URL list that have the same URL as an earlier row (``--dedupe url``).
 
-Two URLs are the same if imagefleet would send the same request for both. So they are compared as the URL Standard
-normalises them, without their fragments. A duplicate row stays in the run, but it is refused, so it costs no HTTP
+Two URLs are the same if imagefleet would send the same request for both. So both are normalised by the rules of the URL
+Standard, and compared without their fragments. A duplicate row stays in the run, but it is refused, so it costs no HTTP
 request.
 """
 

@@ -66,7 +66,7 @@ def _parse(text: str | None) -> PathTemplate | None:
 
 
 class _Namer:
-    """Names the files of a list, in its order."""
+    """Names the files of a list, in the order of the list's rows."""
 
     def __init__(self, template: PathTemplate | None, shard_size: int, open_seen: Callable[[], SeenUrls]) -> None:
         self._template, self._shard_size, self._open_seen = template, shard_size, open_seen

@@ -1,6 +1,6 @@
 """Render the names of image files from a template, such as ``full/{url_sha1}``. No I/O.
 
-A rendered name is checked as `tasks.storage.file_names` does, so it stays in the output folder on every system.
+The rules of `tasks.storage.file_names` apply to a rendered name, so it stays in the output folder on every system.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class PathTemplate:
     def is_unique(self) -> bool:
         """Whether two images with different content always have different names.
 
-        They do if the last part of the name has a single field, and the value of this field differs for each image.
+        Names always differ if the last part of the name has a single field whose value differs for each image.
         Fields of earlier parts don't matter. Two fields in one part could give equal names: the values 1 and 11 give
         ``111``, and the values 11 and 1 give ``111`` too.
         """
@@ -133,7 +133,7 @@ def checked_path(name: str) -> str:
 def collision_key(name: str) -> str:
     """Return a text for comparing names.
 
-    Two names have the same text if some file system treats them as equal.
+    The text is the same for two names that some file system treats as equal.
 
     Some file systems ignore case, the form of composed characters, or invisible characters.
     """

@@ -31,9 +31,9 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
 
     Log a warning for each rebuilt file.
 
-    The list counts as unchanged if two things are true: its fingerprint matches, and its rows match the files of two
-    kinds. The first kind is good plan files: those before the last damaged file, and the next one after it. The second
-    kind is manifests: those that exist for shards with a damaged plan file.
+    The list counts as unchanged if its fingerprint matches, and its rows match two kinds of files. First, the rows must
+    match the good plan files that come before the last damaged file, and the next good plan file after it. Second, if a
+    shard has a damaged plan file and a manifest, the rows must match the manifest.
 
     Args:
         record: the run. store: the run's folder.
@@ -91,9 +91,8 @@ def _first_shards(
 ) -> Iterator[tuple[int, list[ImageRequest]]]:
     """Yield the first shards of a run's current list, each with its number in the run.
 
-    They end with the shard that completes the given number of shards in the whole run.
-
-    Shards after the end of the list are empty.
+    Stop when the whole run, with the shards of its earlier lists, has ``shards`` shards. Shards after the end of the
+    list are empty.
     """
     rest = iter(requests)
     for shard in range(record.earlier_shards, shards):
@@ -105,7 +104,7 @@ def _matches_plan(
 ) -> bool:
     """Return whether the list's rows match a shard's plan.
 
-    If the plan is damaged, the rows must match the shard's length and manifest.
+    If the plan is damaged, the list's rows must match the length and the manifest of the shard.
     """
     urls = [request.url for request in requests]
     if not broken:

@@ -83,7 +83,7 @@ class SeenUrls:
 
 
 class _Table:
-    """A file of 2^bits slots. The last entries may be in slots after the last of these slots."""
+    """A file of 2^bits slots. If the last of these slots are taken, the file grows by further slots."""
 
     def __init__(self, folder: Path, bits: int) -> None:
         self.bits, self._count = bits, 0

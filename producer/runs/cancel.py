@@ -1,4 +1,4 @@
-"""Cancel a run: through its producer or, if it has no producer, by dropping its queued tasks."""
+"""Cancel a run: signal its producer, or drop its queued tasks if it has no producer."""
 
 from __future__ import annotations
 

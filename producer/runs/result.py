@@ -34,7 +34,7 @@ class PreviousResult:
 class RunResult:
     """The result of a finished run; times are in seconds.
 
-    The summary covers the whole run. Times, speed and workers cover this command and its images only.
+    The summary covers the whole run. Times, speed and workers are those of this command alone.
     """
 
     run_id: str

@@ -166,7 +166,7 @@ class Run:
 
     @classmethod
     def extend(cls, store: Store, requests: Iterable[ImageRequest], source: str, options: SourceOptions) -> Self:
-        """Add the rows of another list to a complete run, as new shards. Existing shards and keys stay as they are.
+        """Add the rows of a further list to a complete run, as new shards. Existing shards and keys stay as they are.
 
         From then on, the run is incomplete. It stays extended even if it fails at once, and it can be resumed.
 
@@ -375,7 +375,7 @@ class Run:
             self._save(**changes)
 
     def _is_restorable(self, found: RunFile) -> bool:
-        """Return whether a failed command can restore the record that it found at its start.
+        """Return whether a failed command can set the run's record back to ``found``, its state before the command.
 
         An extended run stays extended, because some of its new shards may be planned already.
         """

@@ -138,7 +138,7 @@ class DelimitedReader:
             return False
 
     def _wrong_width(self, fields: Sequence[str]) -> str | None:
-        """Return what is wrong with a row that has too few or too many fields, or None."""
+        """Return an error text if a row has too few or too many fields; otherwise None."""
         width = self._width = self._width or len(fields)
         if len(fields) == width:
             return None

@@ -159,7 +159,7 @@ def _first_rows(head: bytes, encoding: str, file: str) -> list[str]:
 
 
 def _has_only_urls(rows: Sequence[str]) -> bool:
-    """Return whether each of the first rows of a text is a URL, without a further column."""
+    """Return whether each of a text's first rows is a URL and nothing else."""
     # The last row may be cut off anywhere.
     whole = rows[:-1] or rows
     return bool(whole) and all(map(is_one_url, whole)) and list_format.from_rows(rows) is None

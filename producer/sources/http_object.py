@@ -151,7 +151,7 @@ class HttpObject:
         return self._read(response, count)
 
     def _read(self, response: requests.Response, count: int) -> bytes:
-        """Return the next bytes of a body as they were sent: this many, or fewer at the body's end."""
+        """Return the next ``count`` bytes of a body, as they were sent. At the body's end, return fewer bytes."""
         parts: list[bytes] = []
         while count and (part := response.raw.read(count, decode_content=False)):
             parts.append(part)

@@ -61,7 +61,7 @@ class _WithoutLongIntegers:
 
 
 def _items(text: _WithoutLongIntegers) -> Iterator[Item]:
-    """Yield the elements with their numbers.
+    """Yield each element with its position in the array, counted from 1.
 
     Raises:
         DamagedListError: from some place on, the text is not JSON, or it contains a number that Python can't read.

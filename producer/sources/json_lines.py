@@ -23,7 +23,7 @@ def read_json_lines(text: BufferedReader | TextIOWrapper) -> JsonReader:
 
 
 def _items(text: BufferedReader | TextIOWrapper) -> Iterator[Item]:
-    """Yield the values of the lines with their numbers. Blank lines are skipped."""
+    """Yield the value of each line with the line number. Blank lines are skipped."""
     number = size = 0
     while line := text.readline(_LINE_LIMIT):
         number += 1

@@ -1,8 +1,8 @@
 """The columns of JSON objects: their names, their types, and how to treat values of other types.
 
 The first rows decide the type of a column: numbers, truth values, text, or lists and objects of these types. A
-column is text if its values have several types, or if it has no values. Text columns hold values of other types as
-JSON.
+column is text if its values have several types, or if it has no values. In a text column, a value that is not text is
+written as JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class MisfitError(ValueError):
-    """A value has another type than its column."""
+    """A value does not have its column's type."""
 
 
 def column_names(objects: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The interface of the readers, one for each format: the columns of one file, and its rows one after another.
+"""The interface of the readers. A reader reads one format: the columns of a file, and its rows one after another.
 
 To add a format, add a member to `InputFormat` and write a module with a `Reader`. Add both to
 ``producer/sources/formats.py``. Then add the format to the tests of sources, which read the same rows from each format.

@@ -1,7 +1,7 @@
 """A URL list in an object store: S3 and compatible stores, Google Cloud Storage, Azure Blob Storage.
 
-The client is the same as for the output (`tasks/storage/object_store.py`). It takes credentials and the endpoint from
-the environment, and repeats failed requests itself.
+The list is read with the client that also writes the output (`tasks/storage/object_store.py`). The client takes
+credentials and the endpoint from the environment, and repeats failed requests itself.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def part(rows: Iterator[Row], options: SourceOptions) -> Iterator[Row]:
 
 
 def _sample(rows: Iterator[Row], size: int, total: int, seed: int) -> Iterator[Row]:
-    """Yield ``size`` rows, chosen from ``total`` rows. Each choice of rows has the same probability.
+    """Yield ``size`` rows, chosen from ``total`` rows. Every possible sample is equally likely.
 
     This is algorithm S of Knuth, The Art of Computer Programming, volume 2, 3.4.2. It needs no memory.
     """
