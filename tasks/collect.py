@@ -130,7 +130,7 @@ def remove_unlisted(shard: int, store: Store, output: OutputOptions) -> None:
 def _find_named_leftovers(
     table: pa.Table, ordered: Sequence[Outcome], output: OutputOptions, store: Store
 ) -> list[str]:
-    """Return the files of failed images with names from the list or a template. Earlier deliveries saved these files.
+    """Find files of failed images. The list or a template names these files, and earlier deliveries saved them.
 
     These files are not in the shard's folder, so a listing of the folder does not show them. The folders with these
     files may contain all images of the run, so listing these folders would take too long. Files named by their content

@@ -207,8 +207,8 @@ class _Delivery:
     def _usable_previous(self) -> PreviousFile | None:
         """Return the image of the previous run; None if there is none, or if it can't be verified.
 
-        An expected hash is a hash of the downloaded bytes, but the file of an encoded image has other bytes. So such an
-        image must be downloaded to be verified.
+        An expected hash is a hash of the downloaded bytes. An image that was encoded again can't be compared with this
+        hash. So such an image must be downloaded to be verified.
         """
         if self.request.expected_hash is not None and self.run.fetch.resize.encodes:
             return None

@@ -117,7 +117,7 @@ class IdleConnections:
     """
 
     def __init__(self, descriptors: int) -> None:
-        """Start with no connections, and with this limit of descriptors."""
+        """Set the limit of descriptors. There are no connections yet."""
         #: The least recently used connection comes first.
         self._sockets: OrderedDict[Any, None] = OrderedDict()
         self.set_limit(descriptors)

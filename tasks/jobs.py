@@ -208,7 +208,7 @@ def _requeue_later(task: Task[Any, Any], retry: RetryLater) -> Retry:
 
 
 def _requeue_elsewhere(task: Task[Any, Any], retry: RetryElsewhere, known: Mapping[str, Any]) -> Retry:
-    """Send a task again at once, for another worker; return the exception for Celery."""
+    """Send a task again at once, so that another worker takes it. Return the exception for Celery."""
     tried = {"tried_by": retry.tried_by} if retry.tried_by else {}
     return _requeue(task, {**known, **tried}, 0.0, retry)
 

@@ -42,7 +42,7 @@ class PreviousFile:
         return EncodedImage(body, info, (facts.original_width, facts.original_height))
 
     def with_stored_headers(self, response: Download) -> Download:
-        """Return a 304 response; stored validators replace missing validators (RFC 9111, section 4.3.4)."""
+        """Return a 304 response. If it lacks a validator, add the stored one (RFC 9111, section 4.3.4)."""
         return replace(
             response,
             etag=self.image.etag if response.etag is None else response.etag,

@@ -38,7 +38,7 @@ def _probe_folder(state: Any, out: Any = None, token: Any = None, **_: Any) -> d
 
 @inspect_command(name=DRAIN)
 def _drain(state: Any, run_id: Any = None, **_: Any) -> dict[str, int]:
-    """Drop the queued tasks of a draining run; return how many of its images and shards the slots are running."""
+    """Drop the queued tasks of a draining run. Return the numbers of its images and shards still in slots."""
     worker.run_cache().forget(str(run_id))
     at = worker.slot_task_ids(str(run_id))
     shards = sum(task_id.endswith(".collect") for task_id in at)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class PriorAttempts:
-    """The attempts and the time of a task's earlier deliveries; each of these deliveries ended with a long wait."""
+    """How many attempts and seconds a task's earlier deliveries took. Each delivery ended with a long wait."""
 
     attempts: int = 0
     #: Seconds spent in the deliveries, without the waits between them.

@@ -55,7 +55,7 @@ def return_large_blocks() -> None:
 
 
 def configure_pillow() -> None:
-    """Silence Pillow's log and warnings, and replace its limits, which would refuse huge images as undecodable."""
+    """Silence Pillow's log and warnings, and replace its limits. Pillow would report huge images as undecodable."""
     # Imported here, because the import takes time and most commands need no Pillow.
     from PIL import Image, PngImagePlugin
 

@@ -171,7 +171,7 @@ class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no anno
 
 
 class SentinelBatchingBackend(BatchingBackend, SentinelBackend):  # type: ignore[misc]  # Celery has no annotations
-    """Our backend for Redis Sentinel, which connects to the current master."""
+    """Our backend for Redis Sentinel. It connects to the current master."""
 
 
 def install(app: Celery, batched_tasks: frozenset[str]) -> None:

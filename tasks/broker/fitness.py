@@ -336,7 +336,7 @@ class Fitness:
 
 
 def _host_and_port(url: str) -> tuple[str, int] | None:
-    """Return the host and port of a URL, or None if it has none."""
+    """Return the host and port of a URL, or None if the URL has no host."""
     try:
         parts = urlsplit(url)
         return (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)) if parts.hostname else None

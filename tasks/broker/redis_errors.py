@@ -1,8 +1,8 @@
 """Classify Redis errors as temporary or permanent, and say how to fix each error.
 
-A temporary error is retried like an outage: the server is unreachable, full, loading, busy, or in a failover. A
-permanent error lasts until a person fixes it: the server refuses this user, or another program uses the same keys. The
-producer, the workers, the transport, the backend and the doctor all call `redis_problem`.
+A temporary error is retried. The server may be unreachable, full, loading, busy, or in a failover. A permanent error
+lasts until a person fixes it: the server refuses this user, or another program uses the same keys. The producer, the
+workers, the transport, the backend and the doctor all call `redis_problem`.
 
 To add an error, add a line to `_TEMPORARY` or `_PERMANENT`. The line's key is the code at the start of Redis's reply.
 Add a case to ``tests/unit/broker/test_redis_errors.py``.

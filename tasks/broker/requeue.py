@@ -91,7 +91,7 @@ def _requeue(server: redis.Redis, unacked: str, index: str, records: Mapping[str
 
 
 def _redelivery(server: redis.Redis, record: str, bindings: dict[str, list[list[str]]]) -> tuple[list[str], str]:
-    """Return the queues of a recorded message, and the message itself, marked as redelivered."""
+    """Mark a recorded message as redelivered. Return the message's queues and the marked message."""
     try:
         message, exchange, key = json.loads(record)
         with suppress(KeyError):

@@ -284,7 +284,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
 
 
 class SentinelChannel(Channel, redis.SentinelChannel):  # type: ignore[misc]  # kombu has no annotations
-    """Our channel for Redis Sentinel, which connects to the current master."""
+    """Our channel for Redis Sentinel. It connects to the current master."""
 
 
 class SentinelTransport(Transport):

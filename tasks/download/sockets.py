@@ -34,7 +34,7 @@ class CurrentDeadline:
 
 
 class DeadlineSocket:
-    """The common part of both kinds of socket, which checks the deadline before each call."""
+    """The common part of both kinds of socket. It checks the deadline before each call."""
 
     _current: CurrentDeadline | None = None
     #: Whether a byte has arrived since this attribute was last set to False.

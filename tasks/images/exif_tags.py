@@ -44,7 +44,7 @@ _TAGS: dict[str, tuple[int | None, int]] = {
 
 
 def read_exif_tags(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...] = DEFAULT_FORMATS) -> dict[str, str]:
-    """Return the useful EXIF tags of an image, the most useful first; empty without usable EXIF.
+    """Return the useful EXIF tags of an image, the most useful first. The result is empty if no EXIF is usable.
 
     Numbers are written as in ExifRead: ``1/60``, ``[40, 26, 46]``. The orientation is written as its number.
     """

@@ -35,7 +35,7 @@ _SCAN, _END = b"\xda", b"\xd9"
 
 
 def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
-    """Return the number of pixels in memory while an opened image's current frame is decoded.
+    """Return how many pixels are in memory during the decoding of an opened image's current frame.
 
     Args:
         image: the opened image; for a JPEG, at the size set by ``draft``.
@@ -70,7 +70,7 @@ def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
 
 
 def _keeps_all_coefficients(image: JpegImageFile, body: bytes) -> bool:
-    """Return whether a JPEG has several scans, so that the decoder keeps all its coefficients.
+    """Return whether a JPEG has several scans. If so, the decoder keeps all its coefficients.
 
     Raises:
         UndecodableError: the JPEG has too many scans or segments.

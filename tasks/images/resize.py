@@ -198,7 +198,7 @@ def _filter(factor: float, options: ResizeOptions) -> Resampling:
 
 
 def _add_border(image: Image.Image, side: int, background: tuple[int, int, int]) -> Image.Image:
-    """Return an image in the centre of a square, if necessary half a pixel to the left of the centre or above it."""
+    """Return an image in the centre of a square. If a margin is odd, the image is half a pixel too far left or up."""
     square = colour.blank(image.mode, (side, side), background)
     square.paste(
         image if image.mode == square.mode else image.convert(square.mode),

@@ -23,7 +23,7 @@ _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\\ud800-\udfff]')
 
 
 def check_name(name: str) -> str:
-    """Return the name of a file, relative to the output folder and without its extension, if it is valid.
+    """Check and return a file's name, which is relative to the output folder and has no extension.
 
     Raises:
         ValueError: the name could leave the folder, can't be written on every system, or belongs to the run itself.

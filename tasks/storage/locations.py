@@ -22,7 +22,7 @@ def open_store(location: Location) -> Store:
 
 
 def open_allowed(text: str, allowed: Iterable[Location]) -> Store:
-    """Return the store at a location that a message names, if the folder is allowed or below an allowed folder.
+    """Return the store at a location that a message names. It must be an allowed folder or lie in one.
 
     Raises:
         StorageError: the folder is not allowed, or the client of the object store can't be created.

@@ -3,11 +3,11 @@
 Even if only some columns are read, the whole file is checked against the checksum of all its bytes, and against the
 expected run and shard. A file that is truncated, modified or from another run is reported and never used.
 
-The checksum is a SHA-256 in the file's own metadata. While it is computed, zeros stand in the checksum's place.
-Checking the checksum takes 0.08 ms per file, and reading four columns of a thousand rows takes 0.43 ms. The alternative
-is to check each page by reading all columns. This takes 2.1 ms, which is five times the time for four columns. For
-100,000 manifests, checking the checksums adds 8 s, whereas reading all columns would add almost three minutes. Pages
-have checksums too, for other tools.
+The checksum is a SHA-256 in the file's own metadata. While the checksum is computed, zeros take its place. Checking the
+checksum takes 0.08 ms per file, and reading four columns of a thousand rows takes 0.43 ms. The alternative is to check
+each page by reading all columns. This takes 2.1 ms, which is five times the time for four columns. For 100,000
+manifests, checking the checksums adds 8 s, whereas reading all columns would add almost three minutes. Pages have
+checksums too, for other tools.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from tasks.storage.store import Store
 
 
 def manifest_revision(shard: int, store: Store) -> int | None:
-    """Return the revision of the run that wrote a shard's manifest; None if there is no manifest.
+    """Return the revision that wrote a shard's manifest. Return None if there is no manifest.
 
     Raises:
         StorageError, CorruptManifestError: the manifest can't be read.

@@ -25,7 +25,7 @@ class Store(ABC):
     @property
     @abstractmethod
     def location(self) -> str:
-        """The folder as a user gives it to a command, for messages, run.json and workers."""
+        """The folder's name in messages, run.json and requests to workers. A user can give this name to a command."""
 
     @abstractmethod
     def describe(self, name: str) -> str:
@@ -77,7 +77,7 @@ class Store(ABC):
 
     @abstractmethod
     def create_linked(self, name: str, body: bytes, source: Store, source_name: str) -> bool:
-        """Save bytes as `create` does, but share the space of a file that already contains these bytes, if possible.
+        """Save bytes as `create` does. If possible, share the space of a file that already contains these bytes.
 
         Args:
             name: the new name.

@@ -19,7 +19,7 @@ def orientation(exif: bytes) -> int:
 
 
 def orientation_block(found: bytes) -> bytes:
-    """Return an EXIF block with only the orientation of another EXIF block; empty for an upright image."""
+    """Return an EXIF block with only the orientation of another block. The result is empty if the image is upright."""
     number = orientation(found) if len(found) <= _MAX_EXIF_BYTES else 1
     if number not in range(2, 9):
         return b""

@@ -15,7 +15,7 @@ _Read = TypeVar("_Read")
 def retry_without_metadata(
     read: Callable[[bytes], _Read], body: bytes, complete: Callable[[bytes], bytes] = lambda body: body
 ) -> _Read:
-    """Return the result of ``read`` for an image. If ``read`` rejects the image, try again without its metadata.
+    """Return the result of ``read`` for an image. If ``read`` rejects it, remove the image's metadata and try again.
 
     Args:
         read: inspects, decodes or resizes an image.
