@@ -1,7 +1,7 @@
 """Health check without curl: ``python -m config.healthcheck URL`` succeeds if the service responds with 200.
 
-The check is for containers that have no curl. Repeated slashes in the URL count as one. Slashes are repeated if the
-URL's path prefix is empty, starts with a slash, or ends with a slash.
+The check is for containers that have no curl. Repeated slashes in the URL count as one. A URL has such slashes if its
+path prefix is empty, or starts or ends with a slash.
 """
 
 from __future__ import annotations

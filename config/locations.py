@@ -1,8 +1,8 @@
 """The location of an output folder: a path on this machine, or the URL of a folder in an object store.
 
 A URL is ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``az://CONTAINER/PREFIX``. The URL has no credentials, host
-or options. Each process reads them from its environment, where the variables have the same names as for the store's own
-tools.
+or options. Each process reads them from its environment. The names of the variables are those that the store's own
+tools use.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def set_up() -> None:
 
 
 def _fill_closed() -> None:
-    """Open os.devnull for each closed standard stream, so that no other file gets its descriptor."""
+    """Open os.devnull for each closed standard stream, so that no other file gets the stream's descriptor."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < _STANDARD:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

@@ -64,7 +64,7 @@ def first_signal_calls(action: Callable[[], object]) -> Iterator[None]:
 
 
 def raise_interrupted(*_: object) -> None:
-    """Interrupt the command; a signal handler."""
+    """Handle a signal: end the command with a `CommandInterrupted`."""
     _interrupt(CommandInterrupted)
 
 

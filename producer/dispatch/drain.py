@@ -87,7 +87,7 @@ class Drain:
 
 
 def _parse_reply(said: Any) -> tuple[int, int]:
-    """Return the numbers of images and shards in a worker's reply.
+    """Return the two numbers in a worker's reply: images and shards.
 
     A number is 0 if the worker's version does not send it.
     """

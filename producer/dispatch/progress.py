@@ -27,7 +27,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Timing:
-    """When the first task was sent, and when the last manifest existed, in seconds of the monotonic clock."""
+    """The times, on the monotonic clock, at which the first task was sent and the last manifest was found."""
 
     first_sent: float = 0.0
     last_done: float = 0.0

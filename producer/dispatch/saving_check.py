@@ -15,7 +15,7 @@ class SavingCheck:
     """Counts the images that could not be saved since the last image was saved."""
 
     def __init__(self, store: Store, unfit: UnfitWorkers) -> None:
-        """Take the run's folder, and its unfit workers with their reasons."""
+        """Take the run's folder and its `UnfitWorkers`, which have the reasons why workers are unfit."""
         self._store, self._unfit = store, unfit
         #: The two counts when the last image was saved: saved images, and images that could not be saved.
         self._saved = self._unsaved = 0

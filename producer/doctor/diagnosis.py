@@ -1,7 +1,7 @@
 """Diagnose a setup: check the settings, the broker, the workers, the clocks and the output folder.
 
 `diagnose` returns findings with their remedies, whatever is broken. It leaves everything unchanged. It writes a test
-file to the output folder, which the workers try to find. Afterwards it removes the file.
+file to the output folder, and the workers try to find this file. Afterwards it removes the file.
 """
 
 from __future__ import annotations

@@ -349,7 +349,7 @@ def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
 
 
 def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -> Finding:
-    """Report, for each shard, the number of images that its manifest lists but that are missing on disk."""
+    """Report, for each shard, the number of images in its manifest whose files are missing on disk."""
     lacking = list_names(f"{shard_name(shard)} ({number:,})" for shard, number in missing.items())
     found = f"{pluralized(sum(missing.values()), 'image')} listed in manifests are missing, in shards {lacking}"
     first = next(iter(missing))

@@ -73,7 +73,7 @@ class RunRemoval:
         return {*self._images_elsewhere(shard), *beside, *([] if packed is None else [packed])}
 
     def _images_elsewhere(self, shard: int) -> Iterator[str]:
-        """Yield the images of a manifest that are outside of their shard's folder, and their sidecars."""
+        """For a manifest's images outside of their shard's folder, yield the names of the images and sidecars."""
         try:
             body = self._store.read(manifest.name(shard))
             paths = manifest.decode(body, ["path"], ShardRef(self._record.id, shard))["path"]

@@ -133,7 +133,7 @@ def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:
 
 
 def remove_packed_images(record: RunFile, store: Store, shards: int) -> None:
-    """Remove the files of images that are in the packed files of finished shards.
+    """Remove image files whose images are also in the packed file of a finished shard.
 
     Usually, the collect task removes these files. But the collect task may die after it has written the manifest, and
     its message may be lost too.

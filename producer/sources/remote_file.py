@@ -43,7 +43,7 @@ class RemoteObject(Protocol):
     has_ranges: bool
 
     def fetch(self, start: int, count: int) -> bytes:
-        """Return up to ``count`` bytes from ``start`` on. Return no bytes only at the end of the list.
+        """Return up to ``count`` bytes from ``start`` on. The result is empty only at the end of the list.
 
         Raises:
             RemoteError: the bytes can't be read, or the list has changed.

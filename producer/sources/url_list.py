@@ -74,7 +74,7 @@ def _schema_and_requests(source: str, options: SourceOptions) -> Iterator[Any]:
 
 
 def _count(source: str, options: SourceOptions) -> int:
-    """Return the number of rows to take a sample from.
+    """Return the number of rows from which a sample is taken.
 
     Raises:
         UsageError: the list can't be read at all, or can't be read a second time.

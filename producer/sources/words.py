@@ -70,7 +70,7 @@ class WordsReader:
 
 
 def _find_url(lines: Iterator[str]) -> int:
-    """Return the most common place of the first URL in a line."""
+    """Find the first URL of each line, and return its most common position."""
     places = Counter(
         next((place for place, word in enumerate(line.split()) if looks_like_url(word)), None) for line in lines
     )
