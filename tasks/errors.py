@@ -148,7 +148,7 @@ class DnsUnavailableError(DnsError):
 
 
 class ConnectError(FetchError):
-    """No connection was possible, or it ended before a response, or the operator's proxy could not connect."""
+    """The connection could not be opened or ended before a response, or the operator's proxy could not connect."""
 
     reason = Reason.CONNECT
     retryable = True
@@ -208,7 +208,7 @@ class RateLimitedError(FetchError):
 
 
 class LongWaitError(RateLimitedError):
-    """The server asked for a wait above `--max-retry-after`, up to two minutes; the slot is freed during the wait."""
+    """The server asked for a wait above `--max-retry-after`, but not above 120 s. The slot is freed during the wait."""
 
 
 class RedirectError(FetchError):

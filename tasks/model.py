@@ -286,7 +286,7 @@ class RunOptions:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the options from the output of `to_json`, without fields unknown to this version."""
+        """Create the options from the output of `to_json`; ignore fields that this version does not know."""
         return cls(
             out=value["out"],
             shard_size=value["shard_size"],
@@ -348,7 +348,7 @@ class Outcome:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the Outcome from the output of `to_json`, without fields unknown to this version."""
+        """Create the Outcome from the output of `to_json`; ignore fields that this version does not know."""
         known = {name: item for name, item in value.items() if name in _OUTCOME_NAMES}
         known["status"] = Status(known["status"])
         if known.get("reason") is not None:

@@ -29,9 +29,9 @@ _MAX_PNG_TEXT_BYTES = 4 * 1024 * 1024
 def reduce_garbage_collection() -> None:
     """Make Python search for reference cycles less often, and skip the search when the process ends.
 
-    Most of the searched objects are never garbage. With Python's default, the search takes a tenth of a worker's time,
-    and a seventh of the time to import Celery and Arrow. When a process ends, the search takes an eighth of a second
-    and is useless.
+    Most of the searched objects are never garbage. With Python's default, the search takes a tenth of a worker's time.
+    During the import of Celery and Arrow, it takes a seventh of the time. When a process ends, the search takes an
+    eighth of a second and is useless.
     """
     gc.set_threshold(_GC_THRESHOLD)
     atexit.register(gc.freeze)

@@ -1,7 +1,7 @@
 """Renew a worker's heartbeat in Redis, and requeue the messages of dead workers.
 
 The set of all workers contains the id of each worker process. Each process also renews a key that expires soon. With
-each heartbeat, the process looks for workers without a heartbeat. It requeues all messages of these workers at once
+each heartbeat, the process looks for workers without a heartbeat. It immediately requeues all messages of these workers
 (`tasks.broker.requeue`). A worker first waits until its own contact with Redis has lasted long enough
 (`tasks.broker.liveness`). It does not wait if the dead process ran on the same host.
 

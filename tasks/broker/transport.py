@@ -274,7 +274,7 @@ class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no annotati
         self.cycle = Poller()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
-        """Join a worker's event loop, and let its timer send the acknowledgements of incomplete batches."""
+        """Register with a worker's event loop. The loop's timer sends the acknowledgements of incomplete batches."""
         cycle = self.cycle
         super().register_with_event_loop(connection, EventLoop(loop))
         timer = getattr(cycle, "_ack_tref", None)

@@ -85,7 +85,7 @@ def configured_variables() -> list[str]:
 
 
 def validate() -> list[SettingsError]:
-    """Return the errors for which a worker would not start in this environment; an empty list if there are none.
+    """Return all errors that would keep a worker from starting in this environment; an empty list if there are none.
 
     Raises:
         SettingsError: a variable has an invalid form, so no setting can be read. The invalid variable may be any

@@ -38,8 +38,8 @@ def parse_retry_after(value: str | None) -> float | None:
 def backoff(retry: int, base: float, retry_after: float | None = None) -> float:
     """Return the seconds to wait before a retry: 50 to 100 % of ``base * 2**retry``, capped at 30.
 
-    The jitter spreads the retries of images that failed at the same time. If ``retry_after`` (in seconds) is longer,
-    return ``retry_after`` instead.
+    The jitter spreads the retries of images that failed at the same time. If ``retry_after`` (in seconds) is longer
+    than this wait, return ``retry_after`` instead.
     """
     wait: float = min(base * 2**retry, _MAX_BACKOFF_SECONDS) * random.uniform(0.5, 1)  # noqa: S311  # no secret
     return max(wait, retry_after or 0.0)

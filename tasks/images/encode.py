@@ -41,7 +41,7 @@ def check_sides(size: tuple[int, int], encode_format: EncodeFormat) -> None:
 
 
 def encode(image: Image.Image, options: ResizeOptions) -> bytes:
-    """Encode a grey or RGB image. An alpha channel is kept, but an image for JPEG must not have one.
+    """Encode a grey or RGB image. An alpha channel is kept. For JPEG, the image must have no alpha channel.
 
     Raises:
         OSError: this machine could not create the file for the encoded image, or could not write to it.

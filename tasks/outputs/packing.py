@@ -27,7 +27,7 @@ from tasks.storage.store import Store
 
 
 class _PackedFormat(Protocol):
-    """A module for a format of packed files, with the functions that ``webdataset.py`` documents."""
+    """A module that reads and writes one packed format. ``webdataset.py`` documents the functions."""
 
     def name(self, shard: int, /) -> str: ...
     def encode(self, rows: pa.Table, images: Iterable[SampleImage], /) -> Iterator[bytes]: ...

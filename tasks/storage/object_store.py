@@ -1,8 +1,9 @@
 """Save files in a folder of an object store: S3 and compatible stores, Google Cloud Storage, Azure Blob Storage.
 
-Each file is one object, and each write is one request, so an object is complete or absent without temporary names. The
-store itself decides which writer of a name is the first (``If-None-Match: *``), and reports a change since the last
-read (``If-Match``). A response to a write means that the object is durable and visible, so there is nothing to sync.
+Each file is one object, and each write is one request. So an object is either complete or absent, and temporary names
+are not needed. The store itself decides which writer of a name is the first (``If-None-Match: *``), and reports a
+change since the last read (``If-Match``). A response to a write means that the object is durable and visible, so there
+is nothing to sync.
 
 The client is obstore, from the extra ``objects``. It reads credentials and the endpoint from the environment, as the
 stores' own tools do (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL`` …).
@@ -204,7 +205,7 @@ class ObjectStore(Store):
                 )
 
     def open_file(self, name: str) -> BinaryIO:
-        """Open an object that can be read from any position. Each block that is read takes a request.
+        """Open an object that can be read from any position. Reading a block takes one request.
 
         Raises:
             StorageError: the object can't be read. Reading the open file can raise this error, too, for example if the

@@ -1,10 +1,10 @@
 """Encode and decode a shard's plan. With the plans, a run no longer needs its URL list. No I/O.
 
-Each shard has one Parquet file, with one row for each request, in index order. The columns are ``index`` (int64, from 0
-over the whole list), ``url`` (string), and the list's other columns, unchanged. The last columns hold a request's other
-facts: the image that the previous run has for the URL (``PREVIOUS_IMAGE_COLUMN``, a struct), the refusal
-(``REFUSED_COLUMN``, a struct), the file name (``PATH_COLUMN``) and the expected hash (``HASH_COLUMN``). If one of these
-columns is null in all rows, it is left out. Manifests do not have these columns.
+Each shard has one Parquet file, with one row for each request, in index order. The first columns are ``index`` (int64,
+the row's position in the whole list, from 0), ``url`` (string), and the list's other columns, unchanged. The last
+columns hold a request's other facts: the image that the previous run has for the URL (``PREVIOUS_IMAGE_COLUMN``, a
+struct), the refusal (``REFUSED_COLUMN``, a struct), the file name (``PATH_COLUMN``) and the expected hash
+(``HASH_COLUMN``). If one of these columns is null in all rows, it is left out. Manifests do not have these columns.
 """
 
 from __future__ import annotations
