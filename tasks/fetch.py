@@ -282,8 +282,8 @@ class _Delivery:
         """Return an Outcome's fields for an image saved by an earlier delivery; None if there is no complete image.
 
         A file's name does not show whether its content is complete, so the whole image is decoded. Few images need this
-        check. An incomplete file is kept until another download succeeds. The URL may have stopped working, and the
-        file's Outcome may already be counted.
+        check. An incomplete file is kept until a new download of the image succeeds. The URL may have stopped working,
+        and the file's Outcome may already be counted.
         """
         options = self.run.fetch
         if options.resize.encodes or options.insecure or self._is_named_by_content():

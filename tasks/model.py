@@ -124,7 +124,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One row of a URL list: its index (from 0), URL and other columns, and facts about its image."""
+    """One row of a URL list: the row's index (from 0), the values of its columns, and facts about its image."""
 
     index: int
     url: str

@@ -267,7 +267,7 @@ def _parameter(url: str, name: str) -> str | None:
 
 
 def _master_client(url: str, options: dict[str, Any]) -> redis.Redis:
-    """Return a client that connects to the Sentinels' current master, which is another server after a failover."""
+    """Return a client that asks the Sentinels for the current master, because a failover changes the master."""
     parts = [urlsplit(part) for part in url.split(";")]
     hosts = [(part.hostname, part.port or _SENTINEL_PORT) for part in parts]
     first = parts[0]

@@ -4,9 +4,9 @@ An image can kill its worker's whole process, and then the tasks in the other sl
 not recorded, because that would cost a round trip for each image. While a worker runs a redelivered task, the task's id
 is in a Redis set under the worker's id. When a process removes a dead worker, it counts a crash for each task in that
 worker's set. A task with `ISOLATE_AFTER_CRASHES` crashes runs in a separate process. Most tasks with a counted crash
-did not cause the crash. Such a task only ran at the same time as the poison message. It succeeds in the separate
-process. A shard's collect task can't be isolated. After `ABANDON_AFTER_CRASHES` crashes, workers no longer start the
-collect task.
+did not cause the crash. Such a task was merely running when a poison message killed the worker. The task succeeds in
+the separate process. A shard's collect task can't be isolated. After `ABANDON_AFTER_CRASHES` crashes, workers no longer
+start the collect task.
 """
 
 from __future__ import annotations

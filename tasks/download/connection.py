@@ -259,7 +259,7 @@ class GuardedConnection(HTTPConnection):
     def is_connected(self) -> bool:
         """Whether the connection can be reused; urllib3 reads this value when it takes the connection out of its pool.
 
-        A pooled connection is registered as idle, and another thread may have closed it to free a file descriptor.
+        A connection in the pool is registered as idle. To free a file descriptor, another thread may have closed it.
         """
         return self.sock is not None and file_descriptors.IDLE_CONNECTIONS.take(self.sock) and super().is_connected
 

@@ -41,7 +41,7 @@ def parse(value: str) -> list[str]:
 
 
 def decode(pieces: Iterable[bytes], names: Sequence[str], status: int) -> Iterator[bytes]:
-    """Return the decoded pieces of a body; each decoder returns about 64 KiB at once.
+    """Return the decoded body in pieces. A decoder's pieces have at most about 64 KiB.
 
     Args:
         pieces: the encoded body.

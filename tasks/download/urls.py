@@ -40,7 +40,7 @@ _LOOKS_LIKE_URL = re.compile(r"(?i)\b(?:[a-z][a-z0-9+.-]*:[/\\]|https?:|data:)")
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """A parsed URL. ``target`` is path and query; ``userinfo`` is never in ``text``."""
+    """A parsed URL. ``target`` holds the path and the query. ``text`` never contains ``userinfo``."""
 
     scheme: str
     host: str

@@ -74,7 +74,7 @@ def existing_image(
 
 
 def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
-    """Return whether an image can be decoded to its end, or is too expensive to decode.
+    """Return whether an image can be decoded to its end; True if the image is too expensive to decode.
 
     A worker gives a file its name only after it has written the whole file. But the worker does not sync the file.
     After a power loss, a file may be empty, or have zeros in place of its last bytes. Some decoders turn these zeros

@@ -1,4 +1,4 @@
-"""Pack a shard's saved images into one file, from the files that its image tasks have saved one by one.
+"""Pack a shard's images into one file. The shard's image tasks save each image as a file of its own.
 
 Until a shard has its manifest, its images are files in the shard's folder. So a crash is handled as in a run that keeps
 the files. These files are recovered, and the first writer of a file wins. The collect task packs the files, and removes

@@ -170,7 +170,7 @@ def _write(path: Path, body: bytes) -> None:
 
 
 def _has_content(path: Path, body: bytes) -> bool:
-    """Return whether a file has exactly these bytes. The check does not follow links or wait for a pipe."""
+    """Return whether a file has exactly these bytes. The check follows no link, and never waits for a pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         return os.read(descriptor, len(body) + 1) == body

@@ -141,7 +141,7 @@ class ObjectStore(Store):
         return self._create(name, body) is not None
 
     def create_linked(self, name: str, body: bytes, source: Store, source_name: str) -> bool:
-        """Save bytes as `create` does. The bytes are sent again, because a copy inside of a store can't be exclusive.
+        """Save bytes as `create` does. The bytes are sent again, because a copy in the store could replace an object.
 
         Raises:
             StorageError: the bytes can't be saved.

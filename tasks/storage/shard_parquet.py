@@ -1,7 +1,7 @@
 """Encode and decode a shard's plan or manifest as Parquet. A file holds its run, its shard and a checksum. No I/O.
 
 Even if only some columns are read, the whole file is checked against the checksum of all its bytes, and against the
-expected run and shard. A file that is truncated, modified or from another run is reported and never used.
+expected run and shard. If a file is truncated, modified or from another run, the file is reported and never used.
 
 The checksum is a SHA-256 in the file's own metadata. While the checksum is computed, zeros take its place. Checking the
 checksum takes 0.08 ms per file, and reading four columns of a thousand rows takes 0.43 ms. The alternative is to check

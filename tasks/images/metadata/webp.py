@@ -16,7 +16,7 @@ _PROFILE_FLAG, _EXIF_FLAG, _PIXEL_FLAGS = 0x20, 0x08, 0x12
 
 
 def remove_metadata(body: bytes) -> bytes:
-    """Return a WebP with a correct RIFF length, and with no metadata but its colour profile and an orientation."""
+    """Remove a WebP's metadata except the colour profile and the orientation, and correct its RIFF length."""
     if body[8:12] != b"WEBP":
         return body
     header = profile = exif = b""
