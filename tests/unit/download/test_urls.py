@@ -9,7 +9,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given, reject
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.download.urls import MAX_LENGTH, Url, join, parse
@@ -372,7 +372,8 @@ def test_normal_form_is_stable(rest: str) -> None:
     try:
         first = parse(f"http://{rest}")
     except InvalidUrlError:
-        reject()
+        # Most such texts are invalid. If they were rejected, Hypothesis would report that it rejects too many.
+        return
     second = parse(first.text)
     assert (second.scheme, second.host, second.port, second.target) == (
         first.scheme,
