@@ -90,6 +90,7 @@ output_options = grouped(
         default="img2dataset",
         show_default=True,
         help="Names of the images in OUT: img2dataset ({shard}/{key}), scrapy (full/{url_sha1}), flat (image-{index}), "
-        "or a text with the fields {shard}, {key}, {index}, {url_sha1}, {sha256}, {host}, or columns of the manifests.",
+        "or a text with fields. The fields are {shard}, {key}, {index}, {url_sha1}, {sha256}, {host} and the "
+        "columns of the manifests.",
     ),
 )

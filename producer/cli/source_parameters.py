@@ -124,8 +124,8 @@ source_options = grouped(
     click.option(
         "--base-url",
         metavar="URL",
-        help="Complete URLs that have no scheme: give https:// for URLs that begin with a host, or a page's URL "
-        "for paths.",
+        help="URL to put before URLs without a scheme: https:// if they begin with a host, or the URL of a page if "
+        "they are paths.",
     ),
     click.option(
         "--offset", type=click.IntRange(0), default=0, show_default=True, help="Number of rows to skip at the start."
@@ -136,8 +136,7 @@ source_options = grouped(
     click.option(
         "--path-col",
         metavar="COLUMN",
-        help="Column with the name of each image's file in OUT. The extension is replaced by that of the image's "
-        "real format.",
+        help="Column with a file name for each image. The extension is replaced by that of the image's real format.",
     ),
     click.option("--hash-col", metavar="COLUMN", help="Column with the hashes of the images, in hexadecimal digits."),
     click.option(

@@ -15,7 +15,7 @@ CANCEL = {"cancel": True}
 
 
 def read_signals(server: redis.Redis, run_id: str, seconds: float) -> list[dict[str, Any]]:
-    """Return the signals to a run's producer. Wait at most this many seconds for the first signal."""
+    """Take the signals for a run's producer from Redis. Wait at most this many seconds for the first signal."""
     key = keys.done(run_id)
     received: list[str] = []
     if seconds:
