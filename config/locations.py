@@ -48,7 +48,7 @@ class StoreUrl:
             if part in (".", "..") or not _PART.fullmatch(part):
                 raise ValueError(
                     f"the prefix has the part {part!a:.100}; a part may have letters, digits and any of _!.'()=+@~-, "
-                    "and is neither empty nor . nor .."
+                    "but can't be empty, a single dot or two dots"
                 )
         return cls(scheme, bucket, parts)
 

@@ -227,7 +227,7 @@ def _requests(source: str | Path | Iterable[str], config: RunConfig) -> tuple[st
         return name, url_list.require_urls(url_list.read(name, config.source), name)
     if replace(config.source, dedupe=None) != SourceOptions():
         raise UsageError(
-            "The options in RunConfig.source can't be used, except for dedupe",
+            "Of the options in RunConfig.source, only dedupe can be used here",
             "they say how to read a list in a file, but the URLs come from Python",
             "Omit them, or write the list to a file.",
         )

@@ -85,7 +85,7 @@ def _note_unused_options(url: str) -> None:
     if given:
         has = "has" if len(given) == 1 else "have"
         print_note(
-            f"Note: {' and '.join(given)} {has} no effect. Only a local fleet has such options, and this command uses "
+            f"Note: {' and '.join(given)} {has} no effect. Only a local fleet has such options, but this command uses "
             f"the workers at {redacted(url)}.",
             quiet=False,
         )

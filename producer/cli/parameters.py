@@ -43,7 +43,9 @@ class Folder(click.Path):
             # scheme, and would report success.
             other = "mount the storage and give the path of the mount"
             hint = "give the path without file://" if scheme == "file" else other
-            self.fail(f"{scheme}:// is not supported, only folders on this machine; {hint}", param, ctx)
+            self.fail(
+                f"{scheme}:// is not supported, because only folders on this machine can be used; {hint}", param, ctx
+            )
         return super().convert(value, param, ctx)
 
 
@@ -77,7 +79,12 @@ class UrlList(click.ParamType[str]):
             other = "copy the list to this machine, or pipe it into the command with - as SOURCE"
             hint = "give the path without file://" if scheme == "file" else other
             schemes = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
-            self.fail(f"{scheme}:// is not supported, only files, - (standard input) and {schemes}; {hint}", param, ctx)
+            self.fail(
+                f"{scheme}:// is not supported; a list can be a file, - (standard input) "
+                f"or a URL with {schemes}; {hint}",
+                param,
+                ctx,
+            )
         return str(value)
 
 
@@ -164,9 +171,9 @@ class DownloadParameters:
 
         if self.deadline > limits.MAX_DEADLINE:
             raise click.BadParameter(
-                f"it must be at most {limits.MAX_DEADLINE:g} s. Redis gives a task to another worker "
-                f"{limits.VISIBILITY_TIMEOUT} s after the first worker took it, and the task may wait in the worker "
-                "before its download begins",
+                f"it must be at most {limits.MAX_DEADLINE:g} s, because Redis gives an unfinished task to another "
+                f"worker {limits.VISIBILITY_TIMEOUT} s after the first worker took it. That time includes the wait "
+                "before the download begins",
                 param_hint="--deadline",
             )
         fetch = FetchOptions(

@@ -242,7 +242,7 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
     if before is not None and now != before:
         place = "with a local fleet here" if now is None else f"at {now}"
         print_note(
-            f"The run used the broker {before} before. Now it continues {place}. To choose another, use --broker.",
+            f"The run used the broker {before} before. Now it continues {place}. To use another one, add --broker.",
             quiet=False,
         )
 

@@ -30,7 +30,7 @@ def _half(body: bytes) -> bytes:
 async def _never() -> NoReturn:
     """Wait until the connection is lost, which cancels this task."""
     await asyncio.get_running_loop().create_future()
-    raise AssertionError("this future is never set")
+    raise AssertionError("this future never completes")
 
 
 # --- Statuses ---

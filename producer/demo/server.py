@@ -79,7 +79,7 @@ class DemoOptions:
     def __post_init__(self) -> None:
         if not self.host:
             # For asyncio, an empty host means every interface of the machine.
-            raise ValueError("host must not be empty; 0.0.0.0 is every interface")
+            raise ValueError("host must not be empty; to listen on every interface, use 0.0.0.0")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port must be 0 to 65535, not {self.port}")
         if not 0 <= self.latency < math.inf:

@@ -166,7 +166,7 @@ class ShardRecovery:
         if in_flight.resends > _MAX_RESENDS + 1:
             raise CommandError(
                 f"Shard {shard_name(shard)} is lost again and again",
-                f"it was sent {in_flight.resends} times, but neither one of its images nor its collect task completed",
+                f"its tasks were sent {in_flight.resends} times, but none of them completed",
                 "Check the workers' logs: a worker may take tasks it can't run. "
                 f"Then run `{resume_command(self._store)}`.",
             )
@@ -182,7 +182,7 @@ class ShardRecovery:
                 in_flight.resends -= 1
                 return 0
             _log.warning(
-                "shard %s ends without %d images: their tasks were lost %d times",
+                "shard %s is completed without %d images, because their tasks were lost %d times",
                 shard_name(shard),
                 len(lost),
                 _MAX_RESENDS,

@@ -118,7 +118,7 @@ def _inode_findings(free: int) -> list[Finding]:
         return []
     level = Level.BAD if free < _MIN_FILES else Level.WARN
     todo = "Remove files there, or choose a folder on another disk: each image is a file."
-    return [Finding("disk files here", level, f"{pluralized(free, 'more file')} can be created (free inodes)", todo)]
+    return [Finding("disk files here", level, f"the disk has free inodes for {pluralized(free, 'more file')}", todo)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +204,13 @@ def _no_run_finding(store: Store) -> Finding:
     left = RunFile.find_run_file(store)
     if left is not None and _is_comparison_folder(store):
         found = "it holds no run, but one way of a comparison (`producer compare` or `producer demo`)"
-        return Finding("run", Level.OK, f"{found}; a run needs another folder")
+        return Finding("run", Level.OK, f"{found}; a new run needs a different folder")
     if left is not None:
         found = f"{left} is from a run, but {NAME} is missing"
         todo = "Choose another folder for a new run. Images and manifests here can be used as they are."
         return Finding("run", Level.BAD, found, todo)
     if isinstance(store, LocalStore) and (run := _run_above(store)) is not None:
-        return Finding("run", Level.BAD, f"this is a part of the run in {run}", f"Use {run}.")
+        return Finding("run", Level.BAD, f"this folder is a part of the run in {run}", f"Use {run}.")
     return Finding("run", Level.OK, "no run is in it")
 
 
@@ -322,7 +322,9 @@ def _plan_finding(run: _InspectedRun, gone: list[int], reading: _ReadResult, nee
         found = f"{found}; {len(gone):,} missing: {list_names(map(plan.name, gone))}"
     if gone or reading.broken:
         if unchanged:
-            return Finding("plan", Level.WARN, found, f"`{resume_command(run.store)}` rebuilds it from {listed}.")
+            return Finding(
+                "plan", Level.WARN, found, f"Run `{resume_command(run.store)}` to rebuild the plan from {listed}."
+            )
         todo = f"Restore a good copy. The plan can't be rebuilt: {explained}."
         return Finding("plan", needed, found, todo)
     if record.plan is PlanState.OPEN and run.producer is None:
@@ -344,7 +346,9 @@ def _manifests_finding(run: _InspectedRun, reading: _ReadResult) -> Finding:
         )
         return Finding("manifests", Level.BAD, found, todo)
     if reading.total < run.shards and run.producer is None and run.record.state is State.COMPLETE:
-        return Finding("manifests", Level.WARN, found, f"`{resume_command(run.store)}` rebuilds the missing ones.")
+        return Finding(
+            "manifests", Level.WARN, found, f"Run `{resume_command(run.store)}` to rebuild the missing manifests."
+        )
     return Finding("manifests", Level.OK, found)
 
 

@@ -44,7 +44,7 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
             todo = "Start a worker without -Q (--queues) and -X (--exclude-queues)."
             findings.append(Finding("queues", Level.BAD, f"no worker consumes {', '.join(missing)}", todo))
         else:
-            findings.append(Finding("queues", Level.OK, f"{IMAGE_QUEUE} and {SHARD_QUEUE} are consumed"))
+            findings.append(Finding("queues", Level.OK, f"workers consume {IMAGE_QUEUE} and {SHARD_QUEUE}"))
     if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in ours if worker.troubles]:
         todo = "Fix the cause on their hosts. Each tries a task from time to time, and resumes when one succeeds."
         findings.append(
@@ -57,7 +57,12 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
     if idle := [worker.name for worker in ours if worker.store_roots == ()]:
         todo = "On the workers' hosts, set IMAGEFLEET_STORE_ROOTS to the folders that they may write to."
         findings.append(
-            Finding("store roots", Level.BAD, f"workers that may not write to any folder: {list_names(idle)}", todo)
+            Finding(
+                "store roots",
+                Level.BAD,
+                f"these workers are not allowed to write to any folder: {list_names(idle)}",
+                todo,
+            )
         )
     return findings
 
@@ -117,5 +122,5 @@ def ask_workers_about_folder(out: str, token: str | None, names: Sequence[str]) 
     """Ask the workers how they see a folder, and return the findings."""
     if token is None:
         found = "unknown: workers recognize the folder by a test file, which can't be written here"
-        return [Finding("folder at workers", Level.WARN, found, "Fix the folder here first.")]
+        return [Finding("folder at workers", Level.WARN, found, "Make the folder writable on this machine first.")]
     return worker_folder_findings(out, worker_queries.probe_folder_at_workers(out, token, names, _PROBE_SECONDS))

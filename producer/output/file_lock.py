@@ -163,7 +163,7 @@ def _try_lock(descriptor: int, kind: int, path: Path, seconds: float) -> bool:
             ) from error
         if kind == fcntl.LOCK_EX:
             _log.warning(
-                "the file system of %s does not support locks (%s). Make sure that no second producer works there",
+                "the file system of %s does not support locks (%s). Make sure that only one producer uses this folder",
                 path.parent,
                 error.strerror,
             )

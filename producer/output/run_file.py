@@ -145,7 +145,7 @@ class RunFile:
                 f"{store.describe(NAME)} is damaged",
                 f"it can't be read ({error or type(error).__name__}); nothing was changed",
                 "Images and manifests are not affected, and can be used as they are. To continue the run, restore a "
-                "good copy of this file. Without a copy, download the list into another folder: "
+                "good copy of this file. If there is no copy, download the list into another folder: "
                 "`producer run SOURCE --out ANOTHER`.",
             ) from error
 
@@ -204,7 +204,7 @@ class RunFile:
             return
         raise UsageError(
             f"{store.location} already holds a run, or leftovers of one",
-            f"found {found}, and the files of two runs are never mixed",
+            f"it contains {found}, and a folder can't hold the files of two runs",
             RunFile._new_run_hint(store),
         )
 
@@ -265,7 +265,7 @@ class RunFile:
             return configured
         if self.broker is not None and _MASK in self.broker:
             raise UsageError(
-                f"The password for the broker of the run in {self.out} is missing",
+                f"The broker's password is missing for the run in {self.out}",
                 f"the broker is {self.broker}, and its password is not saved",
                 "Add --broker with the full URL, or set IMAGEFLEET_BROKER_URL to it.",
             )

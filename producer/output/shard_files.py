@@ -56,7 +56,7 @@ def load_plan(shard: int, store: Store, run_id: str) -> pa.Table:
     except (CorruptShardFileError, StorageError) as error:
         raise CommandError(
             f"{store.describe(plan.name(shard))} is unusable",
-            f"no valid plan of shard {shard_name(shard)}: {error}",
+            f"it is not a valid plan of shard {shard_name(shard)}: {error}",
             "Restore a good copy. Or, if the URL list is unchanged, run "
             f"`{resume_command(store)}` to rebuild it from the list.",
         ) from error
@@ -75,7 +75,7 @@ def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] 
         what = "is unusable" if exists else "is missing"
         raise CommandError(
             f"{store.describe(manifest.name(shard))} {what}",
-            f"no valid manifest of shard {shard_name(shard)}: {error}; nothing was changed",
+            f"it is not a valid manifest of shard {shard_name(shard)}: {error}; nothing was changed",
             f"Restore a good copy. Or {'remove the file and ' if exists else ''}run `{resume_command(store)}` to "
             "repeat that shard. Images saved as files are not downloaded again.",
         ) from error

@@ -46,7 +46,7 @@ def _name(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> I
         raise UsageError(
             f"The path template has unknown fields: {names}",
             "they are neither fields of imagefleet nor columns of the manifests",
-            "Correct the template, or pass the columns of the list through with --columns.",
+            "Correct the template, or add the columns of the list to the manifests with --columns.",
         )
     with ExitStack() as stack:
         source = stack.enter_context(closing_source(requests))
@@ -143,6 +143,6 @@ def check_names(out: Store, options: RunConfig) -> None:
     if other is not None:
         raise UsageError(
             f"{out.location} is not empty",
-            f"found {other}, and with {option} an image could have the name of such a file",
+            f"it contains {other}; with {option}, an image could get the same name as a file in the folder",
             "Choose an empty or new folder.",
         )

@@ -58,7 +58,7 @@ class PathTemplate:
         #: The texts before, between and after the fields.
         self._texts = _FIELD.split(self._body)[::2]
         if any(brace in piece for piece in self._texts for brace in "{}"):
-            raise ValueError("a brace is open or closed alone")
+            raise ValueError("it has an opening brace without a closing brace, or the reverse")
         if _EXTENSION_FIELD in self._fields:
             raise ValueError("{ext} can only be at the end, after a dot")
         if not self._fields:
@@ -110,7 +110,7 @@ class PathTemplate:
             return _FIELDS[field](request, shard_size)
         value = request.columns.get(field)
         if value is None or isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError(f"the column {field!r} has no text and no number")
+            raise ValueError(f"the column {field!r} holds neither text nor a number in this row")
         if SHA256_FIELD in str(value):
             raise ValueError(f"the column {field!r} contains {SHA256_FIELD}")
         return str(value)

@@ -66,7 +66,7 @@ class PreviousRun:
         if self._store.location == self._out.location:
             raise UsageError(
                 f"{folder} can't be refreshed into the same folder",
-                "--out and --refresh-from are the same folder, and the files of two runs are never mixed",
+                "--out and --refresh-from are the same folder, but a folder can't hold the files of two runs",
                 "Choose another --out. On a disk with hard links, unchanged images take no extra space.",
             )
         if self._out.is_within(self._store):

@@ -72,7 +72,7 @@ def _rebuild(broken: Collection[int], record: RunFile, store: Store) -> None:
                 raise unwritable_error(store, error) from error
             load_plan(shard, store, record.id)
             _log.warning(
-                "the plan of shard %s was missing or damaged; rebuilt it from the unchanged list %s",
+                "the plan of shard %s was missing or damaged, so it was rebuilt from the unchanged list %s",
                 shard_name(shard),
                 url_list.shown(record.source),
             )

@@ -47,7 +47,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
             raise CommandError(
                 "The run can't be cancelled from this machine",
                 "its producer runs on another host, with its own local fleet",
-                "Cancel the run there, or stop its producer by Ctrl-C.",
+                "Cancel the run on that host, or stop its producer with Ctrl-C.",
             )
     elif url is not None:
         _cancel_at_broker(url, record, store)

@@ -83,7 +83,7 @@ def resume_same(wanted: RunRequest, store: Store) -> Run:
         raise UsageError(
             f"The run in {store.location} has another list",
             url_list.explain_difference(found.source) if same else f"it is a run of {url_list.shown(found.source)}",
-            f"Choose another --out, or another way with --incremental. `{resume_command(store)}` continues that run.",
+            f"Choose another --out, or another value for --incremental. `{resume_command(store)}` continues that run.",
         )
     _check_options(differing_options(wanted.config, found.options), store)
     if wanted.source != found.source:
@@ -169,7 +169,8 @@ def _check_overwriting(wanted: RunRequest, found: RunFile, store: Store) -> None
     if _has_own_names(found.options) and found.state not in (State.COMPLETE, State.REMOVING):
         raise UsageError(
             f"The run in {store.location} can't be overwritten",
-            "it is unfinished, and only manifests show which images with --path-template or --path-col are its own",
+            "it is unfinished, so some manifests are missing; "
+            "only they list the images named by --path-template or --path-col",
             f"Complete it first with `{resume_command(store)}`. Or remove that folder.",
         )
 
@@ -191,7 +192,7 @@ def _check_extension(wanted: RunRequest, store: Store) -> RunConfig:
     if source == found.options.source and url_list.is_unchanged(wanted.source, found.fingerprint):
         raise UsageError(
             f"The run in {store.location} has the rows of this list already",
-            f"its last list is {url_list.shown(found.source)}, with the same content",
+            f"its last list, {url_list.shown(found.source)}, has the same content as this list",
             "Give another list. If this list has grown meanwhile, use --offset to skip its old rows.",
         )
     # The options for reading a list may differ, because they depend on the list.

@@ -102,7 +102,7 @@ class RunRemoval:
         if foreign is not None:
             raise UsageError(
                 f"The run in {self._store.location} can't be overwritten",
-                f"{foreign} is not one of its files, and would be mixed with the files of the new run",
+                f"{foreign} does not belong to that run, and would be mixed with the files of the new run",
                 "Move that file to another place, or choose another --out.",
             )
 

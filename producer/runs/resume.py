@@ -98,7 +98,7 @@ def mark_running(record: RunFile, store: Store, **changes: Any) -> RunFile:
         raise CommandError(
             f"The run in {store.location} can't continue",
             str(error),
-            "Free disk space there, or get permission to write there; then run the command again.",
+            "Free disk space in that folder, or get permission to write to it. Then run the command again.",
         ) from error
 
 
@@ -185,6 +185,6 @@ def _skip_planned(
 def _source_changed_error(record: RunFile, planned: PlanProgress) -> CommandError:
     return CommandError(
         f"{url_list.display_name(record.source)} can't be read further",
-        f"{url_list.explain_difference(record.source)}. The {planned.rows:,} rows already planned are done",
+        f"{url_list.explain_difference(record.source)}. The {planned.rows:,} rows already planned are complete",
         "Start another run for the rest of the list, in another folder.",
     )

@@ -72,7 +72,7 @@ def choose(reader: Reader, options: SourceOptions, list_name: str) -> Selection:
             raise UsageError(
                 f"{list_name} has no column {name}",
                 f"it is {reader.description}, {_columns_text(reader.names)}",
-                f"Give the name of an existing column to {option}.",
+                f"Set {option} to the name of an existing column.",
             )
     return Selection(url, passed, options.hash_col, options.path_col)
 
@@ -87,7 +87,8 @@ def check_columns(reader: Reader, selection: Selection, list_name: str) -> None:
         if name not in reader.names:
             raise UsageError(
                 f"{list_name} has no column {name}",
-                f"the first file of the list has it; this file is {reader.description}, {_columns_text(reader.names)}",
+                "the first file of the list has this column; "
+                f"this file is {reader.description}, {_columns_text(reader.names)}",
                 "Give only files with the same columns.",
             )
 

@@ -150,7 +150,7 @@ def _first_rows(head: bytes, encoding: str, file: str) -> list[str]:
     if codecs.lookup(encoding).name == "utf-8" and is_binary(head):
         raise UsageError(
             f"{display_name(file)} is not a text file",
-            "it contains zero bytes, like binary files and UTF-16 text without a byte order mark",
+            "it contains NUL bytes, as binary files and UTF-16 text without a byte order mark do",
             "Give a text file in UTF-8, or name its encoding, for example `--encoding utf-16-le`.",
         )
     lines = head.decode(encoding, "replace").replace("\r", "\n").replace(BYTE_ORDER_MARK, "\n").split("\n")

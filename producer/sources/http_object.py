@@ -130,7 +130,7 @@ class HttpObject:
             return self._accept_whole(response, version, count)
         found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if found is None or int(found[1]) != start:
-            raise RemoteError("the server sent another part of the list than requested", _BY_HAND)
+            raise RemoteError("the server sent a part of the list that was not requested", _BY_HAND)
         size = None if found[3] == "*" else int(found[3])
         if not self._opened:
             self.size, self.version = size, version

@@ -60,7 +60,7 @@ class ParquetReader:
                     return
                 values = [_values(_column(batch, name), kind) for name, kind in zip(columns, kinds, strict=True)]
             except _ERRORS as error:
-                raise DamagedListError(f"it can't be read after {self.where()} ({_first_line(error)})") from error
+                raise DamagedListError(f"the rows after {self.where()} can't be read ({_first_line(error)})") from error
             for self._row, row in enumerate(zip(*values, strict=True), self._row + 1):  # noqa: B020
                 yield row
 

@@ -115,7 +115,7 @@ class RemoteFile(RawIOBase):
         try:
             found = self._found.fetch(start, count)
             if not found and size is not None:
-                raise RemoteError("the server ended the list before its end")
+                raise RemoteError("the server's response ended before the end of the list")
         except RemoteError as error:
             of = "" if size is None else f" of {format_size(size)}"
             raise CommandError(

@@ -82,7 +82,7 @@ def open_bucket(source: str) -> tuple[StoreUrl, Client, str]:
     try:
         return bucket, connect(bucket), key
     except StorageError as error:
-        raise RemoteError(str(error), "Correct this, or copy the list to this machine.") from error
+        raise RemoteError(str(error), "Fix this error, or copy the list to this machine.") from error
 
 
 @contextmanager

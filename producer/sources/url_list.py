@@ -82,7 +82,7 @@ def _count(source: str, options: SourceOptions) -> int:
     if location.fingerprint(source) is None and not location.expand(source)[1:]:
         raise UsageError(
             f"{display_name(source)} can't be sampled",
-            "a sample needs two passes over the list, and this list can be read only once or not at all",
+            "a sample needs two passes over the list, but this list can be read only once, or can't be read at all",
             "Save the list to a file first.",
         )
     with ExitStack() as stack:
