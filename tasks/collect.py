@@ -150,7 +150,7 @@ def _find_named_leftovers(
         with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
             return [name for name, exists in zip(names, pool.map(store.exists, names), strict=True) if exists]
     except StorageError as error:
-        _log.warning("files without an entry in the manifest may remain, because the look-up failed: %s", error)
+        _log.warning("could not look for files without an entry in the manifest, so such files may remain: %s", error)
         return []
 
 
@@ -183,7 +183,7 @@ def _merged(shard: int, before: list[Outcome], outcomes: Sequence[Outcome], coun
     failed = {outcome.key for outcome in before if not outcome.ok}
     if len(again) != len(outcomes) or len(again) != count or not failed >= again.keys():
         raise IncompleteShardError(
-            f"shard {shard_name(shard)} has {count} images to retry and {len(outcomes)} Outcomes"
+            f"the {len(outcomes)} Outcomes of shard {shard_name(shard)} do not match its {count} images to retry"
         )
     return [
         replace(again[outcome.key], attempts=outcome.attempts + again[outcome.key].attempts)

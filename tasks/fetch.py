@@ -201,7 +201,7 @@ class _Delivery:
             verify_hash(body, self.request.expected_hash)
         image = unchanged or prepare_image(download.body, self.run.fetch, self.deadline)
         if self.deadline.remaining <= 0:
-            raise FetchTimeoutError("the deadline was over before the image could be saved (--deadline)")
+            raise FetchTimeoutError("the deadline (--deadline) passed before the image could be saved")
         return self._save(download, image, previous if unchanged else None)
 
     def _usable_previous(self) -> PreviousFile | None:
@@ -238,7 +238,7 @@ class _Delivery:
             if existing != image.body:
                 kept = existing_image(existing, image, run.fetch, self.deadline)
                 if kept is None:
-                    _log.warning("%s is damaged, and is replaced by this download", name)
+                    _log.warning("the file %s is damaged, so this download replaces it", name)
                     store.remove(name)
                     return self._save(download, image, previous)
                 # The origin of the existing image is unknown. In an insecure run, the server of the existing image may
@@ -297,7 +297,7 @@ class _Delivery:
             body = self.store.read(name)
             if is_whole(body, options, self.deadline):
                 return _image_facts(name, saved_image(body, options, self.deadline), {"recovered": True})
-            _log.warning("%s is damaged, and is fetched again", name)
+            _log.warning("the file %s is damaged, so its image is downloaded again", name)
         return None
 
 

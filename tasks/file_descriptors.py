@@ -88,7 +88,7 @@ def check_slots(slots: int, option: str) -> None:
         other = f"Use {option} {most} or less, or raise" if most else "Raise"
         raise UsageError(
             f"{slots} downloads at a time can't run in one process here",
-            f"each needs a file descriptor, a process may open {allowed}, and {RESERVED} are needed for other uses",
+            f"each download needs a file descriptor; a process may open {allowed}, but needs {RESERVED} for other uses",
             f"{other} the limit: {limit_hint(slots)}.",
         )
 

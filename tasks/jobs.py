@@ -62,7 +62,7 @@ class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
             self.__header__(*args, **kwargs)
         except TypeError as error:
             raise TypeError(
-                f"{error}. {self.name} belongs to a run and can't be sent by itself. To download images, call "
+                f"{error}. {self.name} is a task of a run, so you can't send it directly. To download images, call "
                 "`producer run SOURCE --out OUT`"
             ) from None
 
@@ -165,7 +165,7 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
     try:
         store, downloader = worker.store(run.out), worker.downloader()
         if worker.run_cache().is_done(run.run_id, shard, store, run.revision):
-            raise CancelledError("its shard is done already")
+            raise CancelledError("the image's shard is already done")
     except FetchError as error:
         judge(error)
         outcome = failed_outcome(key, error)
@@ -290,7 +290,7 @@ def collect_shard(
     try:
         run = worker.run_cache().options(run_id, revision, fresh=True)
     except CancelledError:
-        _log.info("run %s has ended: shard %d is not collected", run_id, shard)
+        _log.info("run %s has ended, so its shard %d is not collected", run_id, shard)
         return
     message: dict[str, Any] = {"shard": shard}
     elsewhere: RetryElsewhere | None = None
@@ -301,7 +301,8 @@ def collect_shard(
         void = STALE_VOID_REASONS if epoch < run.epoch else VOID_REASONS
         if any(outcome.reason in void for outcome in known):
             _log.info(
-                "shard %d of run %s is not collected: some of its images were cancelled or not saved as it ended",
+                "shard %d of run %s is not collected, because some of its images were cancelled, or were not saved "
+                "before the run ended",
                 shard,
                 run_id,
             )
@@ -344,9 +345,7 @@ def _collect(
     """
     with worker.mark_running(task), _track_running(task, run.run_id, _is_redelivered(task)) as crashes:
         if crashes >= poison.ABANDON_AFTER_CRASHES:
-            raise PoisonShardError(
-                f"{crashes} workers died while collecting it, as workers do when they run out of memory"
-            )
+            raise PoisonShardError(f"{crashes} workers died while they collected it; perhaps they ran out of memory")
         fitness = worker.fitness()
         began = fitness.check(run.run_id, collects=True)
         try:

@@ -187,7 +187,8 @@ def _previous_run_store(folder: str) -> Store | None:
         return open_allowed(folder, settings().store_roots)
     except StorageError:
         _log.warning(
-            "no image is reused from %s, and all are downloaded: IMAGEFLEET_STORE_ROOTS does not include this folder",
+            "no image is reused from %s, so all images are downloaded: IMAGEFLEET_STORE_ROOTS does not include this "
+            "folder",
             folder,
         )
         return None
@@ -208,7 +209,7 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
     most = file_descriptors.max_slots(file_descriptors.raise_limit())
     if sender.concurrency > most:
         _log.warning(
-            "this worker has %d slots, but its limit of open files allows only %d at a time; use a smaller "
+            "this worker has %d slots, but its limit of open files allows only %d downloads at a time; use a smaller "
             "-c, or raise the limit with %s",
             sender.concurrency,
             most,

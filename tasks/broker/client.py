@@ -133,7 +133,8 @@ def client(url: str, retry: bool = True) -> redis.Redis:
         raise UsageError(
             f"The broker {redacted(url)} can't be verified",
             f"the certificate file {trusted} does not exist or can't be read",
-            "Put the CA's PEM file there, readable by this user. IMAGEFLEET_BROKER_CA_FILE or the URL sets the path.",
+            "Put the CA's PEM file at this path, and let this user read it. The path comes from "
+            "IMAGEFLEET_BROKER_CA_FILE or from the URL.",
         )
     options: dict[str, Any] = {
         "decode_responses": True,
@@ -196,7 +197,7 @@ def check_connections(server: redis.Redis, url: str, workers: int) -> None:
     if free is not None and free < needed:
         raise CommandError(
             f"The broker {redacted(url)} has too few free connections",
-            f"it has {free}, and this run needs about {needed}",
+            f"the number of free connections is {free}, but this run needs about {needed}",
             MORE_CLIENTS_HINT,
         )
 
@@ -222,7 +223,7 @@ def translate_errors(url: str) -> Iterator[None]:
         if isinstance(error, redis.ResponseError):
             raise CommandError(f"The broker {shown} refuses us", problem.text, problem.hint) from error
         raise CommandError(
-            f"The server at {shown} is not a Redis", str(error), "Check the host and the port in the URL."
+            f"The server at {shown} is not a Redis server", str(error), "Check the host and the port in the URL."
         ) from error
 
 
@@ -248,14 +249,14 @@ def _check_sentinels(url: str) -> str:
     if any(name not in _SENTINEL_PARAMETERS for part in parts for name in parse_qs(part.query)):
         raise UsageError(
             f"The broker URL {redacted(url)} can't be used",
-            f"a sentinel:// URL has only the parameters {' and '.join(_SENTINEL_PARAMETERS)}; TLS is not supported",
+            f"a sentinel:// URL accepts only the parameters {' and '.join(_SENTINEL_PARAMETERS)}; TLS is not supported",
             f"Write it as {example}.",
         )
     if master_name(url) is None:
         raise UsageError(
             f"The broker URL {redacted(url)} can't be used",
             "it does not name exactly one master",
-            f"Add the master's name at the Sentinels (`SENTINEL MASTERS` shows it), as in {example}.",
+            f"Add `master_name` to the URL, with the name that `SENTINEL MASTERS` shows, as in {example}.",
         )
     return url
 

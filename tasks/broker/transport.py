@@ -155,7 +155,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
     def deliver(self, queues: list[str], reply: list[Any]) -> None:
         """Deliver the messages returned by `reserve.lua`."""
         if reply[0]:
-            _log.error("moved %d messages not written by kombu to %s", reply[0], self._dead_letter_key)
+            _log.error("moved %d messages to %s, because kombu did not write them", reply[0], self._dead_letter_key)
         messages = _decode_messages(queues, reply)
         undelivered = [message["properties"]["delivery_tag"] for queue, message in messages]
         self.qos.reserved.update(

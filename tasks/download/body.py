@@ -124,7 +124,8 @@ class BodyReader:
             if not requested.is_continued_by(status, response.headers):
                 drain(response, self.deadline)
                 raise TruncatedError(
-                    "the body was interrupted, and the server did not continue at the same place", http_status=status
+                    "the body was interrupted, and the server's next response was not the rest of the same body",
+                    http_status=status,
                 )
             if status == http.HTTPStatus.PARTIAL_CONTENT:
                 return requested, requested.total_size

@@ -61,13 +61,13 @@ class Rule:
         if entry.startswith("["):
             host, bracket, tail = entry[1:].partition("]")
             if not bracket or (tail and not tail.startswith(":")):
-                raise ValueError(f"{entry!r} is not an address in brackets with a port")
+                raise ValueError(f"{entry!r} does not have the form [ADDRESS] or [ADDRESS]:PORT")
             port = tail[1:] or None
         elif entry.count(":") == 1:
             host, _, port = entry.partition(":")
         number = None if port is None else int(port)
         if number is not None and not 0 < number < 65536:
-            raise ValueError(f"{port} is not a port")
+            raise ValueError(f"{port} is not a port number from 1 to 65535")
         try:
             return cls(ipaddress.ip_network(host, strict=False), None, number)
         except ValueError:

@@ -50,7 +50,7 @@ class Proxy:
         scheme = url.partition(":")[0].lower()
         if scheme in _OTHER_PROXIES:
             raise ValueError(
-                f"{scheme}:// proxies are not supported; it must be {_FORM}; an http proxy also carries https"
+                f"{scheme}:// proxies are not supported; it must be {_FORM}; an http proxy is also used for https URLs"
             )
         if scheme != "http":
             raise ValueError(f"it must be {_FORM}")

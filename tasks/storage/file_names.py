@@ -44,7 +44,7 @@ def check_name(name: str) -> str:
     if parts[0].startswith(".") or (_RUN_FILES.fullmatch(parts[0]) and not name.isdecimal()):
         raise ValueError(f"{parts[0]!r} is the name of a hidden file, or of a file or folder of the run")
     if len(parts) == 1 and _RUN_STEMS.fullmatch(name):
-        raise ValueError(f"a file beside {name!r} could be a file of the run")
+        raise ValueError(f"the metadata file of {name!r} could have the same name as a file of the run")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise ValueError(f"it is longer than {MAX_NAME_BYTES:,} bytes")
     return name

@@ -50,7 +50,7 @@ class ObjectFile(RawIOBase):
         """Move to a place in the object, and return this place."""
         place = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence] + offset
         if place < 0:
-            raise OSError("a file has no place before its start")
+            raise OSError("can't move to a place before the start of the file")
         self._place = place
         return place
 

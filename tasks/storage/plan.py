@@ -97,7 +97,7 @@ def decode(body: bytes, expected: ShardRef | None = None) -> pa.Table:
     except CorruptShardFileError as error:
         raise CorruptPlanError(str(error)) from error
     if table.column_names[:2] != ["index", "url"] or table.num_rows == 0:
-        raise CorruptPlanError("not a plan: its first columns are not index and url")
+        raise CorruptPlanError("not a plan: it has no rows, or its first two columns are not index and url")
     return table
 
 
