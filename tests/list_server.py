@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from tests.loopback_server import LoopbackHandler, LoopbackServer
 
-class ListServer(ThreadingHTTPServer):
+
+class ListServer(LoopbackServer):
     """The server; ``files`` maps each path to its body."""
-
-    daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
         """Print nothing if a client closes its connection early."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.files: dict[str, bytes] = {}
         #: Whether the server understands ranges.
         self.has_ranges = True
@@ -35,32 +32,11 @@ class ListServer(ThreadingHTTPServer):
         #: in the middle of the body, or None to answer the request.
         self.fault: Callable[[int], int | str | None] = lambda _: None
 
-    @property
-    def url(self) -> str:
-        """The server's URL."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
 
-
-@contextmanager
-def list_server() -> Iterator[ListServer]:
-    """Run a server without files."""
-    with ListServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(LoopbackHandler):
     server: ListServer
-    wbufsize = -1
-    disable_nagle_algorithm = True
 
-    def do_GET(self) -> None:  # the base class finds it by this name
+    def do_GET(self) -> None:  # noqa: N802  # the base class finds it by this name
         number = len(self.server.requests)
         self.server.requests.append({**self.headers, "target": self.path})
         fault = self.server.fault(number)
@@ -71,9 +47,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(404, b"not found", {})
         else:
             self._answer(body, fault == "cut")
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
 
     def _answer(self, body: bytes, cut: bool) -> None:
         tag = f'"{hashlib.md5(body).hexdigest()}"'

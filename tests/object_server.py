@@ -8,25 +8,22 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
+
+from tests.loopback_server import LoopbackHandler, LoopbackServer
 
 #: The credentials for the server, as an operator sets them in the environment.
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test-id", "AWS_SECRET_ACCESS_KEY": "test-secret", "AWS_REGION": "us-east-1"}
 _PAGE = 1000
 
 
-class ObjectServer(ThreadingHTTPServer):
-    """The server; ``buckets`` maps each bucket to its objects."""
-
-    daemon_threads = True
-    request_queue_size = 128
+class ObjectServer(LoopbackServer):
+    """The server; ``buckets`` maps each bucket to its objects. At first, there is an empty bucket ``bucket``."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.buckets: dict[str, dict[str, bytes]] = {"bucket": {}}
         #: The parts of unfinished uploads.
         self.uploads: dict[str, dict[int, bytes]] = {}
@@ -40,43 +37,18 @@ class ObjectServer(ThreadingHTTPServer):
         self.fault: Callable[[str, str], int | str | None] = lambda _method, _path: None
 
     @property
-    def url(self) -> str:
-        """The server's URL."""
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    @property
     def environment(self) -> dict[str, str]:
         """The environment variables for a process that uses this server."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url}
 
 
-@contextmanager
-def object_server() -> Iterator[ObjectServer]:
-    """Run a server with the empty bucket ``bucket``."""
-    with ObjectServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(LoopbackHandler):
     server: ObjectServer
-    # Each response is one write, because Nagle's algorithm would delay the second part of a response.
-    wbufsize = -1
-    disable_nagle_algorithm = True
 
-    def do_GET(self) -> None:  # the base class finds it by this name
+    def do_GET(self) -> None:  # noqa: N802  # the base class finds it by this name
         self._handle()
 
     do_PUT = do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815  # as the last
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
 
     def _handle(self) -> None:
         parts = urlsplit(self.path)

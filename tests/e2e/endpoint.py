@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import http.client
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from tests.conftest import required_module
 from tests.integration import processes
+from tests.loopback_server import LoopbackHandler, LoopbackServer
 from tests.object_server import CREDENTIALS
 
 BUCKET = "images"
@@ -37,15 +36,12 @@ def moto_server(folder: Path) -> Iterator[int]:
         yield port
 
 
-class FaultyEndpoint(ThreadingHTTPServer):
+class FaultyEndpoint(LoopbackServer):
     """A context manager that starts and stops a proxy in front of an endpoint."""
-
-    daemon_threads = True
-    request_queue_size = 128
 
     def __init__(self, target: int) -> None:
         """Take the port of the endpoint."""
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler)
         self.target = target
         #: The number of objects written so far.
         self.writes = 0
@@ -53,36 +49,20 @@ class FaultyEndpoint(ThreadingHTTPServer):
         #: seconds delays the request before it is forwarded. "lost" forwards the request and then breaks the
         #: connection. None forwards the request.
         self.fault: Callable[[str], int | float | str | None] = lambda _: None
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
-
-    def __enter__(self) -> FaultyEndpoint:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment variables for a process that uses this endpoint."""
-        return {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.server_address[1]}"}
+        return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class _Handler(LoopbackHandler):
     server: FaultyEndpoint
-    wbufsize = -1
-    disable_nagle_algorithm = True
 
-    def do_GET(self) -> None:  # the base class finds it by this name
+    def do_GET(self) -> None:  # noqa: N802  # the base class finds it by this name
         self._forward()
 
     do_PUT = do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815  # as the last
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

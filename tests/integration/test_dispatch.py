@@ -36,7 +36,7 @@ from tasks.storage.object_store import ObjectStore
 from tasks.storage.store import Store
 from tests.conftest import required_module
 from tests.integration import processes
-from tests.object_server import object_server
+from tests.object_server import ObjectServer
 from tests.waiting import PATIENCE, wait_for
 
 _SHARD_SIZE = 2
@@ -366,7 +366,7 @@ def test_producer_without_its_lock_leaves_the_run_to_its_successor(
     """After another producer has taken over the run, the first producer ends without deleting the new record."""
     required_module("obstore")
     monkeypatch.setattr(lease, "_RENEWAL_SECONDS", 0.02)
-    with object_server() as objects:
+    with ObjectServer() as objects:
         for name, value in objects.environment.items():
             monkeypatch.setenv(name, value)
         store = ObjectStore(StoreUrl.parse("s3://bucket/run"))

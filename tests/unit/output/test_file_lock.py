@@ -25,6 +25,7 @@ from producer.output import lock
 from producer.output.run_file import RunFile
 from tasks.errors import CommandError, UsageError
 from tasks.storage.local_store import LocalStore
+from tests.unit.output.holders import running_holder
 
 _HOLDER = """
 import sys, time
@@ -39,14 +40,8 @@ with lock.hold(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
 @contextmanager
 def other_holder(out: Path) -> Iterator[subprocess.Popen[str]]:
     """Run another process that holds the lock. The process ends when its stdin ends, or when it is killed."""
-    argv = [sys.executable, "-c", _HOLDER, str(out), "--broker=redis://me:word@there:6379/0", "--header", "A: word"]
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+    with running_holder(_HOLDER, str(out), "--broker=redis://me:word@there:6379/0", "--header", "A: word") as process:
+        yield process
 
 
 def test_second_producer_is_refused_while_the_first_lives(tmp_path: Path) -> None:

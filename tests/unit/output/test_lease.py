@@ -6,21 +6,18 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from config.locations import StoreUrl
-from producer.local_fleet.supervisor_client import ROOT
 from producer.output import lease, lock
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.storage.object_store import ObjectStore
 from tests.conftest import required_module
-from tests.object_server import ObjectServer, object_server
+from tests.object_server import ObjectServer
+from tests.unit.output.holders import running_holder
 from tests.waiting import wait_for
 
 URL = "s3://bucket/run"
@@ -42,7 +39,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
     required_module("obstore")
     for name, seconds in (("_RENEWAL_SECONDS", 0.05), ("_LIFETIME_SECONDS", 0.3), ("_WATCH_INTERVAL_SECONDS", 0.02)):
         monkeypatch.setattr(lease, name, seconds)
-    with object_server() as server:
+    with ObjectServer() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         yield server
@@ -54,19 +51,6 @@ def store(server: ObjectServer) -> ObjectStore:
     return ObjectStore(StoreUrl.parse(URL))
 
 
-@contextmanager
-def other_holder() -> Iterator[subprocess.Popen[str]]:
-    """Run another process that holds the lock. The process ends when its stdin ends, or when it is killed."""
-    argv = [sys.executable, "-c", _HOLDER]
-    with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def lock_content(server: ObjectServer) -> bytes:
     """Return the content of the lock."""
     return server.buckets["bucket"]["run/.lock"]
@@ -74,7 +58,7 @@ def lock_content(server: ObjectServer) -> bytes:
 
 def test_second_producer_is_refused_while_the_first_lives(server: ObjectServer, store: ObjectStore) -> None:
     """The error names the first producer and a remedy, and neither the error nor the lock has a secret."""
-    with other_holder() as first:
+    with running_holder(_HOLDER) as first:
         with pytest.raises(UsageError) as caught, lock.hold(store, None):
             pytest.fail("two hold it")
         assert caught.value.what == f"Another producer works on {URL}"
@@ -90,7 +74,7 @@ def test_second_producer_is_refused_while_the_first_lives(server: ObjectServer, 
 
 def test_lock_of_a_killed_producer_is_free(server: ObjectServer, store: ObjectStore) -> None:
     """After SIGKILL, another producer on the same host takes over the lock at once, and knows the dead holder."""
-    with other_holder() as first:
+    with running_holder(_HOLDER) as first:
         first.send_signal(signal.SIGKILL)
         first.wait()
     assert lock.current_holder(store) is None

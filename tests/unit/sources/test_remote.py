@@ -23,8 +23,8 @@ from tasks.errors import CommandError, UsageError
 from tasks.storage import plan
 from tasks.storage.local_store import LocalStore
 from tests.conftest import required_module
-from tests.list_server import ListServer, list_server
-from tests.object_server import ObjectServer, object_server
+from tests.list_server import ListServer
+from tests.object_server import ObjectServer
 
 _COUNT = 3000
 _URLS = [f"http://a.example/{number}.jpg" for number in range(_COUNT)]
@@ -44,7 +44,7 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def web() -> Iterator[ListServer]:
     """Run a web server."""
-    with list_server() as server:
+    with ListServer() as server:
         yield server
 
 
@@ -52,7 +52,7 @@ def web() -> Iterator[ListServer]:
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
     """Run an object store."""
     required_module("obstore")
-    with object_server() as server:
+    with ObjectServer() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         yield server

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,7 @@ from tasks.errors import StorageError
 from tasks.storage import local_store as store_module
 from tasks.storage.local_store import TEMPORARY_FOLDER, LocalStore
 from tasks.storage.store import PRIVATE_MODE
+from tests.unit.storage.racing import assert_one_writer_wins
 from tests.waiting import wait_for
 
 _WRITERS = 16
@@ -66,16 +66,7 @@ def test_does_not_replace_an_existing_file(any_store: LocalStore) -> None:
 
 def test_first_of_many_writers_wins(any_store: LocalStore) -> None:
     """If many writers use one name, exactly one writer wins. The file has all of the winner's bytes."""
-    barrier = threading.Barrier(_WRITERS)
-
-    def write(number: int) -> bool:
-        barrier.wait()
-        return any_store.create("00000/a.jpg", bytes([number]) * 50_000)
-
-    with ThreadPoolExecutor(_WRITERS) as pool:
-        won = list(pool.map(write, range(_WRITERS)))
-    assert won.count(True) == 1
-    assert any_store.read("00000/a.jpg") == bytes([won.index(True)]) * 50_000
+    assert_one_writer_wins(any_store, _WRITERS)
     assert temporary_files(any_store) == []
 
 

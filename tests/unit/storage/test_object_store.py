@@ -23,7 +23,7 @@ from tasks.storage.folder_probe import ProbeResult
 from tasks.storage.locations import open_allowed, open_store
 from tasks.storage.object_store import ObjectStore
 from tests.conftest import required_module
-from tests.object_server import ObjectServer, object_server
+from tests.object_server import ObjectServer
 
 URL = StoreUrl.parse("s3://bucket/run")
 _TOKEN = "0123456789abcdef" * 2
@@ -35,7 +35,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
     required_module("obstore")
     monkeypatch.setattr(object_store, "_FIRST_BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(object_store, "_MAX_BACKOFF_SECONDS", 0.002)
-    with object_server() as server:
+    with ObjectServer() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         yield server

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,8 @@ from tasks.storage.local_store import LocalStore
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.store import Store
 from tests.conftest import required_module
-from tests.object_server import object_server
+from tests.object_server import ObjectServer
+from tests.unit.storage.racing import assert_one_writer_wins
 
 _WRITERS = 8
 
@@ -27,7 +27,7 @@ def any_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
         yield LocalStore(tmp_path / "out")
         return
     required_module("obstore")
-    with object_server() as server:
+    with ObjectServer() as server:
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         yield ObjectStore(StoreUrl.parse("s3://bucket" if "top" in request.param else "s3://bucket/some/prefix"))
@@ -66,16 +66,7 @@ def test_first_writer_wins(any_store: Store, method: str) -> None:
 
 def test_first_of_many_writers_wins(any_store: Store) -> None:
     """If many writers use one name, exactly one writer wins. The file has all of the winner's bytes."""
-    barrier = threading.Barrier(_WRITERS)
-
-    def write(number: int) -> bool:
-        barrier.wait()
-        return any_store.create("00000/a.jpg", bytes([number]) * 50_000)
-
-    with ThreadPoolExecutor(_WRITERS) as pool:
-        won = list(pool.map(write, range(_WRITERS)))
-    assert won.count(True) == 1
-    assert any_store.read("00000/a.jpg") == bytes([won.index(True)]) * 50_000
+    assert_one_writer_wins(any_store, _WRITERS)
 
 
 def test_replaces(any_store: Store) -> None:
