@@ -47,19 +47,16 @@ _MODULES = {
     "producer.runs.result": ("RunResult",),
     "producer.sources.options": ("InputFormat", "SourceOptions"),
     "tasks.errors": ("CommandError", "RunInterruptedError", "UsageError"),
+    "tasks.image_options": ("ResizeMode", "ResizeOptions"),
     "tasks.model": (
-        *(
-            "FetchOptions",
-            "HeaderOptions",
-            "Outcome",
-            "OutputFormat",
-            "OutputOptions",
-            "Reason",
-            "ResizeMode",
-            "ResizeOptions",
-            "Status",
-            "Verify",
-        ),
+        "FetchOptions",
+        "HeaderOptions",
+        "Outcome",
+        "OutputFormat",
+        "OutputOptions",
+        "Reason",
+        "Status",
+        "Verify",
     ),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
