@@ -21,7 +21,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import SettingsError, limits
-from config.locations import StoreUrl, parse_location
+from config.locations import StoreUrl, parse_location, resolved
 
 REDIS_CONF = Path(__file__).with_name("redis.conf")
 FLOWER_CONF = Path(__file__).with_name("flower.py")
@@ -198,7 +198,7 @@ class Settings(BaseSettings):
         for root in locations:
             if isinstance(root, Path) and not root.is_absolute():
                 raise ValueError(f"{root} is not an absolute path")
-        return tuple(root.resolve() if isinstance(root, Path) else root for root in locations)
+        return tuple(map(resolved, locations))
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

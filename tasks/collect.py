@@ -18,7 +18,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from tasks.errors import StorageError
-from tasks.images.identify import EXTENSIONS
+from tasks.images.identify import FILE_EXTENSIONS
 from tasks.model import SHA256_FIELD, Outcome, OutputFormat, OutputOptions, Reason, RunOptions, image_key, shard_name
 from tasks.outputs.packing import pack, packed_name
 from tasks.outputs.sidecars import sidecar_names, write_sidecars
@@ -144,7 +144,7 @@ def _find_named_leftovers(
         # Nothing is fetched for a refused row, so a file with this row's name belongs to another row.
         if path is None or request.refused is not None or outcome.ok or SHA256_FIELD in path or not _is_valid(path):
             continue
-        found = [f"{path}.{extension}" for extension in sorted(set(EXTENSIONS.values()))]
+        found = [f"{path}.{extension}" for extension in FILE_EXTENSIONS]
         names += [*found, *sidecar_names(found[:1], output.sidecars)]
     try:
         with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:

@@ -290,7 +290,7 @@ class _Delivery:
             # The file alone shows neither the image's original size nor whether the image's server was verified. A name
             # that contains the image's hash is unknown before the download.
             return None
-        for extension in sorted(set(identify.EXTENSIONS.values())):
+        for extension in identify.FILE_EXTENSIONS:
             name = self._file_name(extension)
             if not self.store.exists(name):
                 continue

@@ -173,7 +173,7 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
         outcome = failed_outcome(key, InternalError(str(error)))
     else:
         with worker.mark_running(task), _track_running(task, run.run_id, request.recover) as crashes:
-            if crashes >= poison.ISOLATE_AFTER_CRASHES:
+            if crashes >= poison.ISOLATE_AFTER_CRASHES and request.refused is None:
                 outcome = isolation.fetch(request, run)
             else:
                 outcome = fetch(request, run, store, downloader, defer_long_waits=True, judge=judge)

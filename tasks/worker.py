@@ -18,6 +18,7 @@ from celery import Task
 from celery.signals import worker_init, worker_shutdown
 
 from config import SettingsError, streams
+from config.locations import url_scheme
 from config.settings import settings, unknown_variables
 from tasks import file_descriptors, runtime_tuning
 from tasks.broker import client as broker_client
@@ -152,7 +153,7 @@ def store(out: str) -> Store:
     """
     store = open_allowed(out, settings().store_roots)
     if not store.folder_exists(plan.FOLDER):
-        hint = "is its endpoint the producer's?" if "://" in out else "is the shared folder mounted there?"
+        hint = "is its endpoint the producer's?" if url_scheme(out) else "is the shared folder mounted there?"
         raise StorageError(f"the run is not in {out} on this worker's host: {hint}")
     return store
 

@@ -22,7 +22,7 @@ from tasks.model import SHA256_FIELD, ImageRequest, OutputFormat, Reason, Refusa
 from tasks.storage.store import Store
 
 #: The extension of an image's format at the end of a name.
-_EXTENSION = re.compile(rf"\.(?:jpeg|tif|{'|'.join(sorted(set(identify.EXTENSIONS.values())))})\Z", re.IGNORECASE)
+_EXTENSION = re.compile(rf"\.(?:jpeg|tif|{'|'.join(identify.FILE_EXTENSIONS)})\Z", re.IGNORECASE)
 #: The scratch folder for the names while the list is planned.
 _SEEN = "file_paths"
 

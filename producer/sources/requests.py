@@ -9,14 +9,13 @@ from producer.sources.files import ListFiles
 from producer.sources.options import HashKind, SourceOptions
 from producer.sources.reader import BadRow, Row
 from tasks.download import urls
+from tasks.download.body_hash import DIGITS
 from tasks.errors import InvalidUrlError
 from tasks.model import ImageRequest, Reason, Refusal
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 #: A base that is only a scheme.
 _BARE_SCHEME = re.compile(r"(https?):(?://)?", re.IGNORECASE)
-#: The number of hexadecimal digits of each kind of hash.
-_DIGITS = {HashKind.MD5: 32, HashKind.SHA256: 64, HashKind.SHA512: 128}
 
 
 def make_requests(rows: Iterable[Row], files: ListFiles, options: SourceOptions) -> Iterator[ImageRequest]:
@@ -89,7 +88,7 @@ def _path(value: object) -> str | None:
 def _expected_hash(value: object, kind: HashKind) -> str | None:
     """Return the expected hash in the form of an `ImageRequest`, or None if the text is not a hash."""
     digits = value.strip().lower() if isinstance(value, str) else ""
-    if len(digits) != _DIGITS[kind] or not re.fullmatch("[0-9a-f]+", digits):
+    if len(digits) != DIGITS[kind] or not re.fullmatch("[0-9a-f]+", digits):
         return None
     return f"{kind}:{digits}"
 

@@ -45,6 +45,8 @@ EXTENSIONS = {
     "HEIF": "heic",
     "JPEG2000": "jp2",
 }
+#: The file extensions of all formats, sorted.
+FILE_EXTENSIONS = tuple(sorted(set(EXTENSIONS.values())))
 #: Only the parsers of these formats are loaded and tried. The parsers of all other formats stay off. An MPO is opened
 #: as the JPEG at its start.
 _PLUGINS = (

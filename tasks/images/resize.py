@@ -8,7 +8,7 @@ encodes to a Python object, such as a ``BytesIO``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from PIL import Image
 from PIL.Image import Resampling, Transpose
@@ -49,19 +49,12 @@ _TRANSPOSE_BY_ORIENTATION = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Format:
-    """An encoded format: its name in manifests, and its name in Pillow."""
-
-    name: str
-    pillow_name: str
-
-
-_FORMATS = {
-    EncodeFormat.JPG: _Format("jpeg", "JPEG"),
-    EncodeFormat.PNG: _Format("png", "PNG"),
-    EncodeFormat.WEBP: _Format("webp", "WEBP"),
-    EncodeFormat.AVIF: _Format("avif", "AVIF"),
+#: Pillow's name of each encoded format. In lower case, it is the name in manifests.
+_PILLOW_NAMES = {
+    EncodeFormat.JPG: "JPEG",
+    EncodeFormat.PNG: "PNG",
+    EncodeFormat.WEBP: "WEBP",
+    EncodeFormat.AVIF: "AVIF",
 }
 
 
@@ -140,7 +133,7 @@ def _resize(image: ImageFile, body: bytes, options: ResizeOptions, max_pixels: i
 
 def _names(encode_format: EncodeFormat) -> tuple[str, str]:
     """Return an encoded format's name in manifests, and its file extension."""
-    return _FORMATS[encode_format].name, encode_format.value
+    return _PILLOW_NAMES[encode_format].lower(), encode_format.value
 
 
 def _is_final(image: ImageFile, orientation: int, encode_format: EncodeFormat) -> bool:
@@ -148,7 +141,7 @@ def _is_final(image: ImageFile, orientation: int, encode_format: EncodeFormat) -
 
     If so, all its pixels can be decoded.
     """
-    if image.format != _FORMATS[encode_format].pillow_name or getattr(image, "n_frames", 1) > 1:
+    if image.format != _PILLOW_NAMES[encode_format] or getattr(image, "n_frames", 1) > 1:
         return False
     if orientation in _TRANSPOSE_BY_ORIENTATION or not colour.is_srgb(image):
         return False

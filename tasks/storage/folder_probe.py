@@ -86,11 +86,8 @@ def write_probe(store: Store, token: str) -> None:
 
 def remove_probe(store: Store, token: str) -> None:
     """Remove the producer's file, if it exists and can be removed."""
-    with suppress(OSError, StorageError):
-        if isinstance(store, LocalStore):
-            store.path(probe_name(token)).unlink()
-        else:
-            store.remove(probe_name(token))
+    with suppress(StorageError):
+        store.remove(probe_name(token))
 
 
 def probe_folder(out: Any, token: Any, allowed: Iterable[Location]) -> ProbeResult:

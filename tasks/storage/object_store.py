@@ -138,7 +138,7 @@ class ObjectStore(Store):
             StorageError: the bytes can't be saved.
         """
         self._check_write()
-        return self._create(name, body) is not None
+        return self.create_version(name, body) is not None
 
     def create_linked(self, name: str, body: bytes, source: Store, source_name: str) -> bool:
         """Save bytes as `create` does. The bytes are sent again, because a copy in the store could replace an object.
@@ -162,7 +162,17 @@ class ObjectStore(Store):
         Raises:
             StorageError: the bytes can't be saved.
         """
-        return self._create(name, body)
+        from obstore.exceptions import AlreadyExistsError
+
+        with self._errors("save", name):
+            for _ in range(_CREATE_ATTEMPTS):
+                with suppress(AlreadyExistsError):
+                    return self._put(name, body, "create")
+                # S3 also refuses a write while another write of the same name is in progress, and that other write may
+                # fail.
+                if self.exists(name):
+                    break
+        return None
 
     def replace(self, name: str, body: bytes, mode: int = PRIVATE_MODE) -> None:
         """Save bytes under a name; replace an existing object.
@@ -282,9 +292,9 @@ class ObjectStore(Store):
             StorageError: the folder can't be written, or the store ignores the conditions of a write.
         """
         name = f"{_PROBE}-{secrets.token_hex(8)}"
-        first = self._create(name, b"1")
+        first = self.create_version(name, b"1")
         try:
-            if first is None or self._create(name, b"2") is not None or self.read(name) != b"1":
+            if first is None or self.create_version(name, b"2") is not None or self.read(name) != b"1":
                 raise StorageError(
                     "the object store ignores `If-None-Match: *`, so two workers could overwrite each other's files; "
                     "use a store with conditional writes"
@@ -313,20 +323,6 @@ class ObjectStore(Store):
     def _check_write(self) -> None:
         if self.before_write is not None:
             self.before_write()
-
-    def _create(self, name: str, body: bytes) -> Version | None:
-        """Create an object and return its version; None if the name is taken."""
-        from obstore.exceptions import AlreadyExistsError
-
-        with self._errors("save", name):
-            for _ in range(_CREATE_ATTEMPTS):
-                with suppress(AlreadyExistsError):
-                    return self._put(name, body, "create")
-                # S3 also refuses a write while another write of the same name is in progress, and that other write may
-                # fail.
-                if self.exists(name):
-                    break
-        return None
 
     def _put(self, name: str, body: bytes, mode: Any) -> Version:
         import obstore

@@ -106,6 +106,7 @@ class Store(ABC):
             StorageError: the bytes can't be saved; an existing file is unchanged.
         """
 
+    @abstractmethod
     def replace_from(self, name: str, chunks: Iterable[bytes]) -> None:
         """Save chunks of private bytes as one file and sync it to disk; replace an existing file.
 
@@ -113,7 +114,6 @@ class Store(ABC):
             StorageError: the bytes can't be saved; an existing file is unchanged.
             Exception: ``chunks`` raised it; an existing file is unchanged.
         """
-        self.replace(name, b"".join(chunks))
 
     @abstractmethod
     def open_file(self, name: str) -> BinaryIO:
