@@ -91,12 +91,11 @@ def compare(
 
 def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> list[ImageRequest]:
     """Return all requests. If the options ask for it, duplicates are refused."""
-    from producer.planning.duplicates import refuse_seen
+    from producer.planning.duplicates import refuse_duplicates
+    from tasks.storage.local_store import LocalStore
 
-    if config.source.dedupe is None:
-        return list(requests)
     with tempfile.TemporaryDirectory(prefix="imagefleet-") as folder:
-        return list(refuse_seen(requests, config.shard_size, Path(folder) / "duplicates"))
+        return list(refuse_duplicates(requests, config, LocalStore(Path(folder))))
 
 
 @click.command(epilog=DURATION_HELP)

@@ -70,6 +70,11 @@ class RunConfig:
     #: How to read the URL list.
     source: SourceOptions = field(default_factory=SourceOptions)
 
+    @property
+    def has_own_names(self) -> bool:
+        """Whether the images have custom names, either from the list or from a template."""
+        return self.output.path_template is not None or self.source.path_col is not None
+
 
 @dataclass(frozen=True, slots=True)
 class RunFile:

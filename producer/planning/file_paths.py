@@ -32,7 +32,7 @@ def name_files(requests: Iterable[ImageRequest], options: RunConfig, out: Store)
 
     The first request raises a `UsageError` if the template names a column that the list does not pass on.
     """
-    if options.output.path_template is None and options.source.path_col is None:
+    if not options.has_own_names:
         # Default names add no work when a long list is planned.
         return RequestStream(lambda: (schema_of(requests), iter(requests)))
     return RequestStream(lambda: (schema_of(requests), _name(requests, options, out)))
@@ -128,9 +128,9 @@ def check_names(out: Store, options: RunConfig) -> None:
     if conflict := output_conflict(options.output):
         option, why = conflict
         raise UsageError(f"{option} can't be used", why, "Omit one of the two options.")
-    template, column = options.output.path_template, options.source.path_col
-    if template is None and column is None:
+    if not options.has_own_names:
         return
+    template, column = options.output.path_template, options.source.path_col
     option = "--path-template" if column is None else "--path-col"
     if column is not None and (template is not None or options.output.format is not OutputFormat.FILES):
         other_option = "--path-template" if template is not None else f"--output-format {options.output.format}"

@@ -76,8 +76,9 @@ class PreviousRun:
                 "Choose an --out outside of that folder.",
             )
         self._record = RunFile.load_usable(self._store)
-        output, path_col = self._record.options.output, self._record.options.source.path_col
-        if output.format is not OutputFormat.FILES or output.path_template is not None or path_col is not None:
+        options = self._record.options
+        output, path_col = options.output, options.source.path_col
+        if output.format is not OutputFormat.FILES or options.has_own_names:
             raise UsageError(
                 f"The images of {folder} can't be reused",
                 f"they are packed (--output-format {output.format})"

@@ -128,11 +128,6 @@ def prepare(wanted: RunRequest, mode: IncrementalMode | None, store: Store, brok
     return PreparedRun(wanted.config, replace_run)
 
 
-def _has_own_names(options: RunConfig) -> bool:
-    """Return whether a run's images have custom names, either from the list or from a template."""
-    return options.output.path_template is not None or options.source.path_col is not None
-
-
 def _is_inside(file: str, store: Store) -> bool:
     """Return whether a file of a URL list is in the folder of a run."""
     try:
@@ -160,13 +155,13 @@ def _check_overwriting(wanted: RunRequest, found: RunFile, store: Store) -> None
             f"the URL list, or a part of it, is in that folder: {inside}",
             "Move the list, or choose another --out.",
         )
-    if _has_own_names(wanted.config):
+    if wanted.config.has_own_names:
         raise UsageError(
             f"The run in {store.location} can't be overwritten",
             "a run with --path-template or --path-col needs an empty folder",
             hint,
         )
-    if _has_own_names(found.options) and found.state not in (State.COMPLETE, State.REMOVING):
+    if found.options.has_own_names and found.state not in (State.COMPLETE, State.REMOVING):
         raise UsageError(
             f"The run in {store.location} can't be overwritten",
             "it is unfinished, so some manifests are missing; "
@@ -183,7 +178,7 @@ def _check_extension(wanted: RunRequest, store: Store) -> RunConfig:
     """
     found = load_complete(store, "extended")
     source = wanted.config.source
-    if _has_own_names(found.options) or source.path_col is not None:
+    if found.options.has_own_names or source.path_col is not None:
         raise UsageError(
             f"The run in {store.location} can't be extended",
             "with --path-template or --path-col, the images of two lists could have the same names",

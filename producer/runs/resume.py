@@ -31,7 +31,7 @@ def all_manifests_exist(store: Store, shards: int) -> bool:
 
     A manifest may be missing, because a user may remove a damaged manifest to have it rebuilt.
     """
-    return all(each_shard(lambda shard: store.exists(manifest.name(shard)), range(shards), store))
+    return {manifest.name(shard) for shard in range(shards)} <= set(store.list_entries())
 
 
 def check_manifests(record: RunFile, store: Store, shards: int) -> None:
@@ -40,12 +40,9 @@ def check_manifests(record: RunFile, store: Store, shards: int) -> None:
     Raises:
         CommandError: a manifest is damaged.
     """
-
-    def check(shard: int) -> None:
-        if store.exists(manifest.name(shard)):
-            load_manifest(shard, store, record.id, COLUMNS)
-
-    for _ in each_shard(check, range(shards), store):
+    entries = set(store.list_entries())
+    existing = [shard for shard in range(shards) if manifest.name(shard) in entries]
+    for _ in each_shard(lambda shard: load_manifest(shard, store, record.id, COLUMNS), existing, store):
         pass
 
 

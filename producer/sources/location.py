@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-import re
 import stat
 import sys
 from contextlib import suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from producer.sources import remote
 from producer.sources.remote import is_remote, shown
+from producer.sources.stored_folder import PATTERN
 from tasks.errors import CommandError, UsageError
 
 STANDARD_INPUT = "-"
@@ -24,7 +24,6 @@ _FINGERPRINT_BYTES = 1024 * 1024
 #: If the list has several files, the fingerprint covers this many bytes at each end of each file. The number is smaller
 #: because there may be thousands of files.
 _SHORT_FINGERPRINT_BYTES = 64 * 1024
-_PATTERN = re.compile(r"[*?[]")
 
 
 def open_bytes(source: str) -> BufferedReader:
@@ -60,7 +59,7 @@ def expand(source: str) -> list[str]:
     if is_remote(source):
         return remote.expand(source)
     path = Path(source)
-    if source == STANDARD_INPUT or not (path.is_dir() or (_PATTERN.search(source) and not path.exists())):
+    if source == STANDARD_INPUT or not (path.is_dir() or (PATTERN.search(source) and not path.exists())):
         return [source]
     if path.is_dir():
         found = [str(file) for file in path.iterdir() if file.is_file() and not file.name.startswith((".", "_"))]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
+
+from tasks.image_options import known_fields
 
 
 class InputFormat(StrEnum):
@@ -83,13 +85,11 @@ class SourceOptions:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return the options from decoded JSON. Fields that this version does not know are dropped."""
-        known = {field.name: value[field.name] for field in fields(cls) if field.name in value}
-        if known.get("input_format") is not None:
-            known["input_format"] = InputFormat(known["input_format"])
-        if known.get("dedupe") is not None:
-            known["dedupe"] = Dedupe(known["dedupe"])
-        if known.get("verify_hash") is not None:
-            known["verify_hash"] = HashKind(known["verify_hash"])
+        known = known_fields(cls, value)
+        kinds: dict[str, type[StrEnum]] = {"input_format": InputFormat, "dedupe": Dedupe, "verify_hash": HashKind}
+        for name, kind in kinds.items():
+            if known.get(name) is not None:
+                known[name] = kind(known[name])
         known["columns"] = tuple(known.get("columns", ()))
         return cls(**known)
 

@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 
 from producer.sources.stored_object import open_bucket, translated_errors
 
-_PATTERN = re.compile(r"[*?[]")
+#: The characters that make a path a pattern.
+PATTERN = re.compile(r"[*?[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class FoundObject:
 
 def is_folder(source: str) -> bool:
     """Return whether a URL of an object store stands for a folder or a pattern instead of one object."""
-    return source.endswith("/") or _PATTERN.search(source) is not None
+    return source.endswith("/") or PATTERN.search(source) is not None
 
 
 def find_objects(source: str) -> list[FoundObject]:
@@ -40,7 +41,7 @@ def find_objects(source: str) -> list[FoundObject]:
 
     pattern = f"{key}*" if not key or key.endswith("/") else key
     # The store lists all names below a folder: the last folder before the pattern's first special character.
-    folder = _PATTERN.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+    folder = PATTERN.split(pattern, maxsplit=1)[0].rpartition("/")[0]
     with translated_errors(bucket):
         found = [item for chunk in obstore.list(client, folder or None) for item in chunk]
     parts = pattern.split("/")
