@@ -54,7 +54,7 @@ def lacking(message: str) -> NoReturn:
     """
     if os.environ.get("CI"):
         pytest.fail(message)
-    pytest.skip(message)
+    pytest.skip(message, allow_module_level=True)
 
 
 def installed(program: str) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tasks.image_options import ResizeMode, ResizeOptions
 from tests.integration import processes
 
 _SIDE = 64
@@ -28,7 +29,7 @@ def test_run_resizes(fleet: str, demo_url: str, out: Path) -> None:
     facts = processes.producer("run", "-", "--out", out, *options, stdin="\n".join(urls).encode()).json()
     assert (facts["success"], facts["reasons"]) == (len(_SIZES), {"undecodable": 1, "not_image": 1})
     fetch = json.loads((out / "run.json").read_text())["options"]["fetch"]
-    assert (fetch["resize"]["mode"], fetch["resize"]["image_size"]) == ("keep_ratio", _SIDE)
+    assert ResizeOptions.from_json(fetch["resize"]) == ResizeOptions(ResizeMode.KEEP_RATIO, _SIDE)
     rows = processes.rows(out)
     assert {row["status"] for row in rows[-2:]} == {"failed_to_resize"}
     for row, (path, size) in zip(rows, _SIZES.items(), strict=False):

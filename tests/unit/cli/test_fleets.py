@@ -26,7 +26,9 @@ def test_options_of_a_local_fleet_are_noted_at_a_broker(given: list[str], note: 
     def command(fleet: FleetParameters) -> None:
         fleets._note_unused_options("redis://:secret@a.example/0")
 
-    output = CliRunner().invoke(command, given).output
+    ended = CliRunner().invoke(command, given)
+    assert ended.exit_code == 0
+    output = ended.output
     assert note in output
     assert ("redis://***@a.example/0" in output) == bool(note)
     assert "secret" not in output

@@ -27,10 +27,13 @@ from tasks.images.memory_estimate import estimate_pixels
 from tasks.images.prepare import is_whole, prepare_image, saved_image
 from tasks.images.resize import resize_image
 from tasks.model import FetchOptions
+from tests.conftest import required_module
 from tests.encoding import encoded
 from tests.waiting import PATIENCE
 
-pillow_heif = pytest.importorskip("pillow_heif")
+required_module("pillow_heif")
+import pillow_heif  # noqa: E402  # after the check
+
 pillow_heif.register_heif_opener()
 
 _LIMIT = 10_000_000

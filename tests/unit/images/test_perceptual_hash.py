@@ -21,10 +21,12 @@ from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.images.perceptual_hash import perceptual_hash
 from tasks.model import FetchOptions, RunOptions
 from tasks.storage.local_store import LocalStore
+from tests.conftest import required_module
 from tests.encoding import encoded
 from tests.waiting import PATIENCE
 
-imagehash = pytest.importorskip("imagehash")
+required_module("imagehash")
+import imagehash  # noqa: E402  # after the check
 
 
 def hash_of(body: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Other processes that hold the lock of an output folder."""
+"""Other processes that use the lock of an output folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from producer.local_fleet.supervisor_client import ROOT
 
 @contextmanager
 def running_holder(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a script in another process: it takes the lock, prints "held", and ends when its stdin ends."""
+    """Run a script in another process. Wait until the script prints "held", and kill the process at the end."""
     argv = [sys.executable, "-c", script, *arguments]
     with subprocess.Popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from typing import NoReturn
 
 import pytest
 
-from producer.local_fleet.supervisor_client import ROOT
 from producer.output import lock
 from producer.output.run_file import RunFile
 from tasks.errors import CommandError, UsageError
@@ -179,18 +177,19 @@ def test_holder_without_a_valid_file(tmp_path: Path, text: str) -> None:
 
 def test_asking_for_the_holder_does_not_block(tmp_path: Path) -> None:
     """Repeated checks for the lock's holder do not prevent others from taking the lock."""
-    script = (
-        "import sys; from pathlib import Path; from producer.output "
-        "import lock\nwhile True: lock.holder(Path(sys.argv[1]))"
-    )
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT) as asking:
-        try:
-            for _ in range(50):
-                with lock.hold(tmp_path, None):
-                    pass
-            assert asking.poll() is None
-        finally:
-            asking.kill()
+    script = """
+import sys
+from pathlib import Path
+from producer.output import lock
+print("held", flush=True)
+while True:
+    lock.current_holder(Path(sys.argv[1]))
+"""
+    with running_holder(script, str(tmp_path)) as asking:
+        for _ in range(50):
+            with lock.hold(tmp_path, None):
+                pass
+        assert asking.poll() is None
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_lock_of_a_dead_host_is_taken_over(server: ObjectServer, store: ObjectSt
     server.buckets["bucket"]["run/.lock"] = b'{"host": "gone", "pid": 1, "since": 0, "command": "run", "broker": null}'
     with lock.hold(store, None):
         lock.check_held(store)
+        assert json.loads(lock_content(server))["pid"] == os.getpid()
 
 
 def test_paused_producer_loses_its_lock(server: ObjectServer, store: ObjectStore) -> None:
@@ -123,6 +124,8 @@ def test_lost_responses_do_not_lose_the_lock(server: ObjectServer, store: Object
         wait_for(lambda: lock_content(server) != renewed)
         lock.check_held(store)
         store.replace("run.json", b"1")
+        assert store.read("run.json") == b"1"
+        assert not lock.is_lost(store)
 
 
 def test_outage_delays_a_write(server: ObjectServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The result of a run reads its Outcomes from a local folder or from an object store."""
+"""The result of a run reads the run's Outcomes, whether the run is in a folder or in an object store."""
 
 from __future__ import annotations
 
@@ -8,29 +8,42 @@ import pytest
 
 from producer.output.run_file import PlanState, RunFile, State
 from producer.output.summary import Summary
-from producer.runs import result
 from producer.runs.result import RunResult
 from tasks.storage.local_store import LocalStore
+from tests.conftest import required_module
+from tests.object_server import ObjectServer
 from tests.runs import make_run
 
 
-@pytest.mark.parametrize("location", ["path", "s3://bucket/prefix"])
-def test_outcomes_come_from_the_location_of_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
-) -> None:
-    """The Outcomes are in the order of the list, even if the run is in an object store."""
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    """Return the folder of a complete run with two shards."""
     store = LocalStore(tmp_path / "out")
     store.create_folder()
     make_run(tmp_path / "list.txt", store, 5, 2, State.COMPLETE, PlanState.COMPLETE)
-    opened: list[str] = []
+    return store
 
-    def open_output(found: object) -> LocalStore:
-        opened.append(str(found))
-        return store
 
-    monkeypatch.setattr(result, "open_output", open_output)
-    shards = len(list(store.root.glob("*.parquet")))
-    summary = Summary({}, {}, 0, shards)
-    run = RunResult(RunFile.load(store).id, "list.txt", location, summary, 1.0, 1, 1, 0.0, 5)
-    assert len({outcome.key for outcome in run.outcomes()}) >= shards > 0
-    assert opened == [location]
+def keys(store: LocalStore, location: str) -> list[str]:
+    """Return the keys of the Outcomes of a run that is at this location."""
+    run = RunResult(RunFile.load(store).id, "list.txt", location, Summary({}, {}, 0, 2), 1.0, 1, 1, 0.0, 5)
+    return [outcome.key for outcome in run.outcomes()]
+
+
+_KEYS = ["000000", "000001", "000002", "000010", "000011"]
+
+
+def test_outcomes_of_a_folder(store: LocalStore) -> None:
+    """The Outcomes are in the order of the list."""
+    assert keys(store, str(store.root)) == _KEYS
+
+
+def test_outcomes_of_an_object_store(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Outcomes are read from the object store in the same order."""
+    required_module("obstore")
+    with ObjectServer() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        for path in store.root.rglob("*.parquet"):
+            server.buckets["bucket"][f"prefix/{path.relative_to(store.root).as_posix()}"] = path.read_bytes()
+        assert keys(store, "s3://bucket/prefix") == _KEYS

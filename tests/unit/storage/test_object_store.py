@@ -225,3 +225,12 @@ def test_previous_image_in_an_unreachable_store(server: ObjectServer, store: Obj
     server.fault = lambda *_: 403
     assert PreviousFile(image, store).validators() is None
     assert PreviousFile(image, store).load() is None
+
+
+@pytest.mark.parametrize("url", ["s3://bucket", "s3://bucket/some/prefix"])
+@pytest.mark.parametrize("name", ["../x", "00000/../../x"])
+def test_names_stay_below_the_prefix(server: ObjectServer, url: str, name: str) -> None:
+    """A name can't leave the prefix of an object store."""
+    with pytest.raises(StorageError, match="could not save"):
+        ObjectStore(StoreUrl.parse(url)).create(name, b"1")
+    assert server.buckets["bucket"] == {}
