@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, Self
 
 from tasks.image_options import DEFAULT_FORMATS, FilterOptions, ImageFormat, ResizeOptions, known_fields
+from tasks.throttle_options import ThrottleOptions
 
 #: Limits of the texts in an `Outcome`, in bytes of JSON. These limits keep an Outcome under 1 KB.
 MESSAGE_LIMIT = 200
@@ -199,6 +200,8 @@ class FetchOptions:
     extract_exif: bool = False
     #: Whether to record the saved image's perceptual hash, for which the image is decoded.
     phash: bool = False
+    #: How many requests each host gets from the whole fleet.
+    throttle: ThrottleOptions = field(default_factory=ThrottleOptions)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -212,6 +215,8 @@ class FetchOptions:
             headers=HeaderOptions(**headers),
             verify=Verify(known["verify"]),
             formats=tuple(ImageFormat(name) for name in known["formats"]),
+            # Runs started by an earlier version have no limits in their run.json.
+            throttle=ThrottleOptions.from_json(known.get("throttle", {})),
         )
         return cls(**known)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.model import FetchOptions, HeaderOptions, Outcome, Reason, RunOptions, Status, image_key, shard_name
+from tasks.throttle_options import HostLimit, ThrottleOptions
 
 _numbers = st.none() | st.integers(0, 2**40)
 _texts = st.none() | st.text(max_size=30)
@@ -113,7 +114,9 @@ def test_run_options_survive_json() -> None:
     """A run's options come back from Redis unchanged."""
     resize = ResizeOptions(ResizeMode.KEEP_RATIO, 99, 80)
     head = HeaderOptions("Somebody/1.0", "https://a.example/", (("X-A", "b"), ("X-C", "d")))
-    run = RunOptions("/out", 250, FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9, resize=resize, headers=head))
+    throttle = ThrottleOptions(HostLimit(4, 0.5), overrides=(("a.example", HostLimit(2)),))
+    fetch = FetchOptions(timeout=1.5, max_bytes=7, max_pixels=9, resize=resize, headers=head, throttle=throttle)
+    run = RunOptions("/out", 250, fetch)
     back = RunOptions.from_json(json.loads(json.dumps(run.to_json())))
     assert back == run
     assert back.fetch.resize.mode is ResizeMode.KEEP_RATIO
@@ -129,6 +132,13 @@ def test_reason_has_its_status(reason: Reason) -> None:
 def test_only_success_is_ok() -> None:
     """An Outcome is ok if its image was saved."""
     assert [Outcome("1", status).ok for status in Status] == [True, False, False]
+
+
+def test_record_without_limits_has_the_default_limits() -> None:
+    """A run started by a version without limits per host can be resumed."""
+    value = RunOptions("/out", 10).to_json()
+    del value["fetch"]["throttle"]
+    assert RunOptions.from_json(value).fetch.throttle == ThrottleOptions()
 
 
 def test_values_are_frozen() -> None:
