@@ -21,11 +21,17 @@ if TYPE_CHECKING:
     from producer.output.run_file import RunConfig as RunConfig
     from producer.runs.incremental_mode import IncrementalMode as IncrementalMode
     from producer.runs.result import RunResult as RunResult
+    from producer.sources.options import Dedupe as Dedupe
+    from producer.sources.options import HashKind as HashKind
     from producer.sources.options import InputFormat as InputFormat
     from producer.sources.options import SourceOptions as SourceOptions
     from tasks.errors import CommandError as CommandError
     from tasks.errors import RunInterruptedError as RunInterruptedError
     from tasks.errors import UsageError as UsageError
+    from tasks.image_options import EncodeFormat as EncodeFormat
+    from tasks.image_options import FilterOptions as FilterOptions
+    from tasks.image_options import ImageFormat as ImageFormat
+    from tasks.image_options import Interpolation as Interpolation
     from tasks.image_options import ResizeMode as ResizeMode
     from tasks.image_options import ResizeOptions as ResizeOptions
     from tasks.model import FetchOptions as FetchOptions
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from tasks.model import OutputFormat as OutputFormat
     from tasks.model import OutputOptions as OutputOptions
     from tasks.model import Reason as Reason
+    from tasks.model import Sidecar as Sidecar
     from tasks.model import Status as Status
     from tasks.model import Verify as Verify
 
@@ -45,9 +52,16 @@ _MODULES = {
     "producer.output.run_file": ("RunConfig",),
     "producer.runs.incremental_mode": ("IncrementalMode",),
     "producer.runs.result": ("RunResult",),
-    "producer.sources.options": ("InputFormat", "SourceOptions"),
+    "producer.sources.options": ("Dedupe", "HashKind", "InputFormat", "SourceOptions"),
     "tasks.errors": ("CommandError", "RunInterruptedError", "UsageError"),
-    "tasks.image_options": ("ResizeMode", "ResizeOptions"),
+    "tasks.image_options": (
+        "EncodeFormat",
+        "FilterOptions",
+        "ImageFormat",
+        "Interpolation",
+        "ResizeMode",
+        "ResizeOptions",
+    ),
     "tasks.model": (
         "FetchOptions",
         "HeaderOptions",
@@ -55,6 +69,7 @@ _MODULES = {
         "OutputFormat",
         "OutputOptions",
         "Reason",
+        "Sidecar",
         "Status",
         "Verify",
     ),
