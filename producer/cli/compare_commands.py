@@ -91,11 +91,11 @@ def compare(
 
 def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> list[ImageRequest]:
     """Return all requests. If the options ask for it, duplicates are refused."""
-    from producer.planning.duplicates import refuse_duplicates
+    from producer.planning.run_requests import prepare_requests
     from tasks.storage.local_store import LocalStore
 
     with tempfile.TemporaryDirectory(prefix="imagefleet-") as folder:
-        return list(refuse_duplicates(requests, config, LocalStore(Path(folder))))
+        return list(prepare_requests(requests, config, LocalStore(Path(folder))))
 
 
 @click.command(epilog=DURATION_HELP)

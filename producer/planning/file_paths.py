@@ -8,70 +8,55 @@ as equal if some file system treats them as equal.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
 
 from producer.output.run_file import RunConfig
 from producer.planning.path_template import PathTemplate, checked_path, collision_key, output_conflict
 from producer.planning.seen_urls import SeenUrls
-from producer.sources.request_stream import RequestStream, closing_source, schema_of
-from tasks.errors import UsageError
+from tasks.download import urls
+from tasks.errors import InvalidUrlError, UsageError
 from tasks.images import identify
 from tasks.model import SHA256_FIELD, ImageRequest, OutputFormat, Reason, Refusal, image_key
 from tasks.storage.store import Store
 
 #: The extension of an image's format at the end of a name.
 _EXTENSION = re.compile(rf"\.(?:jpeg|tif|{'|'.join(identify.FILE_EXTENSIONS)})\Z", re.IGNORECASE)
-#: The scratch folder for the names while the list is planned.
-_SEEN = "file_paths"
 
 
-def name_files(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> RequestStream:
-    """Return all requests of a list, each with the name of its file.
+class FileNamer:
+    """Names the files of a list, in the order of the list's rows. A context manager that removes its files."""
 
-    The first request raises a `UsageError` if the template names a column that the list does not pass on.
-    """
-    if not options.has_own_names:
-        # Default names add no work when a long list is planned.
-        return RequestStream(lambda: (schema_of(requests), iter(requests)))
-    return RequestStream(lambda: (schema_of(requests), _name(requests, options, out)))
+    def __init__(self, options: RunConfig, schema: pa.Schema | None, folder: Path) -> None:
+        """Check the template of a run with custom names.
 
+        Args:
+            options: the run's options.
+            schema: the columns that the list passes on; None if they are unknown.
+            folder: a folder for temporary files, which may not exist yet.
 
-def _name(requests: Iterable[ImageRequest], options: RunConfig, out: Store) -> Iterator[ImageRequest]:
-    template = _parse(options.output.path_template)
-    schema = schema_of(requests)
-    if template is not None and schema is not None and (missing := template.columns - set(schema.names)):
-        names = ", ".join(sorted(missing))
-        raise UsageError(
-            f"The path template has unknown fields: {names}",
-            "they are neither fields of imagefleet nor columns of the manifests",
-            "Correct the template, or add the columns of the list to the manifests with --columns.",
-        )
-    with ExitStack() as stack:
-        source = stack.enter_context(closing_source(requests))
-        folder = stack.enter_context(out.scratch_folder(_SEEN))
-        namer = _Namer(template, options.shard_size, lambda: stack.enter_context(SeenUrls(folder)))
-        for request in source:
-            yield namer.name(request)
-
-
-def _parse(text: str | None) -> PathTemplate | None:
-    try:
-        return None if text is None else PathTemplate(text)
-    except ValueError as error:
-        raise UsageError(
-            f"The path template {text} is not valid", str(error), "Correct it, or omit --path-template."
-        ) from error
-
-
-class _Namer:
-    """Names the files of a list, in the order of the list's rows."""
-
-    def __init__(self, template: PathTemplate | None, shard_size: int, open_seen: Callable[[], SeenUrls]) -> None:
-        self._template, self._shard_size, self._open_seen = template, shard_size, open_seen
+        Raises:
+            UsageError: the template is invalid, or names a column that the list does not pass on.
+        """
+        self._template = _parse(options.output.path_template)
+        if self._template is not None and schema is not None:
+            _check_columns(self._template, schema)
+        self._shard_size, self._folder, self._stack = options.shard_size, folder, ExitStack()
         #: The names of earlier requests; None until the first name that another request could have too.
         self._seen: SeenUrls | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
 
     def name(self, request: ImageRequest) -> ImageRequest:
         """Return the request with the name of its file, or with the reason why it is refused.
@@ -89,14 +74,19 @@ class _Namer:
         except ValueError as error:
             refusal = Refusal(Reason.INVALID_ROW, f"its file name is not valid: {error}")
             return replace(request, path=None, refused=refusal)
-        first = request.index if path is None or self._is_unique(request) else self._first_row(path, request.index)
+        if path is None or self._is_unique(request):
+            return replace(request, path=path)
+        if not _is_valid_url(request.url):
+            # The worker reports the invalid URL. No file is saved, so another row can get the name.
+            return replace(request, path=None)
+        first = self._first_row(path, request.index)
         if first == request.index:
             return replace(request, path=path)
         refusal = Refusal(Reason.DUPLICATE, f"the same file name as {image_key(first, self._shard_size)}")
         return replace(request, path=None, refused=refusal)
 
     def _path(self, request: ImageRequest) -> str | None:
-        """Return the name of a request's file; None if the URL is invalid, so that the worker reports it.
+        """Return the name of a request's file; None if the template needs the URL, and the URL is invalid.
 
         Raises:
             ValueError: the name is not valid.
@@ -114,8 +104,34 @@ class _Namer:
 
     def _first_row(self, path: str, row: int) -> int:
         if self._seen is None:
-            self._seen = self._open_seen()
+            self._seen = self._stack.enter_context(SeenUrls(self._folder))
         return self._seen.first_row(collision_key(path), row)
+
+
+def _is_valid_url(url: str) -> bool:
+    try:
+        urls.parse(url)
+    except InvalidUrlError:
+        return False
+    return True
+
+
+def _parse(text: str | None) -> PathTemplate | None:
+    try:
+        return None if text is None else PathTemplate(text)
+    except ValueError as error:
+        raise UsageError(
+            f"The path template {text} is not valid", str(error), "Correct it, or omit --path-template."
+        ) from error
+
+
+def _check_columns(template: PathTemplate, schema: pa.Schema) -> None:
+    if missing := template.columns - set(schema.names):
+        raise UsageError(
+            f"The path template has unknown fields: {', '.join(sorted(missing))}",
+            "they are neither fields of imagefleet nor columns of the manifests",
+            "Correct the template, or add the columns of the list to the manifests with --columns.",
+        )
 
 
 def check_names(out: Store, options: RunConfig) -> None:

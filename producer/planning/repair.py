@@ -13,9 +13,7 @@ from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunFile
 from producer.output.shard_files import each_shard, load_manifest, load_plan
 from producer.planning import current_list
-from producer.planning.duplicates import refuse_duplicates
-from producer.planning.file_paths import name_files
-from producer.planning.previous_run import join_previous_images
+from producer.planning.run_requests import prepare_requests
 from producer.sources import url_list
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
@@ -61,9 +59,7 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
 
 def _rebuild(broken: Collection[int], record: RunFile, store: Store) -> None:
     """Write the plan files of these shards again, from the URL list."""
-    options = record.options
-    listed = refuse_duplicates(current_list.read(record), options, store)
-    requests = join_previous_images(name_files(listed, options, store), options, store)
+    requests = prepare_requests(current_list.read(record), record.options, store)
     for shard, chosen in _first_shards(requests, record, max(broken) + 1):
         if shard in broken:
             try:

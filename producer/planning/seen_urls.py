@@ -58,20 +58,33 @@ class SeenUrls:
         self._table.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
+    def find(self, url: str) -> int | None:
+        """Return the first row with this URL; None if the URL is new.
+
+        Raises:
+            StorageError: the file can't be read.
+        """
+        try:
+            return self._table.find(self._key(url))[1]
+        except OSError as error:
+            raise _storage_error(error) from error
+
     def first_row(self, url: str, row: int) -> int:
         """Return the first row with this URL. If the URL is new, remember it and return the given row.
 
         Raises:
             StorageError: the file can't be written or read.
         """
-        key = hashlib.blake2b(url.encode(), digest_size=_HASH_BYTES, salt=self._salt).digest()
         try:
-            first = self._table.find_or_add(key, row)
+            first = self._table.find_or_add(self._key(url), row)
             if self._table.is_full():
                 self._grow()
         except OSError as error:
             raise _storage_error(error) from error
         return first
+
+    def _key(self, url: str) -> bytes:
+        return hashlib.blake2b(url.encode(), digest_size=_HASH_BYTES, salt=self._salt).digest()
 
     def _grow(self) -> None:
         larger = _Table(self._folder, self._table.bits + 1)
@@ -92,6 +105,14 @@ class _Table:
 
     def find_or_add(self, key: bytes, row: int) -> int:
         """Return the row of a hash. If the hash is new, it is added with this row."""
+        place, first = self.find(key)
+        if first is None:
+            self._write(key + row.to_bytes(_ENTRY_BYTES - _HASH_BYTES), place)
+            return row
+        return first
+
+    def find(self, key: bytes) -> tuple[int, int | None]:
+        """Return the place and the row of a hash. If the hash is new, return its free place and None."""
         place = self._slot(key) * _ENTRY_BYTES
         while True:
             # There are free slots after the end of the file.
@@ -99,10 +120,9 @@ class _Table:
             for at in range(0, _WINDOW_BYTES, _ENTRY_BYTES):
                 found = window[at : at + _HASH_BYTES]
                 if found == key:
-                    return int.from_bytes(window[at + _HASH_BYTES : at + _ENTRY_BYTES])
+                    return place + at, int.from_bytes(window[at + _HASH_BYTES : at + _ENTRY_BYTES])
                 if found == _NO_HASH:
-                    self._write(key + row.to_bytes(_ENTRY_BYTES - _HASH_BYTES), place + at)
-                    return row
+                    return place + at, None
             place += _WINDOW_BYTES
 
     def is_full(self) -> bool:

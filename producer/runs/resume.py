@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -14,9 +15,8 @@ from producer.output.run_file import PlanState, RunFile, State, resume_command
 from producer.output.shard_files import each_shard, load_manifest, load_plan, load_requests
 from producer.output.summary import COLUMNS
 from producer.planning import current_list
-from producer.planning.duplicates import refuse_duplicates
-from producer.planning.file_paths import name_files
 from producer.planning.planner import PlanProgress
+from producer.planning.run_requests import prepare_requests
 from producer.sources import url_list
 from producer.sources.request_stream import RequestStream, closing_source
 from tasks.collect import remove_unlisted
@@ -152,17 +152,16 @@ def remaining_requests(record: RunFile, store: Store, planned: PlanProgress) -> 
     If the list is gone or has changed, the first request raises a `CommandError`. So the run downloads its planned
     images before it reports the error.
     """
-    # Duplicates of planned rows are found too, because the list is read from its first row on.
-    # This reads all rows, because a row may be a duplicate of a planned row.
-    listed = refuse_duplicates(current_list.read(record), record.options, store)
-    requests = name_files(listed, record.options, store)
 
     def open_list() -> tuple[pa.Schema | None, Iterator[ImageRequest]]:
         if not url_list.is_unchanged(record.source, record.fingerprint):
             raise _source_changed_error(record, planned)
-        return requests.schema, _skip_planned(requests, record, store, planned)
+        listed = current_list.read(record)
+        return listed.schema, iter(listed)
 
-    return RequestStream(open_list)
+    # All rows are checked, because a row may be a duplicate of a planned row.
+    skip = partial(_skip_planned, record=record, store=store, planned=planned)
+    return prepare_requests(RequestStream(open_list), record.options, store, skip)
 
 
 def _skip_planned(

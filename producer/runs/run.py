@@ -25,10 +25,9 @@ from producer.output.shard_files import each_shard, load_manifest
 from producer.output.summary import COLUMNS, summarise
 from producer.planning import repair
 from producer.planning.current_list import renumbered
-from producer.planning.duplicates import refuse_duplicates
-from producer.planning.file_paths import check_names, name_files
+from producer.planning.file_paths import check_names
 from producer.planning.planner import NOTHING_PLANNED, Planner, PlanProgress
-from producer.planning.previous_run import join_previous_images
+from producer.planning.run_requests import prepare_requests
 from producer.runs.result import PreviousResult, RunResult
 from producer.runs.resume import (
     all_manifests_exist,
@@ -118,8 +117,7 @@ class Run:
             record.create(store)
         except StorageError as error:
             raise unwritable_error(store, error) from error
-        named = name_files(refuse_duplicates(requests, options, store), options, store)
-        return cls(record, store, join_previous_images(named, options, store))
+        return cls(record, store, prepare_requests(requests, options, store))
 
     @classmethod
     def resume(cls, store: Store) -> Self:
@@ -141,7 +139,7 @@ class Run:
         planned = plan_progress(record, store)
         requests: Iterable[ImageRequest] = ()
         if not is_plan_complete(record, planned):
-            requests = join_previous_images(remaining_requests(record, store, planned), record.options, store)
+            requests = remaining_requests(record, store, planned)
         check_manifests(record, store, planned.shards)
         remove_packed_images(record, store, planned.shards)
         if not done:
@@ -195,8 +193,8 @@ class Run:
             earlier_shards=planned.shards,
             earlier_rows=planned.rows,
         )
-        added = refuse_duplicates(renumbered(requests, record.first_index), record.options, store)
-        return cls(record, store, join_previous_images(added, record.options, store), planned, found=found)
+        added = prepare_requests(renumbered(requests, record.first_index), record.options, store)
+        return cls(record, store, added, planned, found=found)
 
     @property
     def id(self) -> str:

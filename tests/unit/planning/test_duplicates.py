@@ -11,10 +11,10 @@ import pytest
 
 from producer.output.run_file import RunConfig, RunFile
 from producer.planning import seen_urls
-from producer.planning.duplicates import refuse_duplicates, refuse_seen
+from producer.planning.duplicates import refuse_duplicates
 from producer.planning.planner import Planner, PlanProgress
-from producer.planning.previous_run import join_previous_images
 from producer.planning.repair import repair_plan
+from producer.planning.run_requests import prepare_requests
 from producer.planning.seen_urls import SeenUrls
 from producer.runs.resume import remaining_requests
 from producer.sources import url_list
@@ -31,6 +31,11 @@ _CONFIG = RunConfig(shard_size=3, source=SourceOptions(caption_col="text", dedup
 def requests(*listed: str) -> Iterator[ImageRequest]:
     """Return the requests for these URLs."""
     return (ImageRequest(index, url) for index, url in enumerate(listed))
+
+
+def refused(listed: Iterable[ImageRequest], shard_size: int, folder: Path) -> list[ImageRequest]:
+    """Return the requests after duplicates are refused, without a further check."""
+    return list(refuse_duplicates(listed, shard_size, folder, lambda request: request))
 
 
 def firsts(found: Iterable[ImageRequest]) -> list[str | None]:
@@ -67,7 +72,7 @@ def store(tmp_path: Path) -> LocalStore:
 )
 def test_same_urls(tmp_path: Path, other: str) -> None:
     """Two URLs are the same if they lead to the same HTTP request."""
-    found = list(refuse_seen(requests("http://a.example/x%20y?q=1", other), 1000, tmp_path / "seen"))
+    found = refused(requests("http://a.example/x%20y?q=1", other), 1000, tmp_path / "seen")
     assert firsts(found) == [None, "00000000"]
     assert found[1].url == other
     assert not (tmp_path / "seen").exists()
@@ -82,7 +87,7 @@ def test_same_urls(tmp_path: Path, other: str) -> None:
 )
 def test_same_hosts(tmp_path: Path, one: str, other: str) -> None:
     """International host names and addresses are compared in the form that is requested."""
-    assert firsts(refuse_seen(requests(one, other), 10, tmp_path / "seen")) == [None, "000000"]
+    assert firsts(refused(requests(one, other), 10, tmp_path / "seen")) == [None, "000000"]
 
 
 @pytest.mark.parametrize(
@@ -101,13 +106,13 @@ def test_same_hosts(tmp_path: Path, one: str, other: str) -> None:
 )
 def test_different_urls(tmp_path: Path, other: str) -> None:
     """Two URLs are different if they may have different images."""
-    assert firsts(refuse_seen(requests("http://a.example/x", other), 10, tmp_path / "seen")) == [None, None]
+    assert firsts(refused(requests("http://a.example/x", other), 10, tmp_path / "seen")) == [None, None]
 
 
 def test_names_the_first_row(tmp_path: Path) -> None:
     """Each duplicate names the first row with its URL, and the rows keep their order."""
     listed = ["http://a/", "http://b/", "http://a/", "http://c/", "http://b/", "http://a/"]
-    found = list(refuse_seen(requests(*listed), 2, tmp_path / "seen"))
+    found = refused(requests(*listed), 2, tmp_path / "seen")
     assert firsts(found) == [None, None, "000000", None, "000001", "000000"]
     assert [(request.index, request.url) for request in found] == list(enumerate(listed))
 
@@ -119,7 +124,7 @@ def test_other_rows_stay_unchanged(tmp_path: Path) -> None:
     """
     refused = ImageRequest(1, "http://a/", refused=Refusal(Reason.INVALID_ROW, "line 2 is damaged"))
     listed = [ImageRequest(0, "nonsense"), refused, ImageRequest(2, "nonsense"), ImageRequest(3, "http://a/")]
-    assert list(refuse_seen(listed, 10, tmp_path / "seen")) == listed
+    assert refused(listed, 10, tmp_path / "seen") == listed
 
 
 def test_table_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,15 +142,15 @@ def test_full_disk_is_a_storage_error(tmp_path: Path, monkeypatch: pytest.Monkey
     """If the table's file can't be written, the error says so."""
     monkeypatch.setattr("os.pwrite", lambda *_: 10)
     with pytest.raises(StorageError, match="could not remember the URLs of the list: No space left on device"):
-        list(refuse_seen(requests("http://a/"), 10, tmp_path / "seen"))
+        refused(requests("http://a/"), 10, tmp_path / "seen")
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="could not remember the URLs of the list: "):
-        list(refuse_seen(requests("http://a/"), 10, tmp_path / "file" / "seen"))
+        refused(requests("http://a/"), 10, tmp_path / "file" / "seen")
 
 
 def test_without_the_option(store: LocalStore) -> None:
     """Without the option, no row is refused, and nothing is written."""
-    assert firsts(refuse_duplicates(requests("http://a/", "http://a/"), RunConfig(), store)) == [None, None]
+    assert firsts(prepare_requests(requests("http://a/", "http://a/"), RunConfig(), store)) == [None, None]
     assert not list(store.root.iterdir())
 
 
@@ -157,7 +162,7 @@ def test_stopped_planning_removes_the_files(store: LocalStore) -> None:
         assert list(store.root.glob("*/duplicates"))
         raise UsageError("The list ended", "", "")
 
-    listed = join_previous_images(refuse_duplicates(endless(), _CONFIG, store), _CONFIG, store)
+    listed = prepare_requests(endless(), _CONFIG, store)
     planner = Planner(listed, store, 3, lambda rows, shards: None)
     planner._run()
     assert isinstance(planner.error, UsageError)
@@ -172,7 +177,7 @@ def planned(store: LocalStore, tmp_path: Path) -> RunFile:
     table.write_text("url,text\n" + "".join(f"{rows[index % 4]}\n" for index in range(11)), encoding="utf-8")
     record = RunFile("id", str(table), str(store.root), _CONFIG, url_list.fingerprint(str(table)))
     record.create(store)
-    listed = refuse_duplicates(url_list.read(str(table), _CONFIG.source), _CONFIG, store)
+    listed = prepare_requests(url_list.read(str(table), _CONFIG.source), _CONFIG, store)
     Planner(listed, store, 3, lambda rows, shards: None, record.id)._run()
     return RunFile.load(store)
 
@@ -226,9 +231,9 @@ def test_memory_use_stays_flat(tmp_path: Path) -> None:
     """A million URLs need at most 20 MB more memory than a thousand URLs."""
     code = (
         "import sys, resource; from collections import deque; from pathlib import Path\n"
-        "from producer.planning.duplicates import refuse_seen; from tasks.model import ImageRequest\n"
+        "from producer.planning.duplicates import refuse_duplicates; from tasks.model import ImageRequest\n"
         "rows = (ImageRequest(row, f'http://a.example/{row}') for row in range(int(sys.argv[1])))\n"
-        "deque(refuse_seen(rows, 1000, Path(sys.argv[2])), 0)\n"
+        "deque(refuse_duplicates(rows, 1000, Path(sys.argv[2]), lambda row: row), 0)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     few, many = (

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from producer.output.run_file import RunConfig
-from producer.planning.file_paths import check_names, name_files
+from producer.planning.file_paths import check_names
+from producer.planning.run_requests import prepare_requests
 from producer.sources.options import SourceOptions
 from producer.sources.request_stream import RequestStream
 from tasks.errors import UsageError
@@ -35,7 +36,7 @@ def named(requests: Iterable[ImageRequest], template: str | None, store: LocalSt
 
     No temporary file remains.
     """
-    found = list(name_files(requests, config(template, None if template else "name"), store))
+    found = list(prepare_requests(requests, config(template, None if template else "name"), store))
     assert not list(store.root.rglob("file_paths"))
     return found
 
@@ -43,7 +44,7 @@ def named(requests: Iterable[ImageRequest], template: str | None, store: LocalSt
 def test_default_names_need_nothing(store: LocalStore) -> None:
     """Without a template, requests stay as they are."""
     requests = labelled(["a", "b"])
-    assert list(name_files(requests, config(None), store)) == requests
+    assert list(prepare_requests(requests, config(None), store)) == requests
 
 
 def test_names_of_a_column(store: LocalStore) -> None:
@@ -91,7 +92,7 @@ def test_unknown_column(store: LocalStore) -> None:
     """If a template's field is not a column of the list, the command ends before the first row, and gives a hint."""
     stream = RequestStream(lambda: (pa.schema([("caption", pa.string())]), iter(labelled(["a"]))))
     with pytest.raises(UsageError, match="unknown fields: label") as caught:
-        next(iter(name_files(stream, config("{label}/{key}"), store)))
+        next(iter(prepare_requests(stream, config("{label}/{key}"), store)))
     assert "--columns" in caught.value.hint
 
 
@@ -108,7 +109,7 @@ def test_folder_with_other_files(store: LocalStore) -> None:
 
 def test_extensions_of_given_names(store: LocalStore) -> None:
     """A given name loses its image extension, because the file gets the extension of its real format."""
-    requests = [ImageRequest(index, "", path=path) for index, path in enumerate(["a.JPG", "b.jpeg", "v1.2", "c.txt"])]
+    requests = [ImageRequest(index, "http://a.example/", path=path) for index, path in enumerate(["a.JPG", "b.jpeg", "v1.2", "c.txt"])]
     assert [request.path for request in named(requests, None, store)] == ["a", "b", "v1.2", "c.txt"]
 
 
@@ -123,7 +124,7 @@ def test_options_that_exclude_given_names(store: LocalStore) -> None:
 def test_invalid_template_of_the_library(store: LocalStore) -> None:
     """A template is reported in the same way, whether a command has checked it or not."""
     with pytest.raises(UsageError, match="is not valid"):
-        list(name_files(labelled(["a"]), config("../{key}"), store))
+        list(prepare_requests(labelled(["a"]), config("../{key}"), store))
 
 
 @pytest.mark.parametrize(
