@@ -20,6 +20,7 @@ import pyarrow as pa
 from tasks.errors import StorageError
 from tasks.images.identify import FILE_EXTENSIONS
 from tasks.model import SHA256_FIELD, Outcome, OutputFormat, OutputOptions, Reason, RunOptions, image_key, shard_name
+from tasks.outputs import agreed_outcomes
 from tasks.outputs.packing import pack, packed_name
 from tasks.outputs.sidecars import sidecar_names, write_sidecars
 from tasks.storage import manifest, plan, shard_parquet, shard_status
@@ -73,6 +74,7 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
     if done is None or done < run.revision:
         table = plan.decode(store.read(plan.name(shard)), ref)
         indexes = plan.indexes(table)
+        ordered: Sequence[Outcome]
         if done is None:
             ordered = sort_outcomes(shard, indexes, outcomes, run.shard_size)
         else:
@@ -81,11 +83,15 @@ def collect(shard: int, outcomes: Sequence[Outcome], run: RunOptions, store: Sto
         # As soon as the manifest exists, a `retry` may save images under the names of failed images.
         leftovers = _find_named_leftovers(table, ordered, run.output, store)
         try:
+            if packed_name(shard, run.output) is not None:
+                ordered = agreed_outcomes.agree(shard, ordered, run, store)
             _write(table, ordered, ref, run.output, store, first=done is None)
         except StorageError:
             if packed_name(shard, run.output) is None or not shard_status.is_done(shard, run.revision, store):
                 raise
             # Another collect task of this shard was faster, and removes the packed images.
+            _remove_extra(agreed_outcomes.name(shard, run), store)
+            store.remove_folder(shard_name(shard))
             return
     elif done > run.revision:
         # Files saved by a later revision are listed only in that revision's manifest, which may not exist yet.

@@ -18,6 +18,7 @@ from producer.runs.resume import planned_shards
 from tasks.errors import StorageError, UsageError
 from tasks.images.identify import EXTENSIONS
 from tasks.model import image_key, shard_name
+from tasks.outputs.agreed_outcomes import FILE_PATTERN
 from tasks.outputs.packing import packed_name
 from tasks.outputs.sidecars import sidecar_names
 from tasks.storage import manifest, plan
@@ -93,7 +94,7 @@ class RunRemoval:
         packed = packed_name(shard, self._output)
         other = "" if packed is None else f"|{re.escape(packed)}"
         extensions = "|".join(sorted({*EXTENSIONS.values(), *self._output.sidecars}))
-        file = rf"{shard_name(shard)}[0-9]{{{offset}}}\.(?:{extensions})"
+        file = rf"(?:{shard_name(shard)}[0-9]{{{offset}}}\.(?:{extensions})|{FILE_PATTERN})"
         # A worker that died can leave a file that claims a name.
         return re.compile(rf"{shard_name(shard)}/(?:{file}|\.{file}\.claim){other}")
 

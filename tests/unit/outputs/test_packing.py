@@ -8,9 +8,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ import pytest
 from tasks.collect import collect
 from tasks.errors import StorageError
 from tasks.model import ImageRequest, Outcome, OutputFormat, OutputOptions, Reason, RunOptions, Status, image_key
+from tasks.outputs import agreed_outcomes
 from tasks.outputs.packing import count_missing, packed_name
 from tasks.storage import manifest, plan
 from tasks.storage.local_store import LocalStore
@@ -132,18 +134,22 @@ def test_second_collect_task_changes_nothing(planned: LocalStore, run: RunOption
 def test_collect_task_that_died_after_packing(
     planned: LocalStore, run: RunOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a collect task dies, its successor packs again, even with other Outcomes.
+    """If a collect task dies, its successor packs again: with the Outcomes of the dead task, or of a later command.
 
     The files stay until the manifest exists.
     """
     outcomes = [save(planned, place) for place in range(_SIZE)]
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStore, "create_durably", _raise_full_disk)
+        # The stats file is written after the packed file.
+        patch.setattr(LocalStore, "replace", _raise_full_disk)
         with pytest.raises(StorageError):
             collect(_SHARD, outcomes, run, planned)
+        with pytest.raises(StorageError):
+            collect(_SHARD, [*outcomes[:3], failed(3)], run, planned)
     assert packed_images(planned, run).keys() == set(_KEYS)
-    collect(_SHARD, [*outcomes[:3], failed(3)], run, planned)
+    collect(_SHARD, [*outcomes[:3], failed(3)], replace(run, epoch=1), planned)
     assert packed_images(planned, run).keys() == set(_KEYS[:3])
+    assert files(planned) == {packed_name(_SHARD, run.output), manifest.name(_SHARD), manifest.stats_name(_SHARD)}
 
 
 def test_retry_adds_to_the_packed_file(planned: LocalStore, run: RunOptions) -> None:
@@ -222,8 +228,52 @@ def test_slower_of_two_collect_tasks_gives_up(
 
     monkeypatch.setattr(LocalStore, "replace_from", overtaken)
     collect(_SHARD, [*outcomes[:3], failed(3)], run, planned)
+    assert packed_images(planned, run) == dict(zip(_KEYS[:3], _BODIES[:3], strict=True))
+    assert json.loads(planned.read(manifest.stats_name(_SHARD)))["successes"] == 3
+    assert files(planned) == {packed_name(_SHARD, run.output), manifest.name(_SHARD), manifest.stats_name(_SHARD)}
+
+
+@pytest.mark.parametrize("revision", [0, 1])
+def test_collect_tasks_with_different_outcomes(
+    planned: LocalStore, run: RunOptions, monkeypatch: pytest.MonkeyPatch, revision: int
+) -> None:
+    """If the slower task replaces the packed file after the faster task wrote the manifest, both still agree."""
+    if revision:
+        collect(_SHARD, [save(planned, 0), *map(failed, range(1, _SIZE))], run, planned)
+    places, run = range(revision, _SIZE), replace(run, revision=revision)
+    outcomes = [save(planned, place) for place in places]
+    real = LocalStore.replace_from
+
+    def overtaken(store: LocalStore, name: str, chunks: Iterable[bytes]) -> None:
+        body = list(chunks)
+        monkeypatch.setattr(LocalStore, "replace_from", real)
+        collect(_SHARD, [failed(place) for place in places], run, store, count=len(places))
+        real(store, name, body)
+
+    monkeypatch.setattr(LocalStore, "replace_from", overtaken)
+    collect(_SHARD, outcomes, run, planned, count=len(places))
+    table = manifest.decode(planned.read(manifest.name(_SHARD)))
+    saved = [key for key, path in zip(_KEYS, table["path"].to_pylist(), strict=True) if path is not None]
+    assert list(packed_images(planned, run)) == saved == _KEYS
+    assert files(planned) == {packed_name(_SHARD, run.output), manifest.name(_SHARD), manifest.stats_name(_SHARD)}
+
+
+def test_late_collect_task_leaves_no_file(
+    planned: LocalStore, run: RunOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If a task saves its Outcomes after another task has collected the shard, it removes them again."""
+    outcomes = [save(planned, place) for place in range(_SIZE)]
+    real = agreed_outcomes.agree
+
+    def overtaken(*args: Any) -> Sequence[Outcome]:
+        monkeypatch.setattr(agreed_outcomes, "agree", real)
+        collect(_SHARD, outcomes, run, planned)
+        return real(*args)
+
+    monkeypatch.setattr(agreed_outcomes, "agree", overtaken)
+    collect(_SHARD, [failed(place) for place in range(_SIZE)], run, planned)
     assert packed_images(planned, run) == dict(zip(_KEYS, _BODIES, strict=True))
-    assert json.loads(planned.read(manifest.stats_name(_SHARD)))["successes"] == _SIZE
+    assert files(planned) == {packed_name(_SHARD, run.output), manifest.name(_SHARD), manifest.stats_name(_SHARD)}
 
 
 def test_missing_images_are_counted(planned: LocalStore, run: RunOptions) -> None:
