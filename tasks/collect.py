@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import pyarrow as pa
 
@@ -26,6 +27,7 @@ from tasks.outputs.sidecars import sidecar_names, write_sidecars
 from tasks.storage import manifest, plan, shard_parquet, shard_status
 from tasks.storage.file_names import check_name
 from tasks.storage.manifest import CorruptManifestError
+from tasks.storage.parallel import parallel_map
 from tasks.storage.shard_parquet import PATH_COLUMN, ShardRef
 from tasks.storage.store import PRIVATE_MODE, Store
 
@@ -36,10 +38,6 @@ VOID_REASONS = frozenset({Reason.CANCELLED})
 #: ended because images could not be saved, for example on a full disk. So unsaved images from an earlier epoch are
 #: retried. An unsaved image from the current epoch has failed.
 STALE_VOID_REASONS = VOID_REASONS | {Reason.STORAGE}
-
-
-#: The number of files to look for at the same time, because each look-up in an object store is a request.
-_PARALLEL_LOOKUPS = 16
 
 
 class IncompleteShardError(ValueError):
@@ -126,9 +124,8 @@ def remove_unlisted(shard: int, store: Store, output: OutputOptions) -> None:
         listed = images | sidecar_names(images, output.sidecars)
     else:
         listed = frozenset([packed])
-    for name in existing:
-        if name not in listed:
-            _remove_extra(name, store)
+    extra = [name for name in existing if name not in listed]
+    deque(parallel_map(partial(_remove_extra, store=store), extra, store), 0)
     if packed is not None:
         store.remove_folder(shard_name(shard))
 
@@ -153,8 +150,7 @@ def _find_named_leftovers(
         found = [f"{path}.{extension}" for extension in FILE_EXTENSIONS]
         names += [*found, *sidecar_names(found[:1], output.sidecars)]
     try:
-        with ThreadPoolExecutor(_PARALLEL_LOOKUPS) as pool:
-            return [name for name, exists in zip(names, pool.map(store.exists, names), strict=True) if exists]
+        return [name for name, exists in zip(names, parallel_map(store.exists, names, store), strict=True) if exists]
     except StorageError as error:
         _log.warning("could not look for files without an entry in the manifest, so such files may remain: %s", error)
         return []

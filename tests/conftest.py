@@ -19,6 +19,7 @@ import pytest
 from producer.local_fleet.fleet import server_binary
 from tasks import runtime_tuning
 from tasks.errors import CommandError
+from tests.object_server import ObjectServer
 
 # A worker does the same when it starts.
 runtime_tuning.configure_pillow()
@@ -86,3 +87,13 @@ def required_module(name: str) -> None:
     """Skip a test if a package of an extra is missing; in CI, fail."""
     if importlib.util.find_spec(name) is None:
         lacking(f"the package {name} is not installed")
+
+
+@pytest.fixture
+def object_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
+    """Run an S3 server with an empty bucket ``bucket``. This process's environment names the server."""
+    required_module("obstore")
+    with ObjectServer() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server

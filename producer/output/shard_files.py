@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from collections.abc import Sequence
 
 import pyarrow as pa
 
@@ -13,27 +10,8 @@ from producer.output.run_file import resume_command
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
-from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
-
-_T = TypeVar("_T")
-#: The number of files that are read at the same time from an object store.
-_PARALLEL_READS = 32
-
-
-def each_shard(read: Callable[[int], _T], shards: Iterable[int], store: Store) -> Iterator[_T]:
-    """Yield the result of a function for each shard, in order.
-
-    Each request to an object store takes tens of milliseconds, so several shards are read at a time.
-    """
-    if isinstance(store, LocalStore):
-        yield from map(read, shards)
-        return
-    rest = iter(shards)
-    with ThreadPoolExecutor(_PARALLEL_READS) as pool:
-        while batch := list(islice(rest, _PARALLEL_READS)):
-            yield from pool.map(read, batch)
 
 
 def load_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:

@@ -28,7 +28,7 @@ def refuse_duplicates(
     Rows that are refused for another reason, and invalid URLs, are never duplicates.
 
     Args:
-        requests: the requests.
+        requests: all requests of the list.
         shard_size: requests per shard; the keys depend on this number.
         folder: a folder for temporary files, which may not exist yet.
         check: returns a request that is no duplicate as it is, changed or refused.

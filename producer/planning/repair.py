@@ -11,13 +11,14 @@ from itertools import islice
 
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunFile
-from producer.output.shard_files import each_shard, load_manifest, load_plan
+from producer.output.shard_files import load_manifest, load_plan
 from producer.planning import current_list
 from producer.planning.run_requests import prepare_requests
 from producer.sources import url_list
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
+from tasks.storage.parallel import parallel_map
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 
@@ -41,7 +42,7 @@ def repair_plan(record: RunFile, store: Store, shards: int) -> None:
         UsageError: a plan file can't be written.
         CommandError: a plan file is missing or damaged, and the list is missing or changed. Nothing was changed.
     """
-    errors = each_shard(lambda shard: _plan_error(shard, record, store), range(shards), store)
+    errors = parallel_map(lambda shard: _plan_error(shard, record, store), range(shards), store)
     broken = {shard: error for shard, error in enumerate(errors) if error is not None}
     if not broken:
         return

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from producer.output.run_file import PlanState, RunFile, State, resume_command
-from producer.output.shard_files import each_shard, load_manifest, load_plan, load_requests
+from producer.output.shard_files import load_manifest, load_plan, load_requests
 from producer.output.summary import COLUMNS
 from producer.planning import current_list
 from producer.planning.planner import PlanProgress
@@ -23,6 +23,7 @@ from tasks.collect import remove_unlisted
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import ImageRequest, OutputFormat, shard_name
 from tasks.storage import manifest, plan, shard_status
+from tasks.storage.parallel import parallel_map
 from tasks.storage.store import Store
 
 
@@ -42,7 +43,7 @@ def check_manifests(record: RunFile, store: Store, shards: int) -> None:
     """
     entries = set(store.list_entries())
     existing = [shard for shard in range(shards) if manifest.name(shard) in entries]
-    for _ in each_shard(lambda shard: load_manifest(shard, store, record.id, COLUMNS), existing, store):
+    for _ in parallel_map(lambda shard: load_manifest(shard, store, record.id, COLUMNS), existing, store):
         pass
 
 
@@ -61,7 +62,7 @@ def count_failures(record: RunFile, store: Store, shards: int, reasons: Collecti
         return failed
 
     found: Counter[str] = Counter()
-    for failed in each_shard(count_shard, range(shards), store):
+    for failed in parallel_map(count_shard, range(shards), store):
         found.update(failed)
     return found
 

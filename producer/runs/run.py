@@ -21,7 +21,7 @@ from producer.dispatch.unfit_workers import UnfitWorker
 from producer.output import lock
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id
-from producer.output.shard_files import each_shard, load_manifest
+from producer.output.shard_files import load_manifest
 from producer.output.summary import COLUMNS, summarise
 from producer.planning import repair
 from producer.planning.current_list import renumbered
@@ -49,6 +49,7 @@ from tasks.errors import CommandError, RunInterruptedError, StorageError
 from tasks.model import ImageRequest, RunOptions, shard_name
 from tasks.outputs.packing import packed_name
 from tasks.redaction import redacted
+from tasks.storage.parallel import parallel_map
 from tasks.storage.store import Store
 
 #: The fields that a command on an existing run changes in its record before it sends a task.
@@ -353,7 +354,7 @@ class Run:
 
     def _manifests(self) -> Iterator[pa.Table]:
         shards = range(self._planner.shards)
-        yield from each_shard(lambda shard: load_manifest(shard, self._store, self.id, COLUMNS), shards, self._store)
+        return parallel_map(lambda shard: load_manifest(shard, self._store, self.id, COLUMNS), shards, self._store)
 
     def _record_plan_complete(self, rows: int, shards: int) -> None:
         if self._record.plan is not PlanState.COMPLETE:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.model import Sidecar
 from tasks.outputs.samples import captions, metadata, sample_rows
+from tasks.storage.parallel import parallel_map
 from tasks.storage.store import PRIVATE_MODE, PUBLIC_MODE, Store
+
+
+class _SidecarFile(NamedTuple):
+    """A sidecar to write: its name, bytes and mode."""
+
+    name: str
+    body: bytes
+    mode: int
 
 
 def write_sidecars(table: pa.Table, sidecars: Collection[Sidecar], store: Store) -> list[str]:
@@ -26,17 +37,18 @@ def write_sidecars(table: pa.Table, sidecars: Collection[Sidecar], store: Store)
     if not sidecars:
         return []
     saved = table.filter(pc.is_valid(table["path"]))
+    return list(parallel_map(partial(_save, store=store), _files(saved, sidecars), store))
+
+
+def _files(saved: pa.Table, sidecars: Collection[Sidecar]) -> Iterator[_SidecarFile]:
     rows = sample_rows(saved)
-    written = []
     for path, facts, caption in zip(map(str, saved["path"]), metadata(rows), captions(rows), strict=True):
         for sidecar in sidecars:
             body = facts if sidecar is Sidecar.JSON else caption
             if body is not None:
-                name = _sidecar_name(path, sidecar)
                 # Metadata contains the URL.
-                _save(name, body, PRIVATE_MODE if sidecar is Sidecar.JSON else PUBLIC_MODE, store)
-                written.append(name)
-    return written
+                mode = PRIVATE_MODE if sidecar is Sidecar.JSON else PUBLIC_MODE
+                yield _SidecarFile(_sidecar_name(path, sidecar), body, mode)
 
 
 def sidecar_names(paths: Iterable[str], sidecars: Collection[Sidecar]) -> set[str]:
@@ -48,8 +60,9 @@ def _sidecar_name(path: str, sidecar: Sidecar) -> str:
     return f"{path.rpartition('.')[0]}.{sidecar}"
 
 
-def _save(name: str, body: bytes, mode: int, store: Store) -> None:
-    """Save a file. If an earlier collect task saved the file with different bytes, replace it."""
-    if not store.create(name, body, mode) and store.read(name) != body:
-        store.remove(name)
-        store.create(name, body, mode)
+def _save(file: _SidecarFile, store: Store) -> str:
+    """Save a file; return its name. If an earlier collect task saved the file with different bytes, replace it."""
+    if not store.create(*file) and store.read(file.name) != file.body:
+        store.remove(file.name)
+        store.create(*file)
+    return file.name

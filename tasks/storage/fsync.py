@@ -54,11 +54,21 @@ def sync_all(folder: str | Path, paths: Iterable[str]) -> None:
     for path in found:
         sync(path)
     # A new folder is only on the disk after its parent was synced.
-    folders = {parent for path in found for parent in Path(path).parents if parent.is_relative_to(folder)}
-    for parent in sorted(folders | {Path(folder)}):
+    for parent in sorted(_folders(str(folder), found)):
         # If there are no files, the folder may not exist.
         with suppress(FileNotFoundError):
             sync(parent)
+
+
+def _folders(top: str, paths: Iterable[str]) -> set[str]:
+    """Return a folder, and all folders between it and these files."""
+    folders = {top}
+    # Many files share a folder.
+    for parent in {path.rpartition("/")[0] for path in paths}:
+        while parent not in folders and parent.startswith(f"{top}/"):
+            folders.add(parent)
+            parent = parent.rpartition("/")[0]  # noqa: PLW2901  # up to the top
+    return folders
 
 
 def _sync_file_system(folder: str | Path) -> None:

@@ -34,7 +34,6 @@ from tasks.storage import manifest, plan
 from tasks.storage.local_store import LocalStore
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.store import Store
-from tests.conftest import required_module
 from tests.integration import processes
 from tests.object_server import ObjectServer
 from tests.waiting import PATIENCE, wait_for
@@ -361,26 +360,22 @@ def test_run_record_exists_only_during_the_run(server: redis.Redis, store: Local
 
 
 def test_producer_without_its_lock_leaves_the_run_to_its_successor(
-    server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    server: redis.Redis, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After another producer has taken over the run, the first producer ends without deleting the new record."""
-    required_module("obstore")
     monkeypatch.setattr(lease, "_RENEWAL_SECONDS", 0.02)
-    with ObjectServer() as objects:
-        for name, value in objects.environment.items():
-            monkeypatch.setenv(name, value)
-        store = ObjectStore(StoreUrl.parse("s3://bucket/run"))
+    store = ObjectStore(StoreUrl.parse("s3://bucket/run"))
 
-        def check() -> None:
-            objects.buckets["bucket"]["run/.lock"] = b""
-            wait_for(lambda: lease.successor(store) is not None)
-            server.set(keys.run(_RUN_ID), "of the successor")
-            lock.check_held(store)
+    def check() -> None:
+        object_server.buckets["bucket"]["run/.lock"] = b""
+        wait_for(lambda: lease.successor(store) is not None)
+        server.set(keys.run(_RUN_ID), "of the successor")
+        lock.check_held(store)
 
-        with lock.hold(store, None):
-            job, _ = dispatcher(store, server, ["http://a.example/0"], check)
-            with pytest.raises(CommandError, match="Another producer has taken over the run"):
-                run(job)
+    with lock.hold(store, None):
+        job, _ = dispatcher(store, server, ["http://a.example/0"], check)
+        with pytest.raises(CommandError, match="Another producer has taken over the run"):
+            run(job)
     assert server.get(keys.run(_RUN_ID)) == "of the successor"
 
 

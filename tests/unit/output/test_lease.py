@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,7 +14,6 @@ from config.locations import StoreUrl
 from producer.output import lease, lock
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.storage.object_store import ObjectStore
-from tests.conftest import required_module
 from tests.object_server import ObjectServer
 from tests.unit.output.holders import running_holder
 from tests.waiting import wait_for
@@ -34,15 +32,11 @@ with lease.hold(ObjectStore(StoreUrl.parse("{URL}")), "redis://me:word@there:637
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
-    """Run an S3 server and speed up the leases. This process's environment names the S3 server."""
-    required_module("obstore")
+def server(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    """Return an S3 server, and speed up the leases."""
     for name, seconds in (("_RENEWAL_SECONDS", 0.05), ("_LIFETIME_SECONDS", 0.3), ("_WATCH_INTERVAL_SECONDS", 0.02)):
         monkeypatch.setattr(lease, name, seconds)
-    with ObjectServer() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
+    return object_server
 
 
 @pytest.fixture

@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
+from config.locations import StoreUrl
 from tasks.collect import collect
 from tasks.model import ImageRequest, Outcome, OutputOptions, Reason, RunOptions, Sidecar, Status
 from tasks.storage import manifest, plan
 from tasks.storage.local_store import LocalStore
+from tasks.storage.object_store import ObjectStore
 from tasks.storage.shard_parquet import ShardRef
+from tasks.storage.store import Store
+from tests.object_server import ObjectServer
 from tests.unit.conftest import success
 
 _SIZE = 3
@@ -23,7 +31,7 @@ _BOTH = RunOptions("/out", _SIZE, output=OutputOptions(sidecars=(Sidecar.JSON, S
 _CAPTIONS: list[str | None] = ["a cat 🐈\nin two lines", None, "c"]
 
 
-def write_plan(store: LocalStore, captions: list[str | None] | None) -> None:
+def write_plan(store: Store, captions: list[str | None] | None) -> None:
     """Write the plan of a shard, with or without captions."""
     requests = [
         ImageRequest(place, f"http://a.example/{place}", {} if captions is None else {"caption": captions[place]})
@@ -32,7 +40,7 @@ def write_plan(store: LocalStore, captions: list[str | None] | None) -> None:
     store.create_durably(plan.name(0), plan.encode(requests, ShardRef("", 0)))
 
 
-def save(store: LocalStore, place: int, **values: object) -> Outcome:
+def save(store: Store, place: int, **values: object) -> Outcome:
     """Save an image as the image's task does. Return the image's Outcome."""
     outcome = success(place, 0, _SIZE, **values)
     store.create(outcome.path or "", b"png")
@@ -44,7 +52,7 @@ def failed(place: int) -> Outcome:
     return Outcome(f"00000{place}", Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)
 
 
-def names(store: LocalStore) -> list[str]:
+def names(store: Store) -> list[str]:
     """Return the names of the files in the shard's folder."""
     return sorted(name.removeprefix("00000/") for name in store.list_files("00000"))
 
@@ -110,3 +118,25 @@ def test_sidecars_are_synced(store: LocalStore, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(LocalStore, "sync", sync)
     collect(0, [save(store, 0), failed(1), failed(2)], _BOTH, store)
     assert synced == ["00000/000000.png", "00000/000000.json", "00000/000000.txt"]
+
+
+def test_object_store_gets_several_requests_at_a_time(
+    object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In an object store, sidecars are written, and leftovers are removed, with several requests at a time."""
+    store = ObjectStore(StoreUrl.parse("s3://bucket/run"))
+    write_plan(store, _CAPTIONS)
+    outcomes = [save(store, place) for place in range(_SIZE)]
+    for place in range(_SIZE):
+        store.create(f"00000/leftover{place}", b"")
+    together = threading.Barrier(_SIZE, timeout=10)
+
+    def wait_for_others(call: Callable[..., Any], name: str, *args: Any) -> Any:
+        if name.startswith("00000/"):
+            together.wait()
+        return call(name, *args)
+
+    monkeypatch.setattr(store, "create", partial(wait_for_others, store.create))
+    monkeypatch.setattr(store, "remove", partial(wait_for_others, store.remove))
+    collect(0, outcomes, replace(_BOTH, output=OutputOptions(sidecars=(Sidecar.JSON,))), store)
+    assert names(store) == sorted(f"00000{place}.{kind}" for place in range(_SIZE) for kind in ("json", "png"))

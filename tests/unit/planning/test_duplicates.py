@@ -122,8 +122,8 @@ def test_other_rows_stay_unchanged(tmp_path: Path) -> None:
 
     No row is a duplicate of an invalid or refused row.
     """
-    refused = ImageRequest(1, "http://a/", refused=Refusal(Reason.INVALID_ROW, "line 2 is damaged"))
-    listed = [ImageRequest(0, "nonsense"), refused, ImageRequest(2, "nonsense"), ImageRequest(3, "http://a/")]
+    invalid = ImageRequest(1, "http://a/", refused=Refusal(Reason.INVALID_ROW, "line 2 is damaged"))
+    listed = [ImageRequest(0, "nonsense"), invalid, ImageRequest(2, "nonsense"), ImageRequest(3, "http://a/")]
     assert refused(listed, 10, tmp_path / "seen") == listed
 
 

@@ -109,7 +109,10 @@ def test_folder_with_other_files(store: LocalStore) -> None:
 
 def test_extensions_of_given_names(store: LocalStore) -> None:
     """A given name loses its image extension, because the file gets the extension of its real format."""
-    requests = [ImageRequest(index, "http://a.example/", path=path) for index, path in enumerate(["a.JPG", "b.jpeg", "v1.2", "c.txt"])]
+    requests = [
+        ImageRequest(index, "http://a.example/", path=path)
+        for index, path in enumerate(["a.JPG", "b.jpeg", "v1.2", "c.txt"])
+    ]
     assert [request.path for request in named(requests, None, store)] == ["a", "b", "v1.2", "c.txt"]
 
 

@@ -27,7 +27,13 @@ def store(tmp_path: Path) -> LocalStore:
     store = LocalStore(tmp_path / "out")
     record = make_run(tmp_path / "list.txt", store, 11, 2, State.INTERRUPTED, PlanState.OPEN)
     record.save(store, options=replace(record.options, output=OutputOptions(sidecars=(Sidecar.JSON,))))
-    for name in ("00000/000000.jpg", "00000/000000.json", "00003/000031.webp", "00003/.000031.webp.claim", "00003/.outcomes-0-1.json"):
+    for name in (
+        "00000/000000.jpg",
+        "00000/000000.json",
+        "00003/000031.webp",
+        "00003/.000031.webp.claim",
+        "00003/.outcomes-0-1.json",
+    ):
         store.create(name, b"image")
     return store
 

@@ -10,7 +10,6 @@ from producer.output.run_file import PlanState, RunFile, State
 from producer.output.summary import Summary
 from producer.runs.result import RunResult
 from tasks.storage.local_store import LocalStore
-from tests.conftest import required_module
 from tests.object_server import ObjectServer
 from tests.runs import make_run
 
@@ -38,12 +37,8 @@ def test_outcomes_of_a_folder(store: LocalStore) -> None:
     assert keys(store, str(store.root)) == _KEYS
 
 
-def test_outcomes_of_an_object_store(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outcomes_of_an_object_store(store: LocalStore, object_server: ObjectServer) -> None:
     """The Outcomes are read from the object store in the same order."""
-    required_module("obstore")
-    with ObjectServer() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        for path in store.root.rglob("*.parquet"):
-            server.buckets["bucket"][f"prefix/{path.relative_to(store.root).as_posix()}"] = path.read_bytes()
-        assert keys(store, "s3://bucket/prefix") == _KEYS
+    for path in store.root.rglob("*.parquet"):
+        object_server.buckets["bucket"][f"prefix/{path.relative_to(store.root).as_posix()}"] = path.read_bytes()
+    assert keys(store, "s3://bucket/prefix") == _KEYS

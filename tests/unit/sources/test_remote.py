@@ -22,7 +22,6 @@ from producer.sources.options import SourceOptions
 from tasks.errors import CommandError, UsageError
 from tasks.storage import plan
 from tasks.storage.local_store import LocalStore
-from tests.conftest import required_module
 from tests.list_server import ListServer
 from tests.object_server import ObjectServer
 
@@ -45,16 +44,6 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def web() -> Iterator[ListServer]:
     """Run a web server."""
     with ListServer() as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
-    """Run an object store."""
-    required_module("obstore")
-    with ObjectServer() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
         yield server
 
 
@@ -94,9 +83,9 @@ def test_reads_from_the_web(web: ListServer, name: str, has_ranges: bool) -> Non
 
 
 @pytest.mark.parametrize("name", _LISTS)
-def test_reads_from_an_object_store(bucket: ObjectServer, name: str) -> None:
+def test_reads_from_an_object_store(object_server: ObjectServer, name: str) -> None:
     """Each format is read from an object. The object's name may have characters that a run's folder can't have."""
-    bucket.buckets["bucket"][f"my lists/a,b {name}"] = _LISTS[name]
+    object_server.buckets["bucket"][f"my lists/a,b {name}"] = _LISTS[name]
     assert read(f"s3://bucket/my lists/a,b {name}") == _URLS
 
 
@@ -112,10 +101,10 @@ def test_continues_after_a_fault(web: ListServer, fault: str | int) -> None:
     assert len(set(ranges)) == len(ranges) - 3
 
 
-def test_continues_after_a_fault_of_an_object_store(bucket: ObjectServer) -> None:
+def test_continues_after_a_fault_of_an_object_store(object_server: ObjectServer) -> None:
     """The client repeats a request that an object store could not answer."""
-    bucket.buckets["bucket"]["list.txt"] = _TEXT
-    bucket.fault = lambda method, _: 503 if method == "GET" and len(bucket.requests) in (3, 5) else None
+    object_server.buckets["bucket"]["list.txt"] = _TEXT
+    object_server.fault = lambda method, _: 503 if method == "GET" and len(object_server.requests) in (3, 5) else None
     assert read("s3://bucket/list.txt") == _URLS
 
 
@@ -146,12 +135,12 @@ def test_notices_a_change_while_reading(web: ListServer, versions: tuple[str, ..
         read(f"{web.url}/list.txt")
 
 
-def test_notices_a_changed_object(bucket: ObjectServer) -> None:
+def test_notices_a_changed_object(object_server: ObjectServer) -> None:
     """If an object is replaced while it is read, its rows are never mixed with the new object's rows."""
-    bucket.buckets["bucket"]["list.txt"] = _TEXT
+    object_server.buckets["bucket"]["list.txt"] = _TEXT
     requests = url_list.read("s3://bucket/list.txt")
     next(iter(requests))
-    bucket.buckets["bucket"]["list.txt"] = _TEXT.replace(b"example", b"changed")
+    object_server.buckets["bucket"]["list.txt"] = _TEXT.replace(b"example", b"changed")
     with pytest.raises(CommandError, match="it was changed meanwhile"):
         list(requests)
 
@@ -192,19 +181,19 @@ def test_server_without_an_answer(web: ListServer) -> None:
         ("s3://b%20/list.txt", "the bucket's name is missing or not valid"),
     ],
 )
-def test_no_such_object(bucket: ObjectServer, url: str, why: str) -> None:
+def test_no_such_object(object_server: ObjectServer, url: str, why: str) -> None:
     """A missing object, and a URL that names no object, are reported as such."""
     with pytest.raises(UsageError, match="can't be read") as caught:
         read(url)
     assert caught.value.why == why
 
 
-def test_reads_folders_and_patterns(bucket: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_folders_and_patterns(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an object store, folders and patterns select objects as they select files.
 
     The objects are in the order of names.
     """
-    objects = bucket.buckets["bucket"]
+    objects = object_server.buckets["bucket"]
     for number, name in enumerate(("b.txt", "a.txt", "x/c.txt", "x/y/d.txt", ".hidden", "_SUCCESS", "list.csv")):
         objects[f"lists/{name}"] = f"http://{number}.example/\n".encode()
     objects["lists/"] = objects["other.txt"] = b""
@@ -225,14 +214,14 @@ def test_reads_folders_and_patterns(bucket: ObjectServer, monkeypatch: pytest.Mo
     assert not url_list.is_unchanged("s3://bucket/lists/*.txt", found)
     with pytest.raises(UsageError, match="No object matches s3://bucket/none/"):
         read("s3://bucket/none/")
-    bucket.fault = lambda *_: 403
+    object_server.fault = lambda *_: 403
     with pytest.raises(UsageError, match=r"refused access \(403"):
         read("s3://bucket/lists/")
 
 
-def test_no_permission_for_an_object(bucket: ObjectServer) -> None:
+def test_no_permission_for_an_object(object_server: ObjectServer) -> None:
     """If the store refuses access, the message says what to check."""
-    bucket.fault = lambda *_: 403
+    object_server.fault = lambda *_: 403
     with pytest.raises(UsageError, match=r"refused access \(403\)"):
         read("s3://bucket/list.txt")
 
@@ -244,18 +233,18 @@ def test_names_the_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         read("gs://bucket/list.txt")
 
 
-def test_empty_lists(web: ListServer, bucket: ObjectServer) -> None:
+def test_empty_lists(web: ListServer, object_server: ObjectServer) -> None:
     """A list without bytes is read as an empty list."""
-    web.files["/list.txt"] = bucket.buckets["bucket"]["list.txt"] = b""
+    web.files["/list.txt"] = object_server.buckets["bucket"]["list.txt"] = b""
     for source in (f"{web.url}/list.txt", "s3://bucket/list.txt"):
         assert read(source) == []
 
 
-def test_fingerprints(web: ListServer, bucket: ObjectServer) -> None:
+def test_fingerprints(web: ListServer, object_server: ObjectServer) -> None:
     """The fingerprint changes with the list. If the server gives no version, there is no fingerprint."""
     for source, files, name in (
         (f"{web.url}/list.txt", web.files, "/list.txt"),
-        ("s3://bucket/list.txt", bucket.buckets["bucket"], "list.txt"),
+        ("s3://bucket/list.txt", object_server.buckets["bucket"], "list.txt"),
     ):
         files[name] = _TEXT
         found = url_list.fingerprint(source)

@@ -114,3 +114,13 @@ def test_real_disk(tmp_path: Path) -> None:
     """Syncing works on the machine that runs this test."""
     fsync.sync_all(tmp_path, files(tmp_path, 20))
     fsync.sync_all(tmp_path / "none", [])
+
+
+def test_folders_between_are_synced(tmp_path: Path) -> None:
+    """Without syncfs, the folder and all folders above the files in it are synced, but no folder above it."""
+    top, paths = str(tmp_path), [f"{tmp_path}/a/b/{number}" for number in range(2)]
+    assert fsync._folders(top, [*paths, f"{tmp_path}/c/1", f"{tmp_path}/2"]) == {
+        top,
+        *(f"{top}/{folder}" for folder in ("a", "a/b", "c")),
+    }
+    assert fsync._folders(top, []) == {top}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from tasks.storage import folder_probe, object_file, object_store
 from tasks.storage.folder_probe import ProbeResult
 from tasks.storage.locations import open_allowed, open_store
 from tasks.storage.object_store import ObjectStore
-from tests.conftest import required_module
 from tests.object_server import ObjectServer
 
 URL = StoreUrl.parse("s3://bucket/run")
@@ -30,15 +28,11 @@ _TOKEN = "0123456789abcdef" * 2
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectServer]:
-    """Run an S3 server. This process's environment names the S3 server. Clients wait only briefly between attempts."""
-    required_module("obstore")
+def server(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> ObjectServer:
+    """Return an S3 server. Clients wait only briefly between attempts."""
     monkeypatch.setattr(object_store, "_FIRST_BACKOFF_SECONDS", 0.001)
     monkeypatch.setattr(object_store, "_MAX_BACKOFF_SECONDS", 0.002)
-    with ObjectServer() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield server
+    return object_server
 
 
 @pytest.fixture

@@ -13,24 +13,18 @@ from tasks.errors import StorageError
 from tasks.storage.local_store import LocalStore
 from tasks.storage.object_store import ObjectStore
 from tasks.storage.store import Store
-from tests.conftest import required_module
-from tests.object_server import ObjectServer
 from tests.unit.storage.racing import assert_one_writer_wins
 
 _WRITERS = 8
 
 
 @pytest.fixture(params=["local", "object", "object at the top of a bucket"])
-def any_store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """Return an empty store of each kind."""
     if request.param == "local":
-        yield LocalStore(tmp_path / "out")
-        return
-    required_module("obstore")
-    with ObjectServer() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield ObjectStore(StoreUrl.parse("s3://bucket" if "top" in request.param else "s3://bucket/some/prefix"))
+        return LocalStore(tmp_path / "out")
+    request.getfixturevalue("object_server")
+    return ObjectStore(StoreUrl.parse("s3://bucket" if "top" in request.param else "s3://bucket/some/prefix"))
 
 
 def test_creates_and_reads(any_store: Store) -> None:
