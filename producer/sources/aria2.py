@@ -12,12 +12,13 @@ from io import TextIOWrapper
 import pyarrow as pa
 
 from producer.sources.encoding import BYTE_ORDER_MARK
+from producer.sources.reader import TextLines
 from producer.sources.text import read_lines
 
 _URL = "url"
 
 
-class Aria2Reader:
+class Aria2Reader(TextLines):
     """Reads an input file of aria2."""
 
     names: Sequence[str] = (_URL, "out", "dir", "checksum")
@@ -27,21 +28,12 @@ class Aria2Reader:
 
     def __init__(self, text: TextIOWrapper) -> None:
         self._text = text
-        self._number = 0
-
-    def schema(self, columns: Sequence[str]) -> pa.Schema:
-        """Return the types of these columns."""
-        return pa.schema([(name, pa.string()) for name in columns])
 
     def rows(self, columns: Sequence[str], schema: pa.Schema) -> Iterator[list[str | None]]:
         """Yield the rows, with the values of these columns in this order."""
         for number, found in self._downloads():
-            self._number = number
+            self._line = number
             yield [found.get(name) for name in columns]
-
-    def where(self) -> str:
-        """Return the place of the last yielded row."""
-        return f"line {self._number:,}"
 
     def _downloads(self) -> Iterator[tuple[int, dict[str, str]]]:
         """For each line with URLs, yield its number and the columns of its row."""

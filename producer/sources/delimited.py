@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from producer.formatting import pluralized
 from producer.sources.encoding import BYTE_ORDER_MARK
-from producer.sources.reader import BadRow, Row
+from producer.sources.reader import BadRow, Row, TextLines
 from producer.sources.text import LINE_LIMIT
 from tasks.download.urls import looks_like_url
 
@@ -38,7 +38,7 @@ _TOO_LONG = f"has a quotation mark that is not closed within {_MAX_LINES:,} line
 csv.field_size_limit(LINE_LIMIT)
 
 
-class DelimitedReader:
+class DelimitedReader(TextLines):
     """Reads a table in text."""
 
     def __init__(self, text: TextIOWrapper, delimiter: str | None, header: bool) -> None:
@@ -68,10 +68,6 @@ class DelimitedReader:
             self._rows = chain(() if row is None else (row,), self._rows)
         separator = "tabs" if self._delimiter == "\t" else repr(self._delimiter)
         self.description = f"a table with {separator} between its columns"
-
-    def schema(self, columns: Sequence[str]) -> pa.Schema:
-        """Return the types of these columns."""
-        return pa.schema([(name, pa.string()) for name in columns])
 
     def rows(self, columns: Sequence[str], schema: pa.Schema) -> Iterator[Row]:
         """Yield the rows, with the values of these columns in this order."""

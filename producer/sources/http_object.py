@@ -16,7 +16,7 @@ from http import HTTPStatus
 import requests
 import urllib3
 
-from producer.sources.remote_file import RemoteError
+from producer.sources.remote_file import RemoteChangedError, RemoteError
 from tasks.download.adapters import USER_AGENT
 
 #: Limits for connecting and for each wait for data, in seconds.
@@ -121,7 +121,7 @@ class HttpObject:
             self.size = start
             return b""
         if status == HTTPStatus.PRECONDITION_FAILED:
-            raise _changed_error()
+            raise RemoteChangedError
         if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             hint = "Check the URL and its signature." if status in (401, 403) else _BY_HAND
             raise RemoteError(f"the server answered {_status_text(status)}", hint)
@@ -135,7 +135,7 @@ class HttpObject:
         if not self._opened:
             self.size, self.version = size, version
         elif (size, version) != (self.size, self.version):
-            raise _changed_error()
+            raise RemoteChangedError
         wanted = int(found[2]) + 1 - start
         body = self._read(response, wanted)
         if len(body) < wanted:
@@ -157,10 +157,6 @@ class HttpObject:
             parts.append(part)
             count -= len(part)
         return b"".join(parts)
-
-
-def _changed_error() -> RemoteError:
-    return RemoteError("it was changed meanwhile", "Start another run in another folder.")
 
 
 def _status_text(status: int) -> str:

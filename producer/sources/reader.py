@@ -28,6 +28,20 @@ class BadRow:
 Row = Sequence[Any] | BadRow
 
 
+class TextLines:
+    """A base of readers of text: every column is text, and each row is at a line."""
+
+    _line = 0
+
+    def schema(self, columns: Sequence[str]) -> pa.Schema:
+        """Return the types of these columns."""
+        return pa.schema([(name, pa.string()) for name in columns])
+
+    def where(self) -> str:
+        """Return the place of the last yielded row."""
+        return f"line {self._line:,}"
+
+
 class Reader(Protocol):
     """Reads one file of a URL list."""
 

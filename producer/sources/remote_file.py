@@ -32,6 +32,13 @@ class RemoteError(Exception):
         self.hint = hint
 
 
+class RemoteChangedError(RemoteError):
+    """The list has changed since it was opened."""
+
+    def __init__(self) -> None:
+        super().__init__("it was changed meanwhile", "Start another run in another folder.")
+
+
 class RemoteObject(Protocol):
     """One version of a list on a server."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from config.locations import StoreUrl
-from producer.sources.remote_file import RemoteError
+from producer.sources.remote_file import RemoteChangedError, RemoteError
 from tasks.errors import StorageError
 from tasks.storage.object_errors import explain, is_the_stores
 from tasks.storage.object_store import connect
@@ -61,7 +61,7 @@ class StoredObject:
             try:
                 return bytes(obstore.get(self._client, self._key, options=options).bytes())  # type: ignore[arg-type]
             except PreconditionError as error:
-                raise RemoteError("it was changed meanwhile", "Start another run in another folder.") from error
+                raise RemoteChangedError from error
 
     def close(self) -> None:
         """Do nothing, because the client keeps its connections for other objects."""

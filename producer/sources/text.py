@@ -14,6 +14,7 @@ from io import TextIOWrapper
 import pyarrow as pa
 
 from producer.sources.encoding import BYTE_ORDER_MARK
+from producer.sources.reader import TextLines
 from tasks.download.urls import looks_like_url
 
 #: The maximum number of characters to keep of a line. No URL is that long. The remaining characters of the line are
@@ -23,7 +24,7 @@ _QUOTES = {'"': '"', "'": "'", "<": ">", "`": "`", "\u201c": "\u201d", "\u2018":
 _TRAILING = frozenset({",", ";", *_QUOTES.values()})
 
 
-class TextReader:
+class TextReader(TextLines):
     """Reads a list that has one URL on each line."""
 
     names: Sequence[str] = ("url",)
@@ -33,11 +34,6 @@ class TextReader:
 
     def __init__(self, text: TextIOWrapper) -> None:
         self._text = text
-        self._line = 0
-
-    def schema(self, columns: Sequence[str]) -> pa.Schema:
-        """Return the types of these columns."""
-        return pa.schema([(name, pa.string()) for name in columns])
 
     def rows(self, columns: Sequence[str], schema: pa.Schema) -> Iterator[tuple[str]]:
         """Yield the URLs."""
@@ -48,10 +44,6 @@ class TextReader:
                 row = part.strip()
                 if row and not row.startswith("#"):
                     yield (_unquote(row),)
-
-    def where(self) -> str:
-        """Return the place of the last yielded row."""
-        return f"line {self._line:,}"
 
 
 def read_lines(text: TextIOWrapper) -> Iterator[str]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from producer.formatting import pluralized
 from producer.sources.encoding import BYTE_ORDER_MARK
-from producer.sources.reader import BadRow, Row
+from producer.sources.reader import BadRow, Row, TextLines
 from producer.sources.text import read_lines
 from tasks.download.urls import looks_like_url
 
@@ -22,7 +22,7 @@ from tasks.download.urls import looks_like_url
 _SAMPLE, _SAMPLE_CHARACTERS = 1000, 16 * 1024 * 1024
 
 
-class WordsReader:
+class WordsReader(TextLines):
     """Reads lines of words, separated by spaces or tabs. The columns are numbered from 1."""
 
     url_in_header: str | None = None
@@ -37,15 +37,10 @@ class WordsReader:
             characters += len(line)
             if characters >= _SAMPLE_CHARACTERS:
                 break
-        self._number = 0
         #: The place of the URL among the words of a line, from 0.
         self._place = _find_url(line for _, line in self._sample)
         self.url_column: str | None = str(self._place + 1)
         self.names: Sequence[str] = [str(number + 1) for number in range(self._place + 2)]
-
-    def schema(self, columns: Sequence[str]) -> pa.Schema:
-        """Return the types of these columns."""
-        return pa.schema([(name, pa.string()) for name in columns])
 
     def rows(self, columns: Sequence[str], schema: pa.Schema) -> Iterator[Row]:
         """Yield the rows, with the values of these columns in this order. Blank lines and comments are skipped."""
@@ -53,7 +48,7 @@ class WordsReader:
         sample, self._sample = self._sample, []
         for number, line in chain(sample, self._lines):
             words: list[str | None] = [*line.replace(BYTE_ORDER_MARK, "").strip().split(None, self._place + 1)]
-            self._number = number
+            self._line = number
             if not words or str(words[0]).startswith("#"):
                 continue
             if len(words) <= self._place:
@@ -63,10 +58,6 @@ class WordsReader:
             # The last column, which is the remaining part of the line, may be missing.
             words.append(None)
             yield [words[place] for place in places]
-
-    def where(self) -> str:
-        """Return the place of the last yielded row."""
-        return f"line {self._number:,}"
 
 
 def _find_url(lines: Iterator[str]) -> int:
