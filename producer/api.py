@@ -99,23 +99,14 @@ def download(
         CommandError: the run can't continue, for example because Redis is unreachable. ``error.hint`` is the next step.
         SettingsError: an environment variable has an invalid value.
     """
-    from producer.output.folder import open_output
     from producer.output.run_file import RunConfig, RunFile
     from producer.runs import incremental as starting
     from producer.runs.incremental_mode import IncrementalMode
-    from producer.runs.preflight import check_extras, check_insecure
+    from producer.runs.preflight import checked_config
 
     given = () if config is None else None
-    config = RunConfig() if config is None else config
     broker = _broker_url(workers)
-    if broker is None:
-        check_insecure(config)
-        check_extras(config)
-    if config.previous_run is not None:
-        from producer.planning.previous_run import PreviousRun
-
-        previous = PreviousRun(parse_location(config.previous_run), open_output(_location(out)), config.fetch)
-        config = replace(config, previous_run=previous.folder)
+    config = checked_config(RunConfig() if config is None else config, _location(out), broker)
     name, requests = _requests(source, config)
     wanted = starting.RunRequest(name, requests, config, given)
     with starting.run_folder(_location(out), broker, incremental) as store:

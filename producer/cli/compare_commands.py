@@ -31,7 +31,7 @@ from producer.cli.parameters import (
 )
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import pluralized
-from producer.runs.preflight import check_extras, check_insecure
+from producer.runs.preflight import check_local_options
 from tasks import file_descriptors, runtime_tuning
 from tasks.errors import UsageError
 
@@ -226,8 +226,7 @@ def _compare(
 
     # The first two ways run in this process.
     runtime_tuning.configure_pillow()
-    check_insecure(config)
-    check_extras(config)
+    check_local_options(config)
     file_descriptors.check_slots(threads, "--threads")
     prepare_output(out)
     root = out.resolve()

@@ -35,7 +35,7 @@ from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import format_size, pluralized
 from producer.runs.incremental_mode import IncrementalMode
-from producer.runs.preflight import check_extras, check_insecure, checked_broker_url, find_broker_url
+from producer.runs.preflight import checked_broker_url, checked_config, find_broker_url
 from tasks.errors import WORTH_RETRYING
 from tasks.model import Reason
 
@@ -100,20 +100,16 @@ def run(
     from producer.sources import url_list
 
     mode = None if incremental is None else IncrementalMode(incremental)
-    config = replace(download.run_config(), source=reading.options(), output=output.output_options())
-    if find_broker_url(broker) is None:
-        check_insecure(config)
-        check_extras(config)
-    if refresh_from is not None:
-        from producer.output.folder import open_output
-        from producer.planning.previous_run import PreviousRun
-
-        previous = PreviousRun(refresh_from, open_output(out), config.fetch)
-        config = replace(config, previous_run=previous.folder)
+    url = checked_broker_url(broker)
+    previous = None if refresh_from is None else str(refresh_from)
+    config = replace(
+        download.run_config(), source=reading.options(), output=output.output_options(), previous_run=previous
+    )
+    config = checked_config(config, out, url)
     requests = url_list.require_urls(url_list.read(source, config.source), source)
     wanted = starting.RunRequest(source, requests, config, _given_options())
     request = FleetRequest(fleet, broker, [resolved(out)], as_json)
-    with starting.run_folder(out, url := checked_broker_url(broker), mode) as store:
+    with starting.run_folder(out, url, mode) as store:
         if mode is IncrementalMode.SKIP and RunFile.is_in(store):
             _continue_run(starting.resume_same(wanted, store), _ALREADY_COMPLETE, out, request)
             return

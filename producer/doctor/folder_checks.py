@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ from producer.doctor.finding import Finding, Level, finding_from_error
 from producer.formatting import format_size, list_names, pluralized
 from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resume_command
-from producer.output.shard_files import load_manifest, load_plan
+from producer.output.shard_files import load_manifest, load_plan, planned_shards
 from producer.sources import url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
 from tasks.model import shard_name
@@ -144,10 +143,7 @@ def _inspect_run(store: Store) -> _RunFindings:
         return _RunFindings([_no_run_finding(store)])
     record = RunFile.load(store)
     producer = lock.current_holder(store)
-    shards = record.planned_shards
-    plans = set(store.list_files(plan.FOLDER))
-    if record.plan is PlanState.OPEN:
-        shards = next(shard for shard in count(record.earlier_shards) if plan.name(shard) not in plans)
+    shards, plans = planned_shards(record, store), set(store.list_files(plan.FOLDER))
     entries = set(store.list_entries())
     done = [shard for shard in range(shards) if manifest.name(shard) in entries]
     sizes: list[int] = []

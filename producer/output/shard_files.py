@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import pyarrow as pa
 
-from producer.output.run_file import resume_command
+from producer.output.run_file import PlanState, RunFile, resume_command
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
+
+
+def planned_shards(record: RunFile, store: Store) -> int:
+    """Return the number of planned shards.
+
+    While the plan is incomplete, the number includes all shards of earlier lists, and later shards up to the first gap.
+
+    Raises:
+        StorageError: the folder of the plan can't be listed.
+    """
+    if record.plan is PlanState.COMPLETE:
+        return record.planned_shards
+    plans = set(store.list_files(plan.FOLDER))
+    return next(shard for shard in count(record.earlier_shards) if plan.name(shard) not in plans)
 
 
 def load_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:

@@ -10,14 +10,15 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import count, islice, takewhile
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
 
 from config.locations import Location, parse_location
 from producer.output.folder import existing_run
-from producer.output.run_file import PlanState, RunConfig, RunFile, resume_command
+from producer.output.run_file import RunConfig, RunFile, resume_command
+from producer.output.shard_files import planned_shards
 from producer.planning.url_index import UrlIndex
 from producer.sources.request_stream import RequestStream, closing_source, schema_of
 from tasks.download.conditional import usable_validators
@@ -32,7 +33,7 @@ from tasks.model import (
     Verify,
     shard_name,
 )
-from tasks.storage import manifest, plan
+from tasks.storage import manifest
 from tasks.storage.shard_parquet import CorruptShardFileError, ShardRef
 from tasks.storage.store import Store
 
@@ -123,12 +124,8 @@ class PreviousRun:
 
     def _shards(self) -> Iterator[int]:
         """Yield the numbers of the shards with a manifest."""
-        planned: Iterable[int]
-        if self._record.plan is PlanState.COMPLETE:
-            planned = range(self._record.planned_shards)
-        else:
-            planned = takewhile(lambda shard: self._store.exists(plan.name(shard)), count())
-        return (shard for shard in planned if self._store.exists(manifest.name(shard)))
+        shards = range(planned_shards(self._record, self._store))
+        return (shard for shard in shards if self._store.exists(manifest.name(shard)))
 
     def _add_all(self, index: UrlIndex) -> None:
         for shard in self._shards():

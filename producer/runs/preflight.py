@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from config.locations import Location, parse_location
 from tasks.errors import UsageError
 from tasks.image_options import ImageFormat
 
@@ -34,12 +36,42 @@ def checked_broker_url(broker: str | None) -> str | None:
     return url
 
 
-def check_insecure(options: RunConfig) -> None:
-    """Check that this process's environment allows an insecure run. A local fleet inherits the environment.
+def checked_config(options: RunConfig, out: Location, broker_url: str | None) -> RunConfig:
+    """Return the options of a new run, with the full location of the run to refresh.
+
+    Args:
+        options: the options as they were given.
+        out: the output folder.
+        broker_url: the URL of the run's broker; None for a local fleet.
 
     Raises:
-        UsageError: the run is insecure, and the environment does not allow it.
+        UsageError: a local fleet can't download with these options, or the run to refresh can't be used.
+        CommandError: the run.json of the run to refresh is damaged.
     """
+    if broker_url is None:
+        check_local_options(options)
+    if options.previous_run is None:
+        return options
+    from producer.output.folder import open_output
+    from producer.planning.previous_run import PreviousRun
+
+    previous = PreviousRun(parse_location(options.previous_run), open_output(out), options.fetch)
+    return replace(options, previous_run=previous.folder)
+
+
+def check_local_options(options: RunConfig) -> None:
+    """Check that a process with this environment and these packages can download with a run's options.
+
+    A local fleet has the same environment and the same packages.
+
+    Raises:
+        UsageError: it can't.
+    """
+    _check_insecure(options)
+    _check_extras(options)
+
+
+def _check_insecure(options: RunConfig) -> None:
     from config.settings import settings
 
     if options.fetch.insecure and not settings().allow_insecure_tls:
@@ -50,12 +82,7 @@ def check_insecure(options: RunConfig) -> None:
         )
 
 
-def check_extras(options: RunConfig) -> None:
-    """Check that this environment has the optional packages for a run's images. A local fleet uses the same packages.
-
-    Raises:
-        UsageError: a package is not installed.
-    """
+def _check_extras(options: RunConfig) -> None:
     needed = {
         ("--phash", "imagehash", "phash"): options.fetch.phash,
         ("--formats heic", "pillow_heif", "heic"): ImageFormat.HEIC in options.fetch.formats,

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from producer.output.folder import unwritable_error
 from producer.output.run_file import NAME, RunFile, State
-from producer.runs.resume import planned_shards
+from producer.output.shard_files import planned_shards
 from tasks.errors import StorageError, UsageError
 from tasks.images.identify import EXTENSIONS
 from tasks.model import image_key, shard_name

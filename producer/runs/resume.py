@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import count
 from typing import Any
 
 import pyarrow as pa
 
 from producer.output.run_file import PlanState, RunFile, State, resume_command
-from producer.output.shard_files import load_manifest, load_plan, load_requests
+from producer.output.shard_files import load_manifest, load_plan, load_requests, planned_shards
 from producer.output.summary import COLUMNS
 from producer.planning import current_list
 from producer.planning.planner import PlanProgress
@@ -22,7 +21,7 @@ from producer.sources.request_stream import RequestStream, closing_source
 from tasks.collect import remove_unlisted
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.model import ImageRequest, OutputFormat, shard_name
-from tasks.storage import manifest, plan, shard_status
+from tasks.storage import manifest, shard_status
 from tasks.storage.parallel import parallel_map
 from tasks.storage.store import Store
 
@@ -113,16 +112,6 @@ def plan_progress(record: RunFile, store: Store) -> PlanProgress:
         return PlanProgress(record.earlier_rows, record.earlier_shards)
     whole = (shards - 1 - record.earlier_shards) * record.options.shard_size
     return PlanProgress(record.earlier_rows + whole + len(load_requests(shards - 1, store, record.id)), shards)
-
-
-def planned_shards(record: RunFile, store: Store) -> int:
-    """Return the number of planned shards.
-
-    While the plan is incomplete, the number includes all shards of earlier lists, and later shards up to the first gap.
-    """
-    if record.plan is PlanState.COMPLETE:
-        return record.planned_shards
-    return next(shard for shard in count(record.earlier_shards) if not store.exists(plan.name(shard)))
 
 
 def is_plan_complete(record: RunFile, planned: PlanProgress) -> bool:

@@ -21,7 +21,7 @@ from producer.dispatch.unfit_workers import UnfitWorker
 from producer.output import lock
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id
-from producer.output.shard_files import load_manifest
+from producer.output.shard_files import load_manifest, planned_shards
 from producer.output.summary import COLUMNS, summarise
 from producer.planning import repair
 from producer.planning.current_list import renumbered
@@ -37,7 +37,6 @@ from producer.runs.resume import (
     load_complete,
     mark_running,
     plan_progress,
-    planned_shards,
     remaining_requests,
     remove_packed_images,
 )

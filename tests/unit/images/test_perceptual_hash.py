@@ -102,4 +102,4 @@ def test_missing_library(
     assert "imagefleet[phash]" in str(judged[0])
     monkeypatch.setattr(preflight, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="--phash is not available"):
-        preflight.check_extras(RunConfig(run.fetch))
+        preflight.check_local_options(RunConfig(run.fetch))

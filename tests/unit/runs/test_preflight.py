@@ -15,7 +15,7 @@ def test_insecure_run_needs_the_operator(monkeypatch: pytest.MonkeyPatch) -> Non
     """If the workers share this process's environment and would refuse the run, the run is refused at once."""
     config = RunConfig(FetchOptions(insecure=True))
     with pytest.raises(UsageError, match="IMAGEFLEET_ALLOW_INSECURE_TLS is not set"):
-        preflight.check_insecure(config)
+        preflight.check_local_options(config)
     monkeypatch.setenv("IMAGEFLEET_ALLOW_INSECURE_TLS", "true")
     settings.cache_clear()
-    preflight.check_insecure(config)
+    preflight.check_local_options(config)
