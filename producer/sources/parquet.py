@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from producer.sources.reader import DamagedListError
 
+#: The maximum number of rows in a batch. A pass over the file ends once its row groups have this many rows.
 _BATCH_ROWS = 4096
 #: Bytes of a column to read at once.
 _BUFFER_BYTES = 1024 * 1024
@@ -52,7 +53,7 @@ class ParquetReader:
         """
         kinds = [_stored_type(self._types[columns[0]]), *(field.type for field in schema)]
         kinds += [_stored_type(self._types[name]) for name in columns[len(kinds) :]]
-        batches = self._file.iter_batches(_BATCH_ROWS, columns=list(dict.fromkeys(columns)), use_threads=False)
+        batches = self._batches(list(dict.fromkeys(columns)))
         while True:
             try:
                 batch = next(batches, None)
@@ -63,6 +64,20 @@ class ParquetReader:
                 raise DamagedListError(f"the rows after {self.where()} can't be read ({_first_line(error)})") from error
             for self._row, row in enumerate(zip(*values, strict=True), self._row + 1):  # noqa: B020
                 yield row
+
+    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of the columns, in several passes over the file.
+
+        With each row group in a pass, Arrow needs more memory.
+        """
+        groups: list[int] = []
+        rows = 0
+        for group in range(self._file.num_row_groups):
+            groups.append(group)
+            rows += self._file.metadata.row_group(group).num_rows
+            if rows >= _BATCH_ROWS or group == self._file.num_row_groups - 1:
+                yield from self._file.iter_batches(_BATCH_ROWS, groups, columns, use_threads=False)
+                groups, rows = [], 0
 
     def where(self) -> str:
         """Return the place of the last yielded row."""

@@ -57,6 +57,22 @@ def test_types_are_kept(tmp_path: Path, name: str) -> None:
     assert table[name].combine_chunks().equals(expected)
 
 
+@pytest.mark.parametrize("row_group_size", [7, 5000, 20_000])
+def test_row_groups_of_any_size(tmp_path: Path, row_group_size: int) -> None:
+    """All rows are read in their order, whether the file has many small row groups or few large ones."""
+    source, urls = tmp_path / "list.parquet", [f"http://a.example/{row}" for row in range(10_000)]
+    pq.write_table(pa.table({"url": urls}), source, row_group_size=row_group_size)
+    assert [request.url for request in url_list.read(str(source))] == urls
+
+
+def test_file_without_rows(tmp_path: Path) -> None:
+    """A file without row groups is an empty list."""
+    source = tmp_path / "list.parquet"
+    with pq.ParquetWriter(source, pa.schema([("url", pa.string())])):
+        pass
+    assert list(url_list.read(str(source))) == []
+
+
 def test_text_that_is_not_utf_8(tmp_path: Path) -> None:
     """Bytes that are not UTF-8 become U+FFFD, as in other formats."""
     path = tmp_path / "list.parquet"
