@@ -17,6 +17,12 @@ from producer.sources.reader import DamagedListError
 #: Python does not convert more digits to an integer. ijson's parser in C crashes if Python refuses an integer.
 _MAX_DIGITS = sys.get_int_max_str_digits() or sys.int_info.default_max_str_digits
 _LONG_INTEGER = re.compile(rb"[\s\[:,-][0-9]{%d}" % (_MAX_DIGITS + 1))
+#: The search through all bytes is slow. So every 64th byte is searched first, for as many digits in a row as a long
+#: integer has there.
+_STRIDE = 64
+_LONG_DIGITS = re.compile(rb"[0-9]{%d}" % (_MAX_DIGITS // _STRIDE))
+#: The types of values that contain no Decimal.
+_PLAIN_TYPES = frozenset({str, int, bool, type(None), float})
 
 
 def read_json_array(stream: BufferedReader, encoding: str) -> JsonReader:
@@ -53,7 +59,7 @@ class _WithoutLongIntegers:
     def read(self, size: int = -1) -> bytes:
         found: bytes = self._stream.read(size)
         text = self._tail + found
-        if _LONG_INTEGER.search(text):
+        if _LONG_DIGITS.search(text[::_STRIDE]) and _LONG_INTEGER.search(text):
             raise DamagedListError(f"it contains a number with more than {_MAX_DIGITS:,} digits")
         self._tail = text[-_MAX_DIGITS - 1 :]
         self.size += len(found)
@@ -85,6 +91,9 @@ def _with_floats(item: Any) -> Any:
 
     ijson can yield floats itself, but then it also limits integers to 64 bits.
     """
+    if isinstance(item, dict) and _PLAIN_TYPES.issuperset(map(type, item.values())):
+        # Most elements are like this, and this is the fastest way to find out.
+        return item
     if isinstance(item, Decimal):
         return float(item)
     # An element may be nested too deeply for a recursive function.
