@@ -1,9 +1,9 @@
 """Measure how fast one core plans a list, and how much memory the planning takes: ``python -m benchmarks.planning``.
 
 The lists have the same rows in different formats. Each row has a URL and a caption. The planner reads the list and
-writes the plan with shards of 1,000 rows. Each format is measured in a process of its own. If img2dataset is installed,
-its reader cuts the same lists into shards of 1,000 rows too. ``make bench`` installs img2dataset. To use another
-installation, set IMG2DATASET.
+writes the plan with shards of 1,000 rows, with Python set up as in a command. Each format is measured in a process of
+its own. If img2dataset is installed, its reader cuts the same lists into shards of 1,000 rows too. ``make bench``
+installs img2dataset. To use another installation, set IMG2DATASET.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ from pathlib import Path
 from producer.planning.planner import Planner
 from producer.sources import url_list
 from producer.sources.options import SourceOptions
+from tasks import runtime_tuning
 from tasks.storage.local_store import LocalStore
+runtime_tuning.reduce_garbage_collection()
+runtime_tuning.return_large_blocks()
 source, out = sys.argv[1:]
 options = SourceOptions(caption_col=None if ".txt" in source else "caption")
 planner = Planner(url_list.read(source, options), LocalStore(Path(out)), 1000, lambda rows, shards: None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from producer.output.run_file import RunFile
 from producer.sources import url_list
@@ -28,4 +27,4 @@ def renumbered(requests: Iterable[ImageRequest], first: int) -> RequestStream:
 def _renumber(requests: Iterable[ImageRequest], first: int) -> Iterator[ImageRequest]:
     with closing_source(requests) as source:
         for request in source:
-            yield replace(request, index=request.index + first)
+            yield request._replace(index=request.index + first)

@@ -8,7 +8,6 @@ request.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from producer.planning.seen_urls import SeenUrls
@@ -42,7 +41,7 @@ def refuse_duplicates(
             first = None if url is None else seen.find(url)
             if first is not None:
                 message = f"the same URL as {image_key(first, shard_size)}"
-                yield replace(request, path=None, refused=Refusal(Reason.DUPLICATE, message))
+                yield request._replace(path=None, refused=Refusal(Reason.DUPLICATE, message))
                 continue
             checked = check(request)
             if url is not None and checked.refused is None:

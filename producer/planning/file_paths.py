@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,24 +65,24 @@ class FileNamer:
         """
         if request.refused is not None:
             # The name from the list is unchecked, and may belong to another row.
-            return request if request.path is None else replace(request, path=None)
+            return request if request.path is None else request._replace(path=None)
         if self._template is None and request.path is None:
             return request
         try:
             path = self._path(request)
         except ValueError as error:
             refusal = Refusal(Reason.INVALID_ROW, f"its file name is not valid: {error}")
-            return replace(request, path=None, refused=refusal)
+            return request._replace(path=None, refused=refusal)
         if path is None or self._is_unique(request):
-            return replace(request, path=path)
+            return request._replace(path=path)
         if not _is_valid_url(request.url):
             # The worker reports the invalid URL. No file is saved, so another row can get the name.
-            return replace(request, path=None)
+            return request._replace(path=None)
         first = self._first_row(path, request.index)
         if first == request.index:
-            return replace(request, path=path)
+            return request._replace(path=path)
         refusal = Refusal(Reason.DUPLICATE, f"the same file name as {image_key(first, self._shard_size)}")
-        return replace(request, path=None, refused=refusal)
+        return request._replace(path=None, refused=refusal)
 
     def _path(self, request: ImageRequest) -> str | None:
         """Return the name of a request's file; None if the template needs the URL, and the URL is invalid.

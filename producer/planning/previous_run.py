@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -150,7 +149,7 @@ class PreviousRun:
                     found[row["url"]] = previous
         for request in requests:
             previous = found.get(request.url) if request.refused is None else None
-            yield request if previous is None else replace(request, previous=previous)
+            yield request if previous is None else request._replace(previous=previous)
 
     def _table(self, shard: int, columns: Sequence[str]) -> pa.Table:
         name = manifest.name(shard)

@@ -22,6 +22,7 @@ def make_requests(rows: Iterable[Row], files: ListFiles, options: SourceOptions)
     """Yield the requests of the rows, numbered from 0."""
     names = files.schema.names
     nothing = dict.fromkeys(names)
+    places = list(enumerate(names, 1))
     end = 1 + len(names)
     complete = None if options.base_url is None else url_completer(options.base_url)
     for index, row in enumerate(rows):
@@ -29,7 +30,7 @@ def make_requests(rows: Iterable[Row], files: ListFiles, options: SourceOptions)
             yield _refused(index, files.explain(row), nothing)
             continue
         url = row[0]
-        values = dict(zip(names, row[1:end], strict=True)) if names else {}
+        values = {name: row[place] for place, name in places}
         if not isinstance(url, str) or not (url := url.strip()):
             yield _refused(index, f"{files.where()} has no URL", values)
             continue
@@ -37,7 +38,7 @@ def make_requests(rows: Iterable[Row], files: ListFiles, options: SourceOptions)
             url = complete(url)
         path = None if options.path_col is None else _path(row[-1])
         if options.verify_hash is None or row[end] is None:
-            yield ImageRequest(index, url, values, path=path)
+            yield ImageRequest(index, url, values, None, None, path)
         elif (expected := _expected_hash(row[end], options.verify_hash)) is not None:
             yield ImageRequest(index, url, values, path=path, expected_hash=expected)
         else:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from operator import attrgetter
 from typing import Any
 
 import pyarrow as pa
@@ -60,11 +59,9 @@ def encode(requests: Sequence[ImageRequest], ref: ShardRef, types: pa.Schema | N
             the columns are those of the first request. Their types are the types of their values, or text for a column
             without values.
     """
-    columns: dict[str, list[object]] = {
-        "index": list(map(attrgetter("index"), requests)),
-        "url": list(map(attrgetter("url"), requests)),
-    }
-    others = list(map(attrgetter("columns"), requests))
+    fields: dict[str, Sequence[Any]] = dict(zip(ImageRequest._fields, zip(*requests, strict=True), strict=True))
+    columns: dict[str, Sequence[object]] = {"index": fields["index"], "url": fields["url"]}
+    others = fields["columns"]
     schema = {"index": pa.int64(), "url": pa.string()}
     for column in requests[0].columns if types is None else types.names:
         name = column
@@ -77,7 +74,7 @@ def encode(requests: Sequence[ImageRequest], ref: ShardRef, types: pa.Schema | N
             # If the column had no type, tools could not join this shard with a shard that has values in the column.
             schema[name] = pa.string()
     for name, (kind, attribute, encoded) in _FACTS.items():
-        facts = list(map(attrgetter(attribute), requests))
+        facts = fields[attribute]
         # In most shards, most of these columns are empty. This is the fastest way to find out.
         if facts.count(None) < len(facts):
             columns[name] = [None if fact is None else encoded(fact) for fact in facts]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,7 +84,7 @@ def test_refused_rows_have_no_name(store: LocalStore) -> None:
     requests = [ImageRequest(0, "", {"label": "a"}, refused=refusal), *labelled(["", "a"])[1:]]
     assert [request.path for request in named(requests, "{label}", store)] == [None, "a"]
     given = [ImageRequest(0, "", path="../a", refused=refusal), ImageRequest(1, "http://a.example/", path="a")]
-    assert named(given, None, store) == [replace(given[0], path=None), given[1]]
+    assert named(given, None, store) == [given[0]._replace(path=None), given[1]]
 
 
 def test_unknown_column(store: LocalStore) -> None:

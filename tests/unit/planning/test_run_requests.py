@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from producer.output.run_file import RunConfig
@@ -27,7 +25,7 @@ def row(index: int, url: str, name: str) -> ImageRequest:
 def outcomes(listed: list[ImageRequest], config: RunConfig, store: LocalStore) -> list[str | None]:
     """Return the name of each fetched row, and the refusal of each other row."""
     if config is _TEMPLATE:
-        listed = [replace(request, path=None) for request in listed]
+        listed = [request._replace(path=None) for request in listed]
     found = list(prepare_requests(listed, config, store))
     assert not [path for path in store.root.rglob("*") if path.is_file()]
     assert all(request.path is None for request in found if request.refused is not None)
@@ -40,7 +38,7 @@ def outcomes(listed: list[ImageRequest], config: RunConfig, store: LocalStore) -
     [
         (row(1, _URL, "../b"), "its file name is not valid: it begins or ends with a slash, or a part of it is empty"),
         (row(1, _URL, "A"), "the same file name as 000000"),
-        (replace(row(1, _URL, "b"), refused=Refusal(Reason.INVALID_ROW, "line 2")), "line 2"),
+        (row(1, _URL, "b")._replace(refused=Refusal(Reason.INVALID_ROW, "line 2")), "line 2"),
         (row(1, "http://", "b"), None),
     ],
     ids=["unsafe name", "taken name", "invalid row", "invalid URL"],
