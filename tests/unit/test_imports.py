@@ -11,7 +11,21 @@ import pytest
 from producer.local_fleet.supervisor_client import ROOT
 
 #: Packages that take 0.1 s or more to import, or that only some commands need.
-_HEAVY = {"PIL", "celery", "flower", "kombu", "matplotlib", "numpy", "pyarrow", "requests", "tornado", "urllib3"}
+_HEAVY = {
+    *(
+        "PIL",
+        "celery",
+        "flower",
+        "kombu",
+        "matplotlib",
+        "numpy",
+        "protego",
+        "pyarrow",
+        "requests",
+        "tornado",
+        "urllib3",
+    ),
+}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,98 @@
+"""The rules of a host's robots.txt (RFC 9309): which URLs a robot may request. No I/O.
+
+The parser is the library protego, which Scrapy uses, too. Unlike the standard library's parser, protego supports
+wildcards and lets the longest matching rule win, as RFC 9309 requires. It is imported only if a file has rules.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Self
+
+from tasks.download.x_robots_tag import AGENT
+
+if TYPE_CHECKING:
+    from protego import Protego
+
+#: The number of bytes that are parsed; the rest of a file is ignored (RFC 9309, section 2.5).
+MAX_BYTES = 500 * 1024
+#: Seconds for which a file's rules are used (RFC 9309, section 2.4 allows a day). The limit is short because the rules
+#: take memory in Redis, and because an owner may change the file.
+RULES_SECONDS = 3600.0
+#: Seconds for which a host is not asked again after its server failed (RFC 9309, section 2.3.1.4).
+UNREACHABLE_SECONDS = 60.0
+#: The bytes of a byte order mark. Some files have only a part of it.
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+#: Without such a line, a file has no rules. For example, many servers send a web page instead of a missing file.
+_USER_AGENT_LINE = re.compile("user.?agent", re.IGNORECASE)
+#: The name in a User-Agent such as ``Mozilla/5.0 (compatible; SomeBot/1.0)``, and the first name in any other.
+_COMPATIBLE, _FIRST_NAME = re.compile(r"\(compatible; *([^\s/;()]+)"), re.compile(r"([^\s/;()]+)")
+
+
+def product_token(user_agent: str | None) -> str:
+    """Return the name that a robots.txt uses for a run with this User-Agent; None is imagefleet's own User-Agent."""
+    if user_agent is None:
+        return AGENT
+    found = _COMPATIBLE.search(user_agent) or _FIRST_NAME.match(user_agent)
+    return AGENT if found is None else found[1].lower()
+
+
+class RobotsRules:
+    """The rules of one host, for all robots. Without a text, everything is allowed."""
+
+    __slots__ = ("_parsed", "text", "unreachable")
+
+    def __init__(self, text: str = "", unreachable: str | None = None) -> None:
+        """Parse the rules.
+
+        Args:
+            text: the lines of the file.
+            unreachable: the error of a server that did not send the file, so that no URL may be requested.
+        """
+        self.text, self.unreachable = text, unreachable
+        self._parsed = _parse(text) if text else None
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Self:
+        """Return the rules in the body of a response. Any bytes are accepted; invalid lines are ignored."""
+        if len(body) > MAX_BYTES:
+            body = body[:MAX_BYTES]
+            # The last line may be incomplete. If `/private` became `/`, the rule would apply to all URLs.
+            body = body[: max(body.rfind(b"\n"), body.rfind(b"\r")) + 1]
+        text = body.lstrip(_BYTE_ORDER_MARK).decode("utf-8", "replace")
+        if not _USER_AGENT_LINE.search(text):
+            return cls()
+        lines = (line.partition("#")[0].strip() for line in text.splitlines())
+        return cls("\n".join(line for line in lines if line and not line.lower().startswith("sitemap:")))
+
+    @property
+    def lifetime(self) -> float:
+        """The seconds for which the rules are used."""
+        return RULES_SECONDS if self.unreachable is None else UNREACHABLE_SECONDS
+
+    def allows(self, target: str, token: str) -> bool:
+        """Tell whether a robot may request a URL.
+
+        Args:
+            target: the path and query of the normalised URL.
+            token: the robot's product token, as `product_token` returns it. A group also applies if its name is the
+                beginning of the token. If several groups apply, the group with the longest name counts.
+        """
+        return self._parsed is None or self._parsed.can_fetch(f"http://host{target}", token)
+
+    def to_json(self) -> str:
+        """Return the rules as JSON."""
+        return json.dumps({"text": self.text, "unreachable": self.unreachable}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, value: str) -> Self:
+        """Return the rules from the output of `to_json`."""
+        known = json.loads(value)
+        return cls(known["text"], known["unreachable"])
+
+
+def _parse(text: str) -> Protego:
+    from protego import Protego
+
+    return Protego.parse(text)
