@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from tasks.model import Sidecar as Sidecar
     from tasks.model import Status as Status
     from tasks.model import Verify as Verify
+    from tasks.throttle_options import HostLimit as HostLimit
+    from tasks.throttle_options import HostScope as HostScope
+    from tasks.throttle_options import RobotsPolicy as RobotsPolicy
+    from tasks.throttle_options import ThrottleOptions as ThrottleOptions
 
 #: The names of the library call, by the module that defines them.
 _MODULES = {
@@ -73,6 +77,7 @@ _MODULES = {
         "Status",
         "Verify",
     ),
+    "tasks.throttle_options": ("HostLimit", "HostScope", "RobotsPolicy", "ThrottleOptions"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

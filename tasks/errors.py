@@ -19,7 +19,8 @@ ends a command. Its message says what happened, why, and what to do.
     ├── HttpClientError               http_4xx         404 and other 4xx
     │   └── HttpRetryableClientError  http_4xx         408, 425                                  (retried)
     ├── HttpServerError               http_5xx         500 and other 5xx                         (retried)
-    │   └── HttpNotImplementedError   http_5xx         501, 505
+    │   ├── HttpNotImplementedError   http_5xx         501, 505
+    │   └── RobotsUnreachableError    http_5xx         5xx to the request for robots.txt
     ├── RateLimitedError              rate_limited     429, or a wait above the limit            (retried)
     │   └── LongWaitError             rate_limited     a wait that is too long for a slot        (retried)
     ├── RedirectError                 redirects        more redirects than allowed, or a loop
@@ -33,6 +34,7 @@ ends a command. Its message says what happened, why, and what to do.
     ├── TooManyPixelsError            too_many_pixels  more pixels than allowed; not decoded
     ├── FilteredError                 filtered         excluded by a filter of the run
     ├── OptedOutError                 opted_out        the server opts out (X-Robots-Tag)
+    ├── RobotsDeniedError             robots_denied    the host's robots.txt forbids the URL
     ├── StorageError                  storage          the bytes could not be saved
     ├── TaskLostError                 lost             the task was lost repeatedly
     ├── CrashedError                  crashed          ends the process that fetches it
@@ -200,6 +202,12 @@ class HttpNotImplementedError(HttpServerError):
     retryable = False
 
 
+class RobotsUnreachableError(HttpServerError):
+    """The server answered the request for robots.txt with 5xx, so its images are not requested (`--robots obey`)."""
+
+    retryable = False
+
+
 class RateLimitedError(FetchError):
     """The server responded with status 429, or asked for a wait longer than `--max-retry-after`."""
 
@@ -276,6 +284,12 @@ class OptedOutError(FetchError):
     """The server opts the image out of data sets or indexes (X-Robots-Tag)."""
 
     reason = Reason.OPTED_OUT
+
+
+class RobotsDeniedError(FetchError):
+    """The host's robots.txt forbids the URL (`--robots obey`)."""
+
+    reason = Reason.ROBOTS_DENIED
 
 
 class StorageError(FetchError):

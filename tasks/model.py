@@ -53,6 +53,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     HASH_MISMATCH = "hash_mismatch"
     OPTED_OUT = "opted_out"
+    ROBOTS_DENIED = "robots_denied"
     STORAGE = "storage"
     LOST = "lost"
     CRASHED = "crashed"

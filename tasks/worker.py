@@ -28,6 +28,7 @@ from tasks.broker.heartbeat import Heartbeat
 from tasks.broker.liveness import WorkerId
 from tasks.broker.progress import ProgressCounters
 from tasks.broker.redis_retry import retry_until_redis_is_back
+from tasks.broker.robots_store import RedisRobotsStore
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE, app
 from tasks.download import network_settings
 from tasks.download.downloader import Downloader, create_downloader
@@ -135,7 +136,7 @@ def downloader() -> Downloader:
     Raises:
         SettingsError, CommandError: the worker's network settings can't be used.
     """
-    return create_downloader()
+    return create_downloader(robots_store=RedisRobotsStore(redis_client()))
 
 
 @cache

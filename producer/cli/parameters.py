@@ -18,6 +18,7 @@ from producer.cli.json_result import enable_json
 from tasks.download import headers
 from tasks.image_options import DEFAULT_FORMATS
 from tasks.model import FetchOptions, HeaderOptions, Verify
+from tasks.throttle_options import RobotsPolicy, ThrottleOptions
 
 if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
@@ -154,6 +155,7 @@ class DownloadParameters:
     max_redirects: int
     allow_downgrade: bool
     ignore_opt_out: bool
+    robots: str
     insecure: bool
     user_agent: str | None
     referer: str | None
@@ -186,6 +188,7 @@ class DownloadParameters:
             allow_downgrade=self.allow_downgrade,
             ignore_opt_out=self.ignore_opt_out,
             insecure=self.insecure,
+            throttle=ThrottleOptions(robots=RobotsPolicy(self.robots)),
             headers=self._header_options(),
             verify=Verify(self.verify),
             resize=self.images.resize_options(),
@@ -325,6 +328,14 @@ download_options = grouped(
         "--ignore-opt-out",
         is_flag=True,
         help="Also download images if the server opts out by noai, noimageai, noindex or noimageindex in X-Robots-Tag.",
+    ),
+    click.option(
+        "--robots",
+        type=click.Choice([policy.value for policy in RobotsPolicy]),
+        default=_defaults.throttle.robots.value,
+        show_default=True,
+        help="obey: fetch each host's robots.txt once, and download no image that it forbids to the User-Agent. "
+        "ignore: do not fetch it.",
     ),
     click.option(
         "--insecure",

@@ -73,6 +73,12 @@ async def _opted_out(site: Site, request: Request) -> Reply:
     return answer(drawn.body, drawn.content_type, ("X-Robots-Tag", tag.replace("\r", "").replace("\n", "")))
 
 
+@FAULTS.route("/fault/robots-denied")
+async def _robots_denied(site: Site, request: Request) -> Reply:
+    """The image, which the server's /robots.txt forbids."""
+    return await whole(site, request)
+
+
 # --- Connections ---
 
 FAULTS.once("drop", FAULTS.fixed("/fault/drop", "Closes the connection without a response.", Reply(b"", close=True)))

@@ -60,6 +60,11 @@ async def _changing(site: Site, request: Request) -> Reply:
     return await whole(site, request._replace(path=image_path(hit)))
 
 
+PAGES.fixed(
+    "/robots.txt",
+    "A robots.txt that forbids /fault/robots-denied to all robots.",
+    page(200, "User-agent: *\nDisallow: /fault/robots-denied\n"),
+)
 PAGES.fixed("/healthcheck", "Answers ok.", page(200, "ok\n"))
 
 

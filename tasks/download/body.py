@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import urllib3
@@ -183,6 +184,35 @@ class BodyReader:
             # http.client raises a bare ValueError for a chunk size that is not a number.
             raise TruncatedError(f"the body was interrupted after {size} bytes", http_status=status) from error
         return size
+
+
+class RobotsReader(BodyReader):
+    """Read a robots.txt: its beginning is enough, and a file that a server does not have is empty."""
+
+    __slots__ = ()
+
+    def read(self, response: Response, url: urls.Url, conditional: bool) -> bytes:
+        """Close a final response and return its body, cut off after about ``max_bytes``.
+
+        If the server does not have the file (3xx without a Location, 4xx), return b"" (RFC 9309, section 2.3.1.3). Like
+        Google, we do not count 429 among these statuses, because a server that sends it allows nothing now.
+
+        Raises:
+            FetchError: the server failed, or its response is not readable.
+        """
+        status = response.status_code
+        blocks: list[bytes] = []
+        try:
+            if status not in _SUCCESS_STATUSES:
+                drain(response, self.deadline)
+                if 300 <= status < 500 and status != http.HTTPStatus.TOO_MANY_REQUESTS:
+                    return b""
+                raise error_for_status(response)
+            with suppress(TooLargeError):
+                self._read_blocks(response, url, blocks)
+            return b"".join(blocks)
+        finally:
+            response.close()
 
 
 def _limit_compressed(pieces: Iterable[bytes], max_bytes: int, status: int) -> Iterator[bytes]:

@@ -18,16 +18,18 @@ from config.settings import settings
 from tasks.deadline import Deadline
 from tasks.download import network_settings, urls
 from tasks.download.adapters import GuardedAdapter, Sessions, request_headers
-from tasks.download.body import REDIRECT_STATUSES, BodyReader, drain
+from tasks.download.body import REDIRECT_STATUSES, BodyReader, RobotsReader, drain
 from tasks.download.byte_range import PartialBody
 from tasks.download.conditional import Validators
 from tasks.download.connection import BadHeaderError
 from tasks.download.cookies import Cookies, with_cookies
 from tasks.download.error_mapping import map_exception
 from tasks.download.retry import backoff, long_wait_error
+from tasks.download.robots import RobotsChecker, RobotsStore
 from tasks.errors import BadResponseError, BlockedAddressError, FetchError, InvalidUrlError, RedirectError, TlsError
 from tasks.model import FetchOptions
 from tasks.redaction import redacted
+from tasks.throttle_options import RobotsPolicy
 
 #: Advice for the user if a server can't be verified.
 _INSECURE_HINT = "use --insecure to download it anyway"
@@ -56,9 +58,16 @@ class Download:
 class Downloader:
     """The downloader of a process, shared by any number of threads."""
 
-    def __init__(self, sessions: Sessions, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        sleep: Callable[[float], None] = time.sleep,
+        robots_store: RobotsStore | None = None,
+    ) -> None:
+        """Take the process's sessions, a function that sleeps, and the fleet's robots.txt files."""
         self._sessions = sessions
         self._sleep = sleep
+        self._robots = RobotsChecker(self._fetch_robots, robots_store)
 
     def download(
         self,
@@ -118,6 +127,8 @@ class Downloader:
             if cookie is not None:
                 sent = with_cookies(sent, cookie)
             try:
+                if options.throttle.robots is RobotsPolicy.OBEY:
+                    self._robots.check(url, options, deadline)
                 response = _send_request(adapter, url, deadline, sent)
                 unverified = unverified or adapter.tls_unverified
                 location = _redirect_location(response, deadline) if response.status_code in REDIRECT_STATUSES else None
@@ -140,14 +151,20 @@ class Downloader:
             seen.add((url.text, cookie))
         raise RedirectError(f"more than {options.max_redirects} redirects", http_status=response.status_code)
 
+    def _fetch_robots(self, url: urls.Url, options: FetchOptions, deadline: Deadline) -> bytes:
+        return self._attempt(url, RobotsReader(options, deadline), None).body
 
-def create_downloader(allow: Iterable[str] | None = None, proxied: bool = True) -> Downloader:
+
+def create_downloader(
+    allow: Iterable[str] | None = None, proxied: bool = True, robots_store: RobotsStore | None = None
+) -> Downloader:
     """Create the downloader configured by this process's environment.
 
     Args:
         allow: networks and hosts to allow in addition to public addresses; this list replaces
             IMAGEFLEET_ALLOW_NETWORKS.
         proxied: whether to use the proxy in IMAGEFLEET_PROXY; False for servers on this machine.
+        robots_store: shares robots.txt files with other processes; None for a process without a fleet.
 
     Raises:
         SettingsError: a variable has an invalid value.
@@ -160,7 +177,7 @@ def create_downloader(allow: Iterable[str] | None = None, proxied: bool = True) 
         proxy,
         settings().allow_insecure_tls,
     )
-    return Downloader(sessions)
+    return Downloader(sessions, robots_store=robots_store)
 
 
 def _with_range_or_validators(
@@ -183,6 +200,8 @@ def _add_context(error: FetchError, final_url: str | None, options: FetchOptions
     error.final_url = final_url
     if isinstance(error, TlsError) and error.avoidable:
         error.args = (f"{error} ({_INSECURE_NOT_ALLOWED_HINT if options.insecure else _INSECURE_HINT})",)
+        # The error of a request for robots.txt comes here a second time, as the error of the image.
+        error.avoidable = False
     if final_url is not None and isinstance(error, BlockedAddressError):
         # The failed URL is not in the URL list, so the message says where this URL comes from.
         error.args = (f"after a redirect: {error}",)

@@ -51,9 +51,14 @@ class Url:
     @property
     def text(self) -> str:
         """The normalised URL, without userinfo."""
+        return f"{self.origin}{self.target}"
+
+    @property
+    def origin(self) -> str:
+        """The scheme, the host, and the port unless it is the scheme's default port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
-        return f"{self.scheme}://{host}{port}{self.target}"
+        return f"{self.scheme}://{host}{port}"
 
 
 def parse(url: str) -> Url:

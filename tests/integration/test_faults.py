@@ -32,6 +32,7 @@ FAULTS: dict[str, str | None] = {
     "DEMO/fault/not-implemented": "http_5xx",
     "DEMO/fault/opted-out": "opted_out",
     "DEMO/fault/opted-out?tag=nofollow": None,
+    "DEMO/fault/robots-denied": "robots_denied",
     "DEMO/fault/drop": "connect",
     "DEMO/fault/drop-once": None,
     "DEMO/fault/silent": "timeout",
@@ -128,7 +129,7 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
     (out / f"00000/00000{unsavable:03d}.jpg").symlink_to(out / "nowhere")
     ended = processes.producer(
         *("run", source, "--out", out, "--broker", fleet, "--json"),
-        *("--timeout", "1s", "--deadline", "4s", "--retries", "1", "--max-bytes", "1MiB"),
+        *("--timeout", "1s", "--deadline", "4s", "--retries", "1", "--max-bytes", "1MiB", "--robots", "obey"),
     )
     return Mixed(out, ended, processes.rows(out), lines)
 
@@ -209,6 +210,7 @@ def test_secrets_of_urls_are_not_shown(mixed: Mixed) -> None:
         "DEMO/fault/request-timeout": 2,
         "DEMO/fault/not-implemented": 1,
         "DEMO/fault/opted-out": 1,
+        "DEMO/fault/robots-denied": 1,
         # The route drop-once is left out, because its request on a reused connection is resent without counting as an
         # attempt.
         "DEMO/fault/drop": 2,

@@ -13,6 +13,7 @@ from producer.cli.parameters import DownloadParameters, Duration, Size, download
 from producer.output.run_file import RunConfig
 from tasks.image_options import DEFAULT_FORMATS, EncodeFormat, FilterOptions, Interpolation, ResizeMode, ResizeOptions
 from tasks.model import HeaderOptions, Verify
+from tasks.throttle_options import RobotsPolicy
 
 
 @click.command()
@@ -66,15 +67,17 @@ def test_options_reach_the_run() -> None:
     The longest deadline is a quarter of the visibility timeout.
     """
     numbers = "--timeout 1.5 --deadline 150 --max-bytes 7 --retries 0 --max-retry-after 5 --max-redirects 2"
-    flags = "--allow-downgrade --ignore-opt-out --insecure --verify decode --resize keep_ratio --image-size 99"
+    flags = "--allow-downgrade --ignore-opt-out --robots obey --insecure"
+    images = "--verify decode --resize keep_ratio --image-size 99"
     headers = ("--user-agent", " Somebody/1.0 ", "--header", "X-A: b", "--header", "Authorization:Basic c:d")
-    config = parse(*numbers.split(), *flags.split(), *headers, "--shard-size", "10", "--window", "2")
+    config = parse(*f"{numbers} {flags} {images}".split(), *headers, "--shard-size", "10", "--window", "2")
     assert (config.shard_size, config.window) == (10, 2)
     fetch = config.fetch
     assert (fetch.timeout, fetch.deadline, fetch.max_bytes, fetch.retries) == (1.5, limits.MAX_DEADLINE, 7, 0)
     assert (fetch.max_retry_after, fetch.max_redirects) == (5.0, 2)
     assert (fetch.allow_downgrade, fetch.ignore_opt_out, fetch.insecure) == (True, True, True)
     assert fetch.resize == ResizeOptions(ResizeMode.KEEP_RATIO, 99)
+    assert fetch.throttle.robots is RobotsPolicy.OBEY
     assert fetch.verify is Verify.DECODE
     assert fetch.headers == HeaderOptions("Somebody/1.0", None, (("X-A", "b"), ("Authorization", "Basic c:d")))
     assert limits.MAX_DEADLINE == limits.VISIBILITY_TIMEOUT / 4

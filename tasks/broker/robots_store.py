@@ -1,0 +1,61 @@
+"""Share the rules of robots.txt files among all processes of a fleet.
+
+The rules in Redis are only a cache. If Redis does not answer, each process fetches the files itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from math import ceil
+from typing import cast
+
+import redis
+
+from tasks.broker import keys
+from tasks.broker.redis_errors import redis_problem
+
+_log = logging.getLogger(__name__)
+#: Seconds after which another process may fetch a file, because the process that began to fetch it may be dead.
+_CLAIM_SECONDS = 30
+
+
+class RedisRobotsStore:
+    """The rules in Redis; implements `tasks.download.robots.RobotsStore`."""
+
+    def __init__(self, server: redis.Redis) -> None:
+        """``server`` is a client with decoded responses."""
+        self._server = server
+
+    def load(self, origin: str) -> str | None:
+        """Return a host's rules; None if they are unknown."""
+        try:
+            return cast("str | None", self._server.get(keys.robots(origin)))
+        except redis.RedisError as error:
+            _warn(error)
+            return None
+
+    def save(self, origin: str, rules: str, seconds: float) -> None:
+        """Save a host's rules for some time."""
+        try:
+            self._server.set(keys.robots(origin), rules, ex=ceil(seconds))
+        except redis.RedisError as error:
+            _warn(error)
+
+    def claim(self, origin: str) -> bool:
+        """Return whether this process should fetch the file, because no other process is fetching it."""
+        try:
+            return bool(self._server.set(keys.robots_claim(origin), "1", nx=True, ex=_CLAIM_SECONDS))
+        except redis.RedisError as error:
+            _warn(error)
+            return True
+
+    def release(self, origin: str) -> None:
+        """End a claim. If the claim has expired meanwhile, this ends another process's claim, which is harmless."""
+        try:
+            self._server.delete(keys.robots_claim(origin))
+        except redis.RedisError as error:
+            _warn(error)
+
+
+def _warn(error: redis.RedisError) -> None:
+    _log.warning("the rules of a robots.txt could not be shared: %s", redis_problem(error).text)
