@@ -1,0 +1,1 @@
+"""Limit the requests to each host, for the whole fleet."""

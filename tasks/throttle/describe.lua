@@ -1,0 +1,16 @@
+-- Describes a host for an operator.
+--
+-- KEYS[1]  imagefleet:host:HOST     hash: the state of the host
+-- KEYS[2]  imagefleet:leases:HOST   hash: holder -> lease
+-- KEYS[3]  imagefleet:host-limits   hash: host -> JSON of the limit that an operator has set
+-- ARGV     host
+--
+-- Cost: O(holders of the host).
+-- Returns JSON: the fields of the state, the permits in use, the seconds until the rest ends, the operator's limit (as
+-- JSON; absent if there is none).
+
+local now = read_clock()
+local host, resting = read_host(KEYS[1], now)
+local permits = usage(read_leases(KEYS[2], now), '', now)
+local set = redis.call('HGET', KEYS[3], ARGV[1])
+return cjson.encode({state = host, permits = permits, resting = resting, set = set or nil})

@@ -1,0 +1,51 @@
+"""Name the keys of hosts in Redis, and the channel of their rests.
+
+===========================  ======  ==================================  ============================================
+key                          type    lifetime                            written by, and content
+===========================  ======  ==================================  ============================================
+imagefleet:host:HOST         hash    1 hour, or 1 day after a rest;      the steps ``acquire`` and ``report``: the
+                                     renewed by each step                state of a host (see ``host.lua``)
+imagefleet:leases:HOST       hash    1 minute; renewed by each step      the steps ``acquire``, ``renew`` and
+                                                                         ``release``: worker id -> permits and times
+                                                                         (see ``host.lua``)
+imagefleet:host-limits       hash    until an operator lifts the limits  `operator`: HOST -> a ``HostLimit`` as JSON
+imagefleet:hosts             zset    2 days after the last new host       the step ``acquire``: HOST by the time of its
+                                                                         use; hosts unused for a day are removed
+imagefleet:throttle          hash    until Redis loses its data          the first ``acquire`` after Redis started or
+                                                                         lost its data: ``run_id`` of the server, and
+                                                                         ``since`` when it is known
+imagefleet:parked:HOST       list    while tasks are parked              read only: tasks that wait for the host
+imagefleet:workers           set     see ``tasks/broker/keys.py``        read only: the workers that have not stopped
+===========================  ======  ==================================  ============================================
+
+HOST is the text that a limit counts for: a name, a registrable domain or an address. If all these keys are lost, the
+holders restore their leases within a second. Hosts that were resting are probed again.
+"""
+
+from __future__ import annotations
+
+#: The limits that operators have set.
+HOST_LIMITS = "imagefleet:host-limits"
+#: The Redis server that the leases were granted by.
+THROTTLE = "imagefleet:throttle"
+#: The ids of all workers that have not stopped. The broker's keys contain the same name.
+WORKERS = "imagefleet:workers"
+#: The channel on which each rest is published, as JSON of a `Rest`.
+RESTS = "imagefleet:rests"
+#: The hosts of the last day.
+HOSTS = "imagefleet:hosts"
+
+
+def host(key: str) -> str:
+    """Return the key of a host's state."""
+    return f"imagefleet:host:{key}"
+
+
+def leases(key: str) -> str:
+    """Return the key of a host's leases."""
+    return f"imagefleet:leases:{key}"
+
+
+def parked(key: str) -> str:
+    """Return the key of the tasks that wait for a host."""
+    return f"imagefleet:parked:{key}"
