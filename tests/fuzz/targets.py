@@ -26,6 +26,7 @@ from tasks.download import headers as download_headers
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
+from tasks.download.robots_rules import RobotsRules
 from tasks.download.sockets import PlainSocket
 from tasks.errors import FetchError, InvalidUrlError, UsageError
 from tasks.image_options import ResizeMode, ResizeOptions
@@ -136,6 +137,16 @@ def header(data: bytes) -> None:
             assert "".join(download_headers.checked_header(name, value)).replace("\t", " ").isprintable()
 
 
+def robots(data: bytes) -> None:
+    """Parse a robots.txt, and decide about a URL. The first line of an input is the path of the URL."""
+    path, _, body = data.partition(b"\n")
+    rules = RobotsRules.from_body(body)
+    with suppress(InvalidUrlError):
+        target = urls.join(_BASE, path.decode("utf-8", "replace")).target
+        decision = rules.allows(target, "imagefleet")
+        assert RobotsRules.from_json(rules.to_json()).allows(target, "imagefleet") is decision
+
+
 def image(data: bytes) -> None:
     """Inspect, decode and resize an image."""
     with suppress(FetchError):
@@ -221,6 +232,14 @@ def _headers() -> Iterable[bytes]:
     ]
 
 
+def _robots() -> Iterable[bytes]:
+    return [
+        b"/a/b.jpg?c=d\nUser-agent: *\nDisallow: /a/*.jpg$\nAllow: /a # b\nCrawl-delay: 1.5\nSitemap: https://a.example/",
+        b"//b%20c\n\xef\xbb\xbfuser-agent imagefleet\r\nuser-agent: b\r\ndisallow: %62%e3%83%84\r\n",
+        b"/\n<!doctype html>\n<title>User-agent: a</title>",
+    ]
+
+
 def _images() -> Iterable[bytes]:
     for kind in _FORMATS:
         for mode in ("RGB", "L"):
@@ -249,6 +268,7 @@ TARGETS = {
     "response": Target(response, _responses),
     "url": Target(url, _urls, 512),
     "header": Target(header, _headers, 512),
+    "robots": Target(robots, _robots, 512),
     "image": Target(image, _images, 8192),
     "source": Target(source, _sources),
 }
