@@ -123,12 +123,12 @@ class Downloader:
         headers = request_headers(options.headers, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
             final_url = None if url == start else redacted(url.text)
+            if options.throttle.robots is RobotsPolicy.OBEY:
+                self._check_robots(url, final_url, reader)
             sent, conditional = _with_range_or_validators(headers, reader.partial_from(url), validators, final_url)
             if cookie is not None:
                 sent = with_cookies(sent, cookie)
             try:
-                if options.throttle.robots is RobotsPolicy.OBEY:
-                    self._robots.check(url, options, deadline)
                 response = _send_request(adapter, url, deadline, sent)
                 unverified = unverified or adapter.tls_unverified
                 location = _redirect_location(response, deadline) if response.status_code in REDIRECT_STATUSES else None
@@ -150,6 +150,18 @@ class Downloader:
                 raise RedirectError(f"the redirect to {redacted(url.text)} is a loop", http_status=response.status_code)
             seen.add((url.text, cookie))
         raise RedirectError(f"more than {options.max_redirects} redirects", http_status=response.status_code)
+
+    def _check_robots(self, url: urls.Url, final_url: str | None, reader: BodyReader) -> None:
+        """Return normally if the robots.txt of a URL's host allows the URL.
+
+        Raises:
+            FetchError: the file forbids the URL, or can't be fetched.
+        """
+        try:
+            self._robots.check(url, reader.options, reader.deadline)
+        except FetchError as error:
+            _add_context(error, final_url, reader.options)
+            raise
 
     def _fetch_robots(self, url: urls.Url, options: FetchOptions, deadline: Deadline) -> bytes:
         return self._attempt(url, RobotsReader(options, deadline), None).body
