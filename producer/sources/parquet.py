@@ -33,7 +33,9 @@ class ParquetReader:
             DamagedListError: the file is not a complete Parquet file.
         """
         try:
-            self._file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
+            # With pre_buffer, Arrow would read whole row groups ahead. It would also start threads, which may abort
+            # the process at exit.
+            self._file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         except _ERRORS as error:
             raise DamagedListError(f"it is not a complete Parquet file ({_first_line(error)})") from error
         self._types = dict(_fields("", self._file.schema_arrow))

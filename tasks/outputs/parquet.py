@@ -67,7 +67,7 @@ def images(file: BinaryIO) -> Iterator[SampleImage]:
         ValueError: the file is not a complete Parquet file.
     """
     try:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        parquet = _open(file)
         for number in range(parquet.num_row_groups):
             group = parquet.read_row_group(number, ["key", IMAGE_COLUMN], use_threads=False)
             for key, body in zip(group["key"], group[IMAGE_COLUMN], strict=True):
@@ -83,10 +83,15 @@ def sizes(file: BinaryIO) -> dict[str, int]:
         ValueError: the file is not a complete Parquet file.
     """
     try:
-        table = pq.read_table(file, columns=["key", "bytes"], use_threads=False)
+        table = _open(file).read(["key", "bytes"], use_threads=False)
     except _ARROW_ERRORS as error:
         raise ValueError(f"not a complete Parquet file: {error}") from error
     return {str(row["key"]): int(row["bytes"]) for row in table.to_pylist()}
+
+
+def _open(file: BinaryIO) -> pq.ParquetFile:
+    # With pre_buffer, Arrow would start threads, which may abort the process at exit.
+    return pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
 
 
 def _row_groups(images: Iterable[SampleImage]) -> Iterator[Sequence[bytes]]:

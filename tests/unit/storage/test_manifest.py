@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
-import sys
-from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -132,30 +129,6 @@ def test_refuses_a_column_name_with_a_changed_byte() -> None:
     """A changed byte in a column's name is reported like any other damage."""
     with pytest.raises(CorruptManifestError, match="not a complete Parquet file"):
         manifest.decode(shard_parquet.encode(table("other"), _MARK).replace(b"other", b"oth\xb9r"))
-
-
-def test_reading_starts_no_threads(tmp_path: Path) -> None:
-    """Reading starts no Arrow threads.
-
-    At exit, Arrow's threads may abort a producer that has already printed its report.
-    """
-    planned = plan.encode([ImageRequest(index, "http://a.example/") for index in (0, 1)], _MARK)
-    (tmp_path / "plan").write_bytes(planned)
-    (tmp_path / "manifest").write_bytes(manifest.encode(plan.decode(planned), [success(0), _FAILED], _MARK))
-    code = """if True:
-        import pathlib, sys, psutil
-        from tasks.storage import manifest
-        from tasks.storage import plan
-        from tasks.storage import shard_parquet as shardfile
-        folder = pathlib.Path(sys.argv[1])
-        before = psutil.Process().num_threads()
-        manifest.decode((folder / "manifest").read_bytes())
-        manifest.decode((folder / "manifest").read_bytes(), ["status", "reason", "bytes"])
-        plan.decode((folder / "plan").read_bytes())
-        print(psutil.Process().num_threads() - before)
-    """
-    found = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "0"
 
 
 def test_file_names_contain_the_shard() -> None:
