@@ -60,15 +60,23 @@ _THEMES = {
 _LABELS = {WORKERS: "workers", COMMAND: "producer, or the command itself", REDIS: "Redis", UNSEEN: "not sampled"}
 
 
+def names(results: Mapping[str, Result]) -> list[str]:
+    """Return the names of the plots for the existing results."""
+    return [*(["speed"] if _compared(results) else []), *(["cpu"] if HTTP_SMALL.name in results else [])]
+
+
 def draw(results: Mapping[str, Result]) -> dict[str, dict[str, str]]:
     """Return the plots for the existing results as SVG, by name and theme."""
-    plots = {}
-    shown = [workload.name for workload in WORKLOADS if workload.name in results and not workload.short]
-    if shown:
-        plots["speed"] = {theme: _speed([results[name] for name in shown], _THEMES[theme]) for theme in _THEMES}
-    if HTTP_SMALL.name in results:
-        plots["cpu"] = {theme: _cpu(results[HTTP_SMALL.name], _THEMES[theme]) for theme in _THEMES}
-    return plots
+    drawings = {
+        "speed": lambda theme: _speed(_compared(results), theme),
+        "cpu": lambda theme: _cpu(results[HTTP_SMALL.name], theme),
+    }
+    return {name: {theme: drawings[name](_THEMES[theme]) for theme in _THEMES} for name in names(results)}
+
+
+def _compared(results: Mapping[str, Result]) -> list[Result]:
+    """Return the results that the plot of the speeds shows."""
+    return [results[workload.name] for workload in WORKLOADS if workload.name in results and not workload.short]
 
 
 def write(results: Mapping[str, Result]) -> None:

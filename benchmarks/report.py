@@ -61,7 +61,7 @@ def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
         [[one.about, one.goal, one.text, one.verdict] for one in goals.findings(results)],
     )
     yield f"Ratios are computed turn by turn. They are relative to {BASE}, unless the row names something else."
-    for name in plots.draw(results):
+    for name in plots.names(results):
         yield plots.html(name, Path())
     for workload in WORKLOADS:
         if workload.name in results:
