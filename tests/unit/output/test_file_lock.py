@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import pytest
 
-from producer.output import lock
+from producer.output import file_lock, lock
 from producer.output.run_file import RunFile
 from tasks.errors import CommandError, UsageError
 from tasks.storage.local_store import LocalStore
@@ -33,6 +33,12 @@ with lock.hold(Path(sys.argv[1]), "redis://me:word@there:6379/0", "run"):
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.fixture
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse a lock at once, instead of after a second."""
+    monkeypatch.setattr(file_lock, "_RETRY_SECONDS", 0.1)
 
 
 @contextmanager
@@ -113,6 +119,7 @@ def test_lock_is_free_after_an_error(tmp_path: Path) -> None:
     assert lock.current_holder(tmp_path) is None
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_one_process_can_not_hold_the_lock_twice(tmp_path: Path) -> None:
     """The lock also keeps out a second holder in the same process."""
     with lock.hold(tmp_path, None), pytest.raises(CommandError, match="Another producer"), lock.hold(tmp_path, None):
@@ -162,6 +169,7 @@ def test_holder_is_named_without_secrets(tmp_path: Path) -> None:
         assert (tmp_path / ".lock").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "here"}', '{"host": 1, "pid": "x"}'])
 def test_holder_without_a_valid_file(tmp_path: Path, text: str) -> None:
     """A locked file counts as held even if its text is empty or incomplete."""
