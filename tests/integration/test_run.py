@@ -160,8 +160,9 @@ def test_every_image_is_fetched_exactly_once(ran: FinishedRun) -> None:
     if ran.executed is not None:
         assert ran.executed.keys() == {FETCH_IMAGE, COLLECT_SHARD}
         assert ran.executed[COLLECT_SHARD] == len(SHARDS)
-        # Celery's counter has no lock, so it can miss a few of the tasks that start at the same moment.
-        assert 0.98 * COUNT <= ran.executed[FETCH_IMAGE] <= COUNT
+        # Celery's counter has no lock, so it can miss some of the tasks that start at the same moment, and more on a
+        # busy machine. The next assertion is exact.
+        assert 0.9 * COUNT <= ran.executed[FETCH_IMAGE] <= COUNT
     assert sorted(ran.fetched) == sorted(ran.site.originals)
 
 

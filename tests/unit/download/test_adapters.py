@@ -26,7 +26,9 @@ from tasks.model import FetchOptions
 from tests.unit.conftest import ONCE, Answer, Canned, always, response
 
 _SECONDS = 1.0  # deadline of the slow downloads
-_LATE = 0.1  # maximum lateness of a download, as a share of its deadline
+_LATEST = 1.1  # maximum duration of a slow download
+#: On a busy machine, a thread may run late once. A wait that ignores the deadline is late each time.
+_TRIES = 3
 
 
 def get(url: str, sessions: Sessions, options: FetchOptions = ONCE) -> bytes:
@@ -71,7 +73,10 @@ _SLOW_DOWNLOADS = {
 def slow_downloads(
     demo: DemoServer, certificate: Path, server_context: ssl.SSLContext
 ) -> Iterator[dict[str, tuple[FetchError, float]]]:
-    """Run slow downloads at the same time, and return the error and the duration of each."""
+    """Run slow downloads at the same time, and return the error and the duration of each.
+
+    Downloads that end late are tried again.
+    """
     long = response(b"", "200 OK", "Content-Length: 100000", length=False)
     started = b"HTTP/1.1 200 OK\r\nX-Long: "
     with ExitStack() as stack:
@@ -92,11 +97,15 @@ def slow_downloads(
         }
         sessions = Sessions(Guard(["127.0.0.1"]), certificate)
         with ThreadPoolExecutor(len(_SLOW_DOWNLOADS)) as pool:
-            jobs = {
-                name: pool.submit(timed, urls[server] + path, sessions, 10.0)
-                for name, (server, path) in _SLOW_DOWNLOADS.items()
-            }
-            yield {name: job.result() for name, job in jobs.items()}
+            found: dict[str, tuple[FetchError, float]] = {}
+            for _ in range(_TRIES):
+                jobs = {
+                    name: pool.submit(timed, urls[server] + path, sessions, 10.0)
+                    for name, (server, path) in _SLOW_DOWNLOADS.items()
+                    if name not in found or found[name][1] > _LATEST
+                }
+                found |= {name: job.result() for name, job in jobs.items()}
+            yield found
 
 
 @pytest.mark.parametrize("name", _SLOW_DOWNLOADS)
@@ -104,7 +113,7 @@ def test_deadline_ends_a_slow_download(slow_downloads: dict[str, tuple[FetchErro
     """A download ends at the deadline, even if the server sends slowly and each single wait is short."""
     error, seconds = slow_downloads[name]
     assert type(error) is FetchTimeoutError
-    assert _SECONDS * 0.9 <= seconds <= _SECONDS * (1 + _LATE)
+    assert _SECONDS * 0.9 <= seconds <= _LATEST
 
 
 @pytest.mark.parametrize("route", ["stall", "silent", "drip"])
