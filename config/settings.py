@@ -241,4 +241,4 @@ def settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "IMAGEFLEET_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name}: {first['msg']}") from error
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error
