@@ -39,8 +39,9 @@ def readme(results: Mapping[str, Result]) -> str:
     blocks = [
         plots.html("speed", Path(plots.FOLDER.parent.name)),
         _table(["images/s", IMAGEFLEET, BASE, "ratio"], ratios),
-        f"Median (least to most) of {result['repeat']} runs in turn, with everything on {result['machine']['cores']} "
-        f"cores of {result['machine']['cpu']}. [All results, and how to repeat them](benchmarks/RESULTS.md).",
+        f"A rate is the median of {result['repeat']} runs, with the lowest and the highest rate in brackets. The tools "
+        f"ran in turns, and all processes shared {result['machine']['cores']} cores of {result['machine']['cpu']}. "
+        "[All results, and how to repeat them](benchmarks/RESULTS.md).",
     ]
     return "\n".join(block.strip() + "\n" for block in blocks)
 

@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     )
     task_events: bool = Field(
         True,
-        description="Whether workers send Celery's task events for Flower. `off` saves up to three messages per image.",
+        description="Whether workers send Celery's task events for Flower. With `off`, workers send up to three "
+        "messages fewer per image.",
     )
     flower_password_file: Path | None = Field(
         None, description="File with the password of Flower's user `imagefleet`. Flower does not start without it."
