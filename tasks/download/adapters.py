@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -282,6 +282,13 @@ class Sessions:
     def allows_insecure_tls(self) -> bool:
         """Whether runs with ``--insecure`` may skip the verification of servers."""
         return self._tls.unverified is not None
+
+    def look_up_ahead(self, host: str, on_answer: Callable[[], object]) -> bool:
+        """Start to resolve a name before a request needs it, as `Resolver.look_up_ahead` does.
+
+        With a proxy, the result is always False, because the proxy resolves the names.
+        """
+        return self._proxy is None and self._guard.look_up_ahead(host, on_answer)
 
     def adapter(self, insecure: bool = False) -> GuardedAdapter:
         """Return the calling thread's adapter.

@@ -109,6 +109,19 @@ class Downloader:
             self._sleep(wait)
             retry += 1
 
+    def look_up_ahead(self, url: str, on_answer: Callable[[], object]) -> bool:
+        """Start to resolve a URL's host, before a slot downloads the URL.
+
+        Returns:
+            Whether ``on_answer`` will be called, from another thread, when the look-up has ended. The result is False
+            if there is nothing to wait for.
+        """
+        try:
+            target = urls.parse(url)
+        except InvalidUrlError:
+            return False
+        return self._sessions.look_up_ahead(target.host, on_answer)
+
     def _attempt(self, start: urls.Url, reader: BodyReader, validators: Validators | None) -> Download:
         """Download a URL and follow its redirects, without a retry."""
         options, deadline = reader.options, reader.deadline

@@ -162,6 +162,10 @@ class Guard:
         reasons = (self._denial_reason(host, inner, port) for inner in embedded_ipv4(address))
         return next((why for why in reasons if why is not None), None)
 
+    def look_up_ahead(self, host: str, on_answer: Callable[[], object]) -> bool:
+        """Start to resolve a name before a connection needs it, as `Resolver.look_up_ahead` does."""
+        return self._resolver.look_up_ahead(host, on_answer)
+
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
         """Return a host's addresses as `socket.getaddrinfo` does. Every address must be permitted.
 
@@ -235,7 +239,7 @@ class Guard:
             return self._connector.connect(host, port, find(host, port, timeout), ends, opener)
         except OSError as error:
             if not is_exhausted(error):
-                self._resolver.forget(host, port)
+                self._resolver.forget(host)
             if isinstance(error, TimeoutError):
                 raise FetchTimeoutError(f"{host} port {port} did not answer within {timeout:g} s") from error
             raise ConnectError(f"{host} port {port}: {error.strerror or error}") from error

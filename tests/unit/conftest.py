@@ -20,6 +20,7 @@ from producer.demo import DemoServer
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
+from tasks.download.lookups import lookups
 from tasks.model import FetchOptions, Outcome, Status, image_key
 from tasks.storage.local_store import LocalStore
 from tests.conftest import required
@@ -29,6 +30,12 @@ from tests.waiting import PATIENCE
 
 hypothesis.settings.register_profile("unit", max_examples=20, deadline=None, database=None, derandomize=True)
 hypothesis.settings.load_profile("unit")
+
+
+@pytest.fixture(autouse=True)
+def new_lookups() -> None:
+    """Forget the open look-ups, because a test may have left one that never ends."""
+    lookups.cache_clear()
 
 
 @cache

@@ -25,6 +25,7 @@ from tasks.model import FetchOptions, Reason
 from tests.forward_proxy import ForwardProxy
 from tests.unit.conftest import ONCE, Answer, Canned, always, response
 from tests.unit.download.test_adapters import drip, get
+from tests.waiting import PATIENCE
 
 _BASIC = "Basic " + base64.b64encode("usér:wo@rd".encode()).decode()
 _ESCAPED = "us%C3%A9r:wo%40rd@"
@@ -105,6 +106,17 @@ def test_certificate_of_another_host_is_refused(through: Through, server_context
     assert type(error) is TlsError
     assert "its certificate is for another host (127.0.0.1, localhost)" in str(error)
     assert server.requests == []
+
+
+def test_proxy_resolves_the_names() -> None:
+    """With a proxy, no host name is looked up ahead. Without one, the host of each valid URL is looked up."""
+    ended = threading.Event()
+    proxied = Downloader(Sessions(Guard(), proxy=Proxy.parse("http://127.0.0.1:3128")))
+    assert not proxied.look_up_ahead("http://localhost/1.jpg", ended.set)
+    direct = Downloader(Sessions(Guard()))
+    assert not direct.look_up_ahead("http:///", ended.set)
+    assert direct.look_up_ahead("http://localhost/1.jpg", ended.set)
+    assert ended.wait(PATIENCE)
 
 
 def test_credentials_are_for_the_proxy(through: Through) -> None:
