@@ -83,9 +83,8 @@ class PreviousImage:
     """
 
     path: str
-    #: None for an SVG drawing without a size.
-    width: int | None
-    height: int | None
+    width: int
+    height: int
     format: str
     bytes: int
     sha256: str
@@ -104,8 +103,7 @@ class PreviousImage:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Create the value from the output of `to_json`; ignore fields that this version does not know."""
-        known = {name: value[name] for name in PREVIOUS_IMAGE_FIELDS if name in value}
-        return cls(**{"width": None, "height": None, **known})
+        return cls(**{name: value[name] for name in PREVIOUS_IMAGE_FIELDS if name in value})
 
 
 PREVIOUS_IMAGE_FIELDS = tuple(item.name for item in fields(PreviousImage))

@@ -7,14 +7,14 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from time import monotonic
 from typing import Any, cast
 
 import redis
-from celery import Task
+from celery import Task, bootsteps
 from celery.signals import worker_init, worker_shutdown
 
 from config import SettingsError, streams
@@ -25,18 +25,19 @@ from tasks.broker import client as broker_client
 from tasks.broker import keys, transport
 from tasks.broker.fitness import PROBE_TIMEOUT_SECONDS, Fitness, QueueNames
 from tasks.broker.heartbeat import Heartbeat
+from tasks.broker.held_tasks import HELD_TASKS
 from tasks.broker.liveness import WorkerId
 from tasks.broker.progress import ProgressCounters
 from tasks.broker.redis_retry import retry_until_redis_is_back
 from tasks.broker.robots_store import RedisRobotsStore
-from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE, app
+from tasks.celery import FETCH_IMAGE, IMAGE_QUEUE, SHARD_QUEUE, app
 from tasks.download import network_settings
 from tasks.download.downloader import Downloader, create_downloader
 from tasks.errors import CancelledError, CommandError, StorageError
 from tasks.model import PreviousImage, RunOptions
 from tasks.previous_image import PreviousFile
 from tasks.storage import plan, shard_status
-from tasks.storage.locations import missing_folders, open_allowed
+from tasks.storage.locations import open_allowed
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -202,6 +203,28 @@ def previous_file(facts: Mapping[str, Any] | None, run: RunOptions) -> PreviousF
     return None if facts is None or store is None else PreviousFile(PreviousImage.from_json(facts), store)
 
 
+def _look_up_ahead(request: Any, release: Callable[[], None]) -> bool:
+    """Start to resolve the host of an image's task; return whether the task is held until the look-up has ended."""
+    if request.type != FETCH_IMAGE or "refused" in request.kwargs:
+        return False
+    # A task that was sent by hand may have any arguments.
+    url = next(iter(request.args[2:]), None)
+    return isinstance(url, str) and downloader().look_up_ahead(url, release)
+
+
+class _HoldUnresolved(bootsteps.Step):  # type: ignore[misc]  # Celery has no annotations
+    """A step of the start of Celery's consumer: a task gets a slot only when its host name has been looked up."""
+
+    def create(self, parent: Any) -> None:
+        """Let the consumer pass its tasks to `HELD_TASKS` instead of the slots."""
+        parent.on_task_request = partial(
+            HELD_TASKS.start_when_prepared, prepare=_look_up_ahead, start=parent.on_task_request
+        )
+
+
+app.steps["consumer"].add(_HoldUnresolved)
+
+
 @worker_init.connect
 def _prepare_worker(sender: Any, **_: Any) -> None:
     """Prepare the process and create the shared objects before the first task; a wrong setting stops the worker."""
@@ -224,12 +247,6 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
             raise SettingsError(
                 "IMAGEFLEET_STORE_ROOTS is not set, so no image could be saved; set it to the folders in which this "
                 "worker may write, separated by commas"
-            )
-        if missing := missing_folders(settings().store_roots):
-            _log.warning(
-                "these folders of IMAGEFLEET_STORE_ROOTS do not exist on this machine: %s; create or mount them, or "
-                "correct the setting",
-                ", ".join(missing),
             )
         downloader()
         run_cache()

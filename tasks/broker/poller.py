@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from kombu.transport import redis
 
+from tasks.broker.held_tasks import HELD_TASKS
 from tasks.broker.redis_errors import REDIS_ERRORS
 
 
@@ -163,7 +164,8 @@ class Poller(redis.MultiChannelPoller):  # type: ignore[misc]  # kombu has no an
         super().get(callback, timeout)
 
     def flush_and_close_dead(self) -> None:
-        """Send the acknowledgements of incomplete batches, and close dead connections."""
+        """Send the acknowledgements of incomplete batches, close dead connections, and start overdue held tasks."""
+        HELD_TASKS.release_overdue()
         for channel in list(self._channels):
             if channel.active_queues:
                 channel.qos.flush()

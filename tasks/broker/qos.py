@@ -10,10 +10,14 @@ from typing import Any
 
 from kombu.transport import redis, virtual
 
+from tasks.broker.held_tasks import HELD_TASKS
 from tasks.broker.redis_errors import REDIS_ERRORS
 
 #: Number of acknowledgements in a full batch.
 _ACK_BATCH = 16
+#: Maximum number of messages in one reservation. The number is low, because Redis serves no other client during a
+#: reservation.
+MAX_BATCH = 32
 
 
 @dataclass(slots=True)
@@ -44,17 +48,24 @@ class QoS(redis.QoS):  # type: ignore[misc]  # kombu has no annotations
         """Return whether this channel has room for at least a quarter of its maximum number of messages.
 
         With less room, a reservation would return too few messages to be worth its round trip. Tasks with a countdown
-        do not use this room, because they have room of their own.
+        and held tasks do not use this room, because they have room of their own.
         """
         if not self.prefetch_count:
             return True
-        if time.monotonic() < self.channel.paused_until:
+        if time.monotonic() < self.channel.paused_until or HELD_TASKS.room < MAX_BATCH:
             return False
         # Don't count the room for tasks with a countdown. If this room counted and a thousand tasks had a countdown, a
         # quarter of the total room would never be free.
         self._room_without_countdowns = min(self._room_without_countdowns or self.prefetch_count, self.prefetch_count)
-        room = self.prefetch_count - (len(self._delivered) - len(self._dirty))
-        return bool(room >= max(1, self._room_without_countdowns // 4))
+        return self._room() >= max(1, self._room_without_countdowns // 4)
+
+    def can_consume_max_estimate(self) -> int | None:
+        """Return the number of messages for which this channel has room; None if the room is unlimited."""
+        return max(self._room(), 0) if self.prefetch_count else None
+
+    def _room(self) -> int:
+        """Return the room for messages. It is negative if a task has just been released."""
+        return int(self.prefetch_count) + len(HELD_TASKS) - (len(self._delivered) - len(self._dirty))
 
     def append(self, message: Any, delivery_tag: str) -> None:
         """Remember a delivered message, and record it in Redis unless `reserve.lua` has done so."""

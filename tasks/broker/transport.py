@@ -41,14 +41,11 @@ from redis.exceptions import ResponseError
 
 from tasks.broker import keys
 from tasks.broker.poller import EventLoop, Poller, QueueListener
-from tasks.broker.qos import PendingAcks, QoS
+from tasks.broker.qos import MAX_BATCH, PendingAcks, QoS
 from tasks.broker.snapshot import snapshot
 
 _log = logging.getLogger(__name__)
 _RESERVE = Path(__file__).with_name("reserve.lua").read_text(encoding="utf-8")
-#: Maximum number of messages in one reservation. The number is low, because Redis serves no other client during a
-#: reservation.
-_MAX_BATCH = 32
 #: Maximum number of seconds that an acknowledgement waits until its batch is sent.
 _ACK_WAIT_SECONDS = 0.2
 #: Suffix of the list for messages not written by kombu.
@@ -135,7 +132,7 @@ class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no annotations
         """
         # None means unlimited room.
         free = self.qos.can_consume_max_estimate()
-        room = _MAX_BATCH if free is None else min(free, _MAX_BATCH)
+        room = MAX_BATCH if free is None else min(free, MAX_BATCH)
         queues = list(self._queue_cycle.consume(len(self.active_queues)))
         if not queues or not room:
             return None

@@ -18,7 +18,7 @@ from benchmarks.checks import CheckError, Resized
 from benchmarks.goals import Finding, findings
 from benchmarks.messages import MessageCounter
 from benchmarks.pictures import SMALL, Gallery, create_gallery
-from benchmarks.workloads import BASE, FILES, HTTP_SMALL, IMAGEFLEET, OUTPUTS, WORKLOADS
+from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, WORKLOADS
 from producer.sources import url_list
 from producer.sources.options import SourceOptions
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
@@ -100,17 +100,6 @@ def test_page_of_a_workload() -> None:
     assert "redis-py 8.1.0" in page
     assert page.count("<picture>") == len(plots.draw(kept)) == 2
     assert report.readme(kept).count("<picture>") == 1
-
-
-def test_cost_of_packing() -> None:
-    """The extra time of a packed output is computed for each turn, relative to files."""
-    kept = {OUTPUTS.name: result([1.0, 2.0, 1.0], [1.05, 2.4, 1.08])}
-    ways = kept[OUTPUTS.name]["ways"]
-    kept[OUTPUTS.name]["ways"] = {FILES: ways[IMAGEFLEET], "webdataset": ways[BASE]}
-    page = report.page(kept)
-    assert "| tar shards instead of files: extra time | ≤ 10 % | 8.0 % (5.0 to 20.0) | reached |" in page
-    assert "| Parquet instead of files: extra time | ≤ 10 % | not measured | - |" in page
-    assert "| `webdataset` | 10 (9 to 11) | 8 % (5 to 20) | 0.60 ms | 10 MiB |" in page
 
 
 def test_plots_are_reproducible() -> None:

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import pytest
 
 from tasks import worker
+from tasks.celery import COLLECT_SHARD, FETCH_IMAGE
 from tasks.model import RunOptions
 from tasks.storage import manifest
 from tasks.storage.local_store import LocalStore
@@ -117,3 +118,24 @@ def test_slots_read_options_once_together() -> None:
     with ThreadPoolExecutor(slots) as pool:
         assert set(pool.map(read, range(slots))) == {"run"}
     assert server.get.call_count == 1
+
+
+def test_looks_up_the_host_of_a_reserved_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that waits for its host name is held. Other tasks, refused rows and odd arguments are not looked up."""
+    asked: list[str] = []
+
+    def look_up_ahead(url: str, _: object) -> bool:
+        asked.append(url)
+        return True
+
+    monkeypatch.setattr(worker, "downloader", lambda: SimpleNamespace(look_up_ahead=look_up_ahead))
+
+    def is_held(name: str, *args: object, **kwargs: object) -> bool:
+        return worker._look_up_ahead(SimpleNamespace(type=name, args=args, kwargs=kwargs), lambda: None)
+
+    assert is_held(FETCH_IMAGE, "run", 0, "http://a.example/1.jpg")
+    assert not is_held(FETCH_IMAGE, "run", 0, "http://b.example/1.jpg", refused={"reason": "invalid_row"})
+    assert not is_held(FETCH_IMAGE, "run", 0)
+    assert not is_held(FETCH_IMAGE, "run", 0, 7)
+    assert not is_held(COLLECT_SHARD, "run", 0, "http://c.example/1.jpg")
+    assert asked == ["http://a.example/1.jpg"]
