@@ -39,7 +39,7 @@ faults:
 faults-short:
 	$(RUN) pytest -n 0 tests/faults
 
-# Whole runs with killed or slow processes, and broken versions that the protocol's model must detect; seven minutes.
+# Whole runs with killed or slow processes, and broken versions that the protocol's model must detect; nine minutes.
 slow:
 	$(RUN) pytest tests/integration -m slow
 

@@ -30,11 +30,11 @@ def _measurement(workload: Workload) -> Measurement:
 
 
 _DEFAULT: dict[str, Measurement] = {
-    **{workload.name: _measurement(workload) for workload in (*WORKLOADS, OUTPUTS)},
+    **{workload.name: _measurement(workload) for workload in WORKLOADS},
     "latency": latency.measure,
     "submission": submission.measure,
 }
-_ALL = {**_DEFAULT, **{workload.name: _measurement(workload) for workload in (SIZES, TASK_EVENTS)}}
+_ALL = {**_DEFAULT, **{workload.name: _measurement(workload) for workload in (OUTPUTS, SIZES, TASK_EVENTS)}}
 
 
 def main() -> int:

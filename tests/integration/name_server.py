@@ -1,4 +1,4 @@
-"""A small DNS server (RFC 1035) over UDP that answers A and AAAA queries from a test's table."""
+"""A small DNS server (RFC 1035) over UDP that answers A and AAAA queries from a test's table, at once or slowly."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import ipaddress
 import socket
 import struct
 import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 _TYPES = {1: 4, 28: 6}
 _NO_NAME = 3
@@ -24,6 +26,7 @@ class NameServer:
         names: Mapping[str, Sequence[Sequence[str]]],
         address: tuple[str, int],
         faults: Mapping[tuple[str, int], int | None] | None = None,
+        latency: float = 0.0,
     ) -> None:
         """Take the table. A name's last entry is repeated, and a name outside of the table does not exist.
 
@@ -32,20 +35,42 @@ class NameServer:
             address: the host and port at which the server listens.
             faults: for a name and an address family (4 or 6), the response code that is sent instead of an answer; None
                 to ignore the query.
+            latency: the seconds between a query and its answer. Any number of queries can wait at a time.
         """
         self._names, self._faults = names, faults or {}
-        #: The number of queries for each name, by address family.
+        #: The number of answers with addresses for each name, by address family.
         self.asked: Counter[tuple[str, int]] = Counter()
+        #: The number of all queries for each name, by address family.
+        self.queried: Counter[tuple[str, int]] = Counter()
+        #: Every query whose number is a multiple of this number is ignored; 0 to ignore none. A test may change it.
+        self.ignore_every = 0
+        self._latency = latency
+        self._delayed: deque[tuple[float, bytes, Any]] = deque()
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind(address)
         threading.Thread(target=self._serve, daemon=True).start()
+        if latency:
+            threading.Thread(target=self._send_delayed, daemon=True).start()
 
     def _serve(self) -> None:
         while True:
             question, sender = self._socket.recvfrom(512)
             answer = self._answer(question)
-            if answer is not None:
+            if answer is None:
+                continue
+            if self._latency:
+                self._delayed.append((time.monotonic() + self._latency, answer, sender))
+            else:
                 self._socket.sendto(answer, sender)
+
+    def _send_delayed(self) -> None:
+        while True:
+            if not self._delayed:
+                time.sleep(0.001)
+                continue
+            due, answer, sender = self._delayed.popleft()
+            time.sleep(max(due - time.monotonic(), 0))
+            self._socket.sendto(answer, sender)
 
     def _answer(self, question: bytes) -> bytes | None:
         labels, at = [], 12
@@ -53,8 +78,9 @@ class NameServer:
             labels.append(question[at + 1 : at + 1 + size].decode("ascii"))
             at += 1 + size
         name, version = ".".join(labels).lower(), _TYPES.get(int.from_bytes(question[at + 1 : at + 3], "big"), 0)
+        self.queried[name, version] += 1
         fault = self._faults.get((name, version), 0)
-        if fault is None:
+        if fault is None or (self.ignore_every and self.queried.total() % self.ignore_every == 0):
             return None
         meanings = None if fault else self._names.get(name)
         records = []
