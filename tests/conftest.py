@@ -14,6 +14,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 
 from producer.local_fleet.fleet import server_binary
@@ -23,6 +24,16 @@ from tests.object_server import ObjectServer
 
 # A worker does the same when it starts.
 runtime_tuning.configure_pillow()
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return the number of test processes for ``-n auto``.
+
+    There is one process more than cores, because many tests wait for workers and servers.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads this variable
+    return (psutil.cpu_count(logical=False) or os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -26,12 +26,15 @@ from typing import Any, TypeVar
 import psutil
 import pyarrow.parquet as pq
 import redis
+from celery import Celery
 from celery.result import AsyncResult
 
 from config.settings import REDIS_CONF
+from tasks.broker import client as broker_client
 from tasks.broker import requeue
 from tasks.celery import app, use_broker
 from tests.conftest import installed, redis_program, required
+from tests.integration import warm_start
 
 ROOT = Path(__file__).parents[2]
 _T = TypeVar("_T")
@@ -80,16 +83,17 @@ def producer(
     stdin: bytes = b"",
     seconds: float = 60.0,
 ) -> Completed:
-    """Run a `producer` command to its end; fail the test if it takes longer than `seconds`."""
-    done = subprocess.run(
-        command(arguments),
-        env=environment(env or {}),
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        timeout=seconds,
-        check=False,
-    )
+    """Run a `producer` command to its end; fail the test if it takes longer than `seconds`.
+
+    If the test sets variables that are not imagefleet's, a new interpreter reads them. Other commands start in a fork.
+    """
+    changes = environment(env or {})
+    if any(not name.startswith("IMAGEFLEET_") for name in env or {}):
+        done = subprocess.run(
+            command(arguments), env=changes, cwd=cwd, input=stdin, capture_output=True, timeout=seconds, check=False
+        )
+    else:
+        done = warm_start.run([*map(str, arguments)], changes, cwd, stdin, seconds)
     return Completed(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -276,11 +280,8 @@ def worker(
 
 def worker_stats(broker_url: str) -> dict[str, dict[str, Any]]:
     """Return the `inspect stats` answer of each worker at a broker, by worker name."""
-    argv = [sys.executable, "-m", "celery", "-A", "tasks", "inspect", "stats", "--json"]
-    env = environment({"IMAGEFLEET_BROKER_URL": broker_url})
-    done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, timeout=60, check=False)
-    # If there is no worker, the command prints a message instead of JSON and fails.
-    return dict(json.loads(done.stdout)) if done.returncode == 0 else {}
+    with Celery(set_as_current=False, broker=broker_client.celery_url(broker_url)) as asking:
+        return dict(asking.control.inspect().stats() or {})
 
 
 @contextmanager
