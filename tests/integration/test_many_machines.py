@@ -534,7 +534,7 @@ def test_requeues_a_message_of_another_version(site: Site) -> None:
 @pytest.mark.usefixtures("workers", "nothing_denied")
 def test_dead_worker_is_removed(site: Site) -> None:
     """The user may find a dead worker, count the worker's crashes, requeue its tasks, and forget the worker."""
-    dead, queue = "dead@there|there|boot.1|1|random", "imagefleet.images.9"
+    dead, queue = "dead@there|there|boot.1|1|random", IMAGE_QUEUE.replace(str(PROTOCOL), f"9{PROTOCOL}")
     message = {"body": "", "headers": {}, "properties": {"delivery_tag": "tag", "delivery_info": {}}}
     site.admin.set(keys.run("odd"), "{}")
     site.admin.sadd(keys.running(dead), "odd.1")
