@@ -3,13 +3,14 @@
 -- KEYS[1]  imagefleet:host:HOST     hash: the state of the host
 -- KEYS[2]  imagefleet:leases:HOST   hash: holder -> lease
 -- KEYS[3]  imagefleet:host-limits   hash: host -> JSON of the limit that an operator has set
--- KEYS[4]  imagefleet:throttle      hash: the server that granted the leases, and since when it is known
+-- KEYS[4]  imagefleet:throttle      hash: the server that granted the leases, since when it is known, and when the
+--                                   index was last cleaned
 -- KEYS[5]  imagefleet:workers       set: the workers that have not stopped
 -- KEYS[6]  imagefleet:hosts         sorted set: host by the time of its latest use
 -- ARGV     host, holder, wanted permits, returned permits, the run's limit: open requests, the run's limit: requests
 --          per second (empty for no limit), 1 if rests and the reduced limit count
 --
--- Cost: O(holders of the host). A host that is new also removes the hosts of the index that are unused for a day.
+-- Cost: O(holders of the host). Once a minute, also O(hosts) to remove the hosts that are unused for a day.
 -- Returns the number of granted permits, the wait in seconds, the reason (see `Why`), the number of rests in a row, and
 -- 1 if other holders have permits or wait.
 --
@@ -20,17 +21,19 @@ local key, holder, adaptive = ARGV[1], ARGV[2], ARGV[7] == '1'
 local now = read_clock()
 local host, resting = read_host(KEYS[1], now)
 local leases = read_leases(KEYS[2], now)
+local is_new = next(leases) == nil
 local own = lease_of(leases, holder)
 own.permits = math.max(0, own.permits - number(ARGV[4]))
 own.renewed, own.refused, own.doubted = now, 0, 0
+
+local fleet = redis.call('HMGET', KEYS[4], 'run_id', 'since', 'cleaned')
 
 -- Returns how long all holders still have to renew their leases. A restarted server has a new run_id. Its
 -- append-only file may lack the leases of the last second.
 local function settling()
     local id = redis.call('INFO', 'server'):match('run_id:(%w+)') or ''
-    local known = redis.call('HMGET', KEYS[4], 'run_id', 'since')
-    local left = number(known[2]) + SETTLE_SECONDS - now
-    if known[1] ~= id or left > SETTLE_SECONDS then
+    local left = number(fleet[2]) + SETTLE_SECONDS - now
+    if fleet[1] ~= id or left > SETTLE_SECONDS then
         redis.call('HSET', KEYS[4], 'run_id', id, 'since', seconds(now))
         left = SETTLE_SECONDS
     end
@@ -48,34 +51,34 @@ local function doubt_dead()
     end
 end
 
--- Stores the limit of this run for renewals and reports, which know no run.
-local function note_limit()
-    if host.limit ~= ARGV[5] then
-        redis.call('HSET', KEYS[1], 'limit', ARGV[5])
-        host.limit = ARGV[5]
-    end
-    if (host.rate or '') ~= ARGV[6] then
-        if ARGV[6] == '' then
-            redis.call('HDEL', KEYS[1], 'rate')
-        else
-            redis.call('HSET', KEYS[1], 'rate', ARGV[6])
-        end
-        host.rate = ARGV[6]
-    end
+-- Returns whether something that is done once a minute is due.
+local function is_due(last)
+    local since = now - number(last)
+    return since < 0 or since >= KEEP_SECONDS
 end
 
--- Once a minute, notes that the host is used, so that it does not expire.
+-- Removes the hosts from the index that are unused for a day.
+local function clean_index()
+    redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', seconds(now - TROUBLED_SECONDS))
+    redis.call('EXPIRE', KEYS[6], 2 * TROUBLED_SECONDS)
+    redis.call('HSET', KEYS[4], 'cleaned', seconds(now))
+end
+
+-- Stores the limit of this run for renewals and reports, which know no run. Once a minute, also notes that the host is
+-- used, so that it does not expire.
 local function note_use()
-    local since = now - number(host.seen)
-    if since >= 0 and since < KEEP_SECONDS then
-        return
+    local due = is_due(host.seen)
+    local seen = due and seconds(now) or host.seen
+    if due or host.limit ~= ARGV[5] or host.rate ~= ARGV[6] then
+        host.limit, host.rate = ARGV[5], ARGV[6]
+        redis.call('HSET', KEYS[1], 'limit', host.limit, 'rate', host.rate, 'seen', seen)
     end
-    redis.call('HSET', KEYS[1], 'seen', seconds(now))
-    redis.call('ZADD', KEYS[6], seconds(now), key)
-    keep(KEYS[1], host)
-    if not host.seen then
-        redis.call('ZREMRANGEBYSCORE', KEYS[6], '-inf', seconds(now - TROUBLED_SECONDS))
-        redis.call('EXPIRE', KEYS[6], 2 * TROUBLED_SECONDS)
+    if due then
+        redis.call('ZADD', KEYS[6], seen, key)
+        keep(KEYS[1], host)
+        if is_due(fleet[3]) then
+            clean_index()
+        end
     end
 end
 
@@ -95,7 +98,6 @@ local function book(rate)
     return nil, time - now - MAX_BOOKING_SECONDS
 end
 
-note_limit()
 note_use()
 local limit, rate = effective_limit(host, KEYS[3], key, adaptive)
 local half_open = adaptive and number(host.rests) > 0
@@ -110,6 +112,9 @@ end
 local function reply(permits, wait, why)
     own.permits = own.permits + permits
     write_lease(KEYS[2], holder, own, now)
+    if is_new then
+        redis.call('EXPIRE', KEYS[2], TROUBLED_SECONDS)
+    end
     return {permits, seconds(wait), why, number(host.rests), claimants > 1 and 1 or 0}
 end
 

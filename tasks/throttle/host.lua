@@ -3,7 +3,7 @@
 -- A step is this order of texts: the numbers of policy.py as local variables, clock.lua, this file, the step's file.
 --
 -- The state is a hash. Fields that are absent count as 0.
---   limit, rate      the limit of the last acquire: open requests, and requests per second
+--   limit, rate      the limit of the last acquire: open requests, and requests per second (empty for no limit)
 --   adaptive         the reduced limit; absent while the limit is not reduced
 --   threshold        below this limit, the reduced limit grows by 1 with each good answer
 --   good             good answers since the reduced limit last grew
@@ -17,7 +17,7 @@
 --   failures         failed connections in a row
 --   latency, best    the smoothed and the best latency in seconds
 --   ok, slow, refused, unreachable   the numbers of reports of each kind
---   seen             when the index of hosts last got this host
+--   seen             when the index of hosts last noted this host
 --
 -- The leases are a hash: holder -> four numbers, separated by spaces. They are the permits, the time of the last
 -- renewal, the time at which the holder was refused (0 if it does not wait), and the time since when the lease is in
@@ -81,7 +81,7 @@ local function lease_of(leases, holder)
     return leases[holder]
 end
 
--- Stores a lease, or removes it if its holder neither has permits nor waits. A forgotten hash expires after a day.
+-- Stores a lease, or removes it if its holder neither has permits nor waits.
 local function write_lease(key, holder, lease, now)
     if lease.permits == 0 and not is_waiting(lease, now) then
         redis.call('HDEL', key, holder)
@@ -89,7 +89,6 @@ local function write_lease(key, holder, lease, now)
     end
     local text = string.format('%d %.6f %.6f %.6f', lease.permits, lease.renewed, lease.refused, lease.doubted)
     redis.call('HSET', key, holder, text)
-    redis.call('EXPIRE', key, TROUBLED_SECONDS)
 end
 
 -- Returns the valid leases of a host by holder, and removes the others.

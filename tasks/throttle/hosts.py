@@ -12,7 +12,7 @@ import redis
 
 from tasks.throttle import keys
 from tasks.throttle.registry import Cause, Why
-from tasks.throttle.scripts import CLOCK, script
+from tasks.throttle.scripts import CLOCK, call_each, script
 from tasks.throttle_options import HostLimit
 
 #: The number of hosts that are read in one round trip.
@@ -97,10 +97,8 @@ def list_hosts(server: redis.Redis, clock: str = CLOCK) -> Iterator[HostState]:
     describe = server.register_script(script("describe", clock))
     found = iter(cast("list[str]", server.zrange(keys.HOSTS, 0, -1)))
     while batch := list(islice(found, _BATCH)):
-        with server.pipeline(transaction=False) as pipe:
-            for key in batch:
-                describe((keys.host(key), keys.leases(key), keys.HOST_LIMITS), (key,), client=pipe)
-            replies = [orjson.loads(reply) for reply in pipe.execute()]
+        calls = [((keys.host(key), keys.leases(key), keys.HOST_LIMITS), (key,)) for key in batch]
+        replies = [orjson.loads(reply) for reply in call_each(server, describe, calls)]
         # The index also contains hosts whose state has expired.
         yield from (
             HostState.from_json(key, reply) for key, reply in zip(batch, replies, strict=True) if reply["state"]
@@ -127,7 +125,7 @@ def lift(server: redis.Redis, key: str) -> None:
 def _run_limit(state: Mapping[str, str]) -> HostLimit | None:
     if "limit" not in state:
         return None
-    return HostLimit(int(state["limit"]), float(state["rate"]) if "rate" in state else None)
+    return HostLimit(int(state["limit"]), float(state["rate"]) if state["rate"] else None)
 
 
 def _why(host: HostState, given_up: bool) -> Why:

@@ -4,16 +4,17 @@
 key                          type    lifetime                            written by, and content
 ===========================  ======  ==================================  ============================================
 imagefleet:host:HOST         hash    1 hour, or 1 day after a rest;      the steps ``acquire`` and ``report``: the
-                                     renewed by each step                state of a host (see ``host.lua``)
-imagefleet:leases:HOST       hash    1 minute; renewed by each step      the steps ``acquire``, ``renew`` and
+                                     renewed every minute                state of a host (see ``host.lua``)
+imagefleet:leases:HOST       hash    1 day; renewed every second         the steps ``acquire``, ``renew`` and
                                                                          ``release``: worker id -> permits and times
                                                                          (see ``host.lua``)
 imagefleet:host-limits       hash    until an operator lifts the limits  `operator`: HOST -> a ``HostLimit`` as JSON
-imagefleet:hosts             zset    2 days after the last new host       the step ``acquire``: HOST by the time of its
+imagefleet:hosts             zset    2 days; renewed every minute        the step ``acquire``: HOST by the time of its
                                                                          use; hosts unused for a day are removed
 imagefleet:throttle          hash    until Redis loses its data          the first ``acquire`` after Redis started or
-                                                                         lost its data: ``run_id`` of the server, and
-                                                                         ``since`` when it is known
+                                                                         lost its data: ``run_id`` of the server,
+                                                                         ``since`` when it is known, and when
+                                                                         ``imagefleet:hosts`` was ``cleaned``
 imagefleet:parked:HOST       list    while tasks are parked              read only: tasks that wait for the host
 imagefleet:workers           set     see ``tasks/broker/keys.py``        read only: the workers that have not stopped
 ===========================  ======  ==================================  ============================================

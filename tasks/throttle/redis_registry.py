@@ -10,7 +10,7 @@ import redis
 
 from tasks.throttle import keys
 from tasks.throttle.registry import Grant, Renewal, Report, Rest, Why
-from tasks.throttle.scripts import CLOCK, script
+from tasks.throttle.scripts import CLOCK, call_each, script
 from tasks.throttle_options import HostLimit
 
 
@@ -52,11 +52,11 @@ class RedisRegistry:
 
     def renew(self, holder: str, held: Mapping[str, int]) -> Mapping[str, Renewal]:
         """Renew leases in one round trip; see `Registry.renew`."""
-        with self._server.pipeline(transaction=False) as pipe:
-            for key, permits in held.items():
-                places = (keys.host(key), keys.leases(key), keys.HOST_LIMITS, keys.parked(key))
-                self._renew(places, (key, holder, permits), client=pipe)
-            replies = pipe.execute()
+        calls = [
+            ((keys.host(key), keys.leases(key), keys.HOST_LIMITS, keys.parked(key)), (key, holder, permits))
+            for key, permits in held.items()
+        ]
+        replies = call_each(self._server, self._renew, calls)
         return {
             key: Renewal(share, bool(wanted), float(resting))
             for key, (share, wanted, resting) in zip(held, replies, strict=True)

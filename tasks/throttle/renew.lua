@@ -16,6 +16,7 @@ local leases = read_leases(KEYS[2], now)
 local own = lease_of(leases, holder)
 own.permits, own.renewed, own.doubted = held, now, 0
 write_lease(KEYS[2], holder, own, now)
+redis.call('EXPIRE', KEYS[2], TROUBLED_SECONDS)
 
 local share = held
 local _, claimants, wanted = usage(leases, holder, now)
