@@ -98,6 +98,7 @@ def test_renewed_lease_does_not_expire(stage: Stage) -> None:
     stage.clock.advance(3600)
     assert stage.acquire("two").why is Why.FULL
     stage.clock.advance(1)
+    assert stage.acquire("two").why is Why.FULL
     stage.registry.renew("one", {_HOST: 8})
     stage.clock.advance(policy.DOUBT_SECONDS)
     assert stage.acquire("two").why is Why.FULL
