@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from collections.abc import Callable
@@ -242,7 +243,9 @@ def test_reports_any_changed_byte(store: LocalStore) -> None:
         for bit in {0, place % 8}:
             flipped = bytearray(body)
             flipped[place] ^= 1 << bit
-            store.path("run.json").write_bytes(flipped)
+            # A file that is truncated before the write would be flushed to the disk each time.
+            with store.path("run.json").open("r+b") as file:
+                file.write(flipped)
             with pytest.raises(CommandError, match="nothing was changed") as caught:
                 RunFile.load(store)
             assert caught.value.what == f"{store.path('run.json')} is damaged"
@@ -252,9 +255,8 @@ def test_reports_any_changed_byte(store: LocalStore) -> None:
 def test_reports_any_truncation(store: LocalStore) -> None:
     """A record truncated at any byte is refused."""
     _FULL.create(store)
-    body = store.read("run.json")
-    for length in range(len(body)):
-        store.path("run.json").write_bytes(body[:length])
+    for length in reversed(range(store.path("run.json").stat().st_size)):
+        os.truncate(store.path("run.json"), length)
         with pytest.raises(CommandError, match=r"run\.json is damaged"):
             RunFile.load(store)
 
