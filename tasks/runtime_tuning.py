@@ -16,9 +16,10 @@ import warnings
 _GC_THRESHOLD = 20_000
 #: The numbers of two parameters of glibc's ``mallopt``.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-#: A block of at least this size, in bytes, comes directly from the system. The system call for the block takes less
-#: time than decoding an image of this size.
-_LARGE_BLOCK_BYTES = 1024 * 1024
+#: A block of at least this size, in bytes, comes directly from the system. Smaller blocks come from a heap, because
+#: the system clears the pages of each new block. For an image of 1024 x 768 pixels, which takes 3 MiB, this would take
+#: as long as decoding it.
+_LARGE_BLOCK_BYTES = 4 * 1024 * 1024
 #: The end of a heap is returned to the system when at least this many bytes of it are free.
 _SPARE_BYTES = 8 * 1024 * 1024
 #: Maximum inflated size of a PNG's text, and of its colour profile, in bytes. Larger profiles are not used anyway

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import deque
 from io import BytesIO
 from typing import IO
 
@@ -25,6 +26,15 @@ _MAX_SIDES = {
 _AVIF_SPEED = 9
 #: How a complete JPEG ends.
 _END = b"\xff\xd9"
+#: Files to encode into, kept for the next image. Creating a file and its pages takes a seventh of the time to encode a
+#: small image.
+_SINKS: deque[IO[bytes]] = deque()
+#: Maximum number of kept files. Each uses a file descriptor.
+_MAX_SINKS = 4
+#: Maximum size of a kept file, in bytes.
+_MAX_SINK_BYTES = 1024 * 1024
+# Processes that share a file would overwrite each other's images.
+os.register_at_fork(after_in_child=_SINKS.clear)
 
 
 def check_sides(size: tuple[int, int], encode_format: EncodeFormat) -> None:
@@ -68,13 +78,27 @@ def _encoded(image: Image.Image, name: str, **options: int) -> bytes:
 
 
 def _encode_jpeg(image: Image.Image, quality: int) -> bytes:
-    with _open_sink() as sink:
+    try:
+        sink = _SINKS.pop()
+    except IndexError:
+        sink = _open_sink()
+    try:
         image.save(sink, "JPEG", quality=quality)
+        # A kept file may still have bytes of a larger image behind this one.
+        size = sink.tell()
         sink.seek(0)
-        encoded = sink.read()
-    # Pillow does not check how much of a block was written.
-    if not encoded.endswith(_END):
-        raise OSError("the encoded image was only partly written")
+        encoded = sink.read(size)
+        # Pillow does not check how much of a block was written.
+        if not encoded.endswith(_END):
+            raise OSError("the encoded image was only partly written")
+        sink.seek(0)
+    except BaseException:
+        sink.close()
+        raise
+    if size <= _MAX_SINK_BYTES and len(_SINKS) < _MAX_SINKS:
+        _SINKS.append(sink)
+    else:
+        sink.close()
     return encoded
 
 

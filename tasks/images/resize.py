@@ -110,6 +110,7 @@ def _resize(image: ImageFile, body: bytes, options: ResizeOptions, max_pixels: i
     box = geometry.box(drafted[1] if drafted else (0, 0, *original))
     width, height = geometry.result
     pixels = memory_estimate.estimate_pixels(image, body, max_pixels) + width * height
+    upright: Image.Image | None = None
     with PIXEL_BUDGET.reserve(pixels, deadline):
         try:
             # After a draft, the image's own size may be smaller, so the original's size is compared.
@@ -121,8 +122,9 @@ def _resize(image: ImageFile, body: bytes, options: ResizeOptions, max_pixels: i
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
             raise UndecodableError(f"the image can't be decoded: {error}") from error
         finally:
-            # Its pixels are no longer needed.
-            image.close()
+            # Its pixels are no longer needed, unless the result is the unchanged image itself.
+            if upright is not image:
+                image.close()
         encoded = encode(upright, options)
     return EncodedImage(
         encoded,
@@ -172,11 +174,16 @@ def _draw(
 def _resample(
     image: Image.Image, geometry: Geometry, box: tuple[float, float, float, float], options: ResizeOptions
 ) -> Image.Image:
-    """Decode an image and return the area in ``box``, scaled to the geometry's size."""
+    """Decode an image and return the area in ``box``, scaled to the geometry's size.
+
+    An image that needs no change is not copied.
+    """
     # The mode of some images is known only after decoding.
     image.load()
     mode = colour.resampling_mode(image)
     decoded = image if image.mode == mode else image.convert(mode)
+    if geometry.size == decoded.size and list(box) == [0, 0, *decoded.size]:
+        return decoded
     factor = min(decoded.size) / min(geometry.scaled)
     return decoded.resize(geometry.size, _filter(factor, options), box, _REDUCING_FACTOR)
 

@@ -10,6 +10,8 @@ _MAX_EXIF_BYTES = 1024 * 1024
 
 def orientation(exif: bytes) -> int:
     """Return the orientation in an image's EXIF data, as EXIF numbers it: 1 is upright. Broken EXIF counts as 1."""
+    if not exif:
+        return 1
     try:
         tags = Image.Exif()
         tags.load(exif)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import sys
 import threading
 import time
@@ -13,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -571,26 +569,6 @@ def test_encoding_into_memory_blocks_threads() -> None:
         encode.encode(noise, ResizeOptions())
         free = ticks() - before - held
     assert held < 5 < free
-
-
-def test_falls_back_to_a_temporary_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a system without in-memory files, such as macOS, a temporary file gets the same bytes."""
-    body = draw_image(3, 300, 200)
-    same = resize_to(body).body
-    monkeypatch.delattr(os, "memfd_create", raising=False)
-    assert resize_to(body).body == same
-
-
-def test_refuses_a_partly_written_image(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """An incomplete write is an error of this machine, and the image is not saved."""
-
-    class Full(io.FileIO):
-        def read(self, size: int | None = -1) -> bytes:
-            return (super().read() or b"")[:-1]
-
-    monkeypatch.setattr(encode, "_open_sink", lambda: Full(tmp_path / "full", "w+"))
-    with pytest.raises(OSError, match="only partly written"):
-        resize_to(image("PNG"))
 
 
 def deadline(seconds: float) -> Deadline:
