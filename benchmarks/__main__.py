@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import latency, records, submission, turns
-from benchmarks.workloads import OUTPUTS, SIZES, TASK_EVENTS, WORKLOADS, Workload
+from benchmarks.workloads import OUTPUTS, RESIZE_MODES, SIZES, TASK_EVENTS, WORKLOADS, Workload
 
 #: A function that measures. The function's arguments are the number of repetitions, the number of images (None: the
 #: default), and a folder for temporary files.
@@ -34,7 +34,10 @@ _DEFAULT: dict[str, Measurement] = {
     "latency": latency.measure,
     "submission": submission.measure,
 }
-_ALL = {**_DEFAULT, **{workload.name: _measurement(workload) for workload in (OUTPUTS, SIZES, TASK_EVENTS)}}
+_ALL = {
+    **_DEFAULT,
+    **{workload.name: _measurement(workload) for workload in (*RESIZE_MODES, OUTPUTS, SIZES, TASK_EVENTS)},
+}
 
 
 def main() -> int:

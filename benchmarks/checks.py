@@ -27,6 +27,9 @@ class CheckError(RuntimeError):
     """The saved images are not the expected ones."""
 
 
+#: A part of an image: left, top, right and bottom, as fractions of its width and height.
+Part = tuple[float, float, float, float]
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 #: Raises `CheckError` unless a folder contains the first COUNT images of a gallery.
 Check = Callable[[Path, Gallery, int], None]
 
@@ -68,6 +71,10 @@ class Resized:
 
     width: int
     height: int
+    #: The part of the original image that is kept.
+    kept: Part = WHOLE
+    #: The part of the saved image that shows this part; the rest is a border.
+    shown: Part = WHOLE
 
     def __call__(self, out: Path, gallery: Gallery, count: int) -> None:
         """Check a folder.
@@ -78,12 +85,30 @@ class Resized:
         saved = dict(_listed_images(out))
         if sorted(saved) != list(range(count)) or sum(1 for _ in _jpegs(out)) != count:
             raise CheckError(f"the tables list {len(saved)} images, not {count}, or there are unlisted images")
-        thumbnails = [_thumbnail(original) for original in gallery.originals]
-        find_error = partial(_find_error, thumbnails, (self.width, self.height))
+        thumbnails = [_thumbnail(original, self.kept) for original in gallery.originals]
+        find_error = partial(self._find_error, thumbnails)
         with ThreadPoolExecutor() as pool:
             errors = [error for error in pool.map(find_error, saved.items()) if error]
         if errors:
             raise CheckError(f"{len(errors)} of {count} images are wrong; the first: {errors[0]}")
+
+    def _find_error(self, thumbnails: list[Image.Image], saved: tuple[int, Path]) -> str:
+        """Return the error of a saved image, or an empty string."""
+        number, path = saved
+        try:
+            body = path.read_bytes()
+            with Image.open(io.BytesIO(body)) as image:
+                found, kind = image.size, image.format
+            thumbnail = _thumbnail(body, self.shown)
+        except OSError as error:
+            return f"{path}: {error}"
+        size = (self.width, self.height)
+        if found != size or kind != "JPEG":
+            return f"{path}: a {kind} of {found}, not a JPEG of {size}"
+        difference = max(ImageStat.Stat(ImageChops.difference(thumbnail, thumbnails[number % len(thumbnails)])).mean)
+        if difference > _MAX_DIFFERENCE:
+            return f"{path} shows something else: it differs by {difference:.1f} levels"
+        return ""
 
 
 def _jpegs(out: Path) -> Iterator[Path]:
@@ -108,26 +133,10 @@ def _listed_images(out: Path) -> Iterator[tuple[int, Path]]:
             yield int(Path(row["url"]).stem), out / path.stem / f"{row['key']}.jpg"
 
 
-def _find_error(thumbnails: list[Image.Image], size: tuple[int, int], saved: tuple[int, Path]) -> str:
-    """Return the error of a saved image, or an empty string."""
-    number, path = saved
-    try:
-        body = path.read_bytes()
-        with Image.open(io.BytesIO(body)) as image:
-            found, kind = image.size, image.format
-        thumbnail = _thumbnail(body)
-    except OSError as error:
-        return f"{path}: {error}"
-    if found != size or kind != "JPEG":
-        return f"{path}: a {kind} of {found}, not a JPEG of {size}"
-    difference = max(ImageStat.Stat(ImageChops.difference(thumbnail, thumbnails[number % len(thumbnails)])).mean)
-    if difference > _MAX_DIFFERENCE:
-        return f"{path} shows something else: it differs by {difference:.1f} levels"
-    return ""
-
-
-def _thumbnail(jpeg: bytes) -> Image.Image:
+def _thumbnail(jpeg: bytes, part: Part) -> Image.Image:
     with Image.open(io.BytesIO(jpeg)) as image:
         # Decoding at a reduced size still reads the whole file, but takes a fraction of the time.
         image.draft("RGB", (_THUMBNAIL[0] * 4, _THUMBNAIL[1] * 4))
-        return image.convert("RGB").resize(_THUMBNAIL, Image.Resampling.BOX)
+        left, top, right, bottom = part
+        box = (left * image.width, top * image.height, right * image.width, bottom * image.height)
+        return image.convert("RGB").resize(_THUMBNAIL, Image.Resampling.BOX, box)

@@ -111,7 +111,7 @@ _SMALL = workloads.HTTP_SMALL
 GOALS = (
     Goal(_SMALL.about, _SMALL.name, _ratio_to(BASE), 1.25),
     Goal(workloads.HTTPS_SMALL.about, workloads.HTTPS_SMALL.name, _ratio_to(BASE), 10),
-    Goal(workloads.RESIZE.about, workloads.RESIZE.name, _ratio_to(BASE), 1.5),
+    *(Goal(one.about, one.name, _ratio_to(BASE), 1.5) for one in (workloads.RESIZE, *workloads.RESIZE_MODES)),
     Goal(workloads.HTTP_LARGE.about, workloads.HTTP_LARGE.name, _ratio_to(BASE), 1.25),
     Goal("plain Celery, 15 KB", _SMALL.name, _ratio_to(PLAIN_CELERY), 2.5),
     Goal(

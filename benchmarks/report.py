@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import goals, plots
 from benchmarks.goals import Result, Spread
 from benchmarks.processes import COMMAND, FLOWER, REDIS, UNSEEN, WORKERS
-from benchmarks.workloads import BASE, IMAGEFLEET, SIZES, WORKLOADS, Workload
+from benchmarks.workloads import BASE, IMAGEFLEET, RESIZE_MODES, SIZES, WORKLOADS, Workload
 from config import limits
 
 PAGE = Path(__file__).with_name("RESULTS.md")
@@ -66,6 +66,7 @@ def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
     for workload in WORKLOADS:
         if workload.name in results:
             yield from _workload(workload, results[workload.name])
+    yield from _resize_modes(results)
     if "latency" in results:
         yield from _latency(results["latency"])
     if "submission" in results:
@@ -155,6 +156,26 @@ def _workload(workload: Workload, result: Result) -> Iterator[str]:
     for name, sweep in result["sweeps"].items():
         sizes = sorted(sweep.items(), key=lambda item: -item[1])
         yield f"{name}, images/s in the sweep: " + "; ".join(f"{size} {rate:,.0f}" for size, rate in sizes) + "."
+
+
+def _resize_modes(results: Mapping[str, Result]) -> Iterator[str]:
+    """Yield the table of the other resize modes."""
+    measured = [results[one.name] for one in RESIZE_MODES if one.name in results]
+    if not measured:
+        return
+    yield "## The other resize modes"
+    rows = []
+    for result in measured:
+        ways = [result["ways"][way] for way in (IMAGEFLEET, BASE)]
+        cpu = [_ms(goals.cpu(result, way)["median"]) for way in (IMAGEFLEET, BASE)]
+        rows.append([result["about"], *map(_rate, ways), _ratio(result, IMAGEFLEET), *cpu])
+    columns = [f"{what}{way}" for what in ("", "CPU per image, ") for way in (IMAGEFLEET, BASE)]
+    yield _table(["images/s", *columns[:2], "ratio", *columns[2:]], rows)
+    yield (
+        f"{measured[0]['images']:,} images, {measured[0]['repeat']} turns. {BASE} has the size that is fastest with "
+        "`keep_ratio`. In the mode `no`, both programs decode each image and encode it again in its own size. `python "
+        "-m benchmarks --workload resize-no` measures one row."
+    )
 
 
 def _latency(result: Result) -> Iterator[str]:

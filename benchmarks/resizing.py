@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.peer import running_peer, write_table
 from benchmarks.peer_resizer import SIZE
 from benchmarks.pictures import LARGE, SMALL, create_gallery
+from tasks import runtime_tuning
 from tasks.deadline import Deadline
 from tasks.image_options import EncodeFormat, ResizeMode, ResizeOptions
 from tasks.images.resize import resize_image
@@ -32,6 +33,10 @@ def main() -> None:
         "|---|---|---|---|---|",
     ]
     ratios = []
+    # As in a worker.
+    runtime_tuning.reduce_garbage_collection()
+    runtime_tuning.return_large_blocks()
+    runtime_tuning.configure_pillow()
     with running_peer() as peer, tempfile.TemporaryDirectory() as folder:
         for kind in _KINDS:
             gallery = create_gallery(kind, _PICTURES, Path(folder) / str(kind.bytes))

@@ -135,7 +135,7 @@ class _TurnRunner:
         out = self._place / str(self._turns)
         source = self._place / f"{self._turns}.txt"
         source.write_text("".join(f"{self._site.url}/{number}.jpg\n" for number in range(images)), encoding="utf-8")
-        job = Job(source, out, self._workload.smaller_side, self._site.certificates)
+        job = Job(source, out, self._workload.mode, self._site.certificates)
         env = {
             "IMAGEFLEET_ALLOW_NETWORKS": self._site.address,
             "IMAGEFLEET_CA_BUNDLE": str(self._site.certificates),

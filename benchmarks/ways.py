@@ -8,23 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.programs import ARIA2, CURL, IMG2DATASET, PEER, REDIS, Program
+from tasks.image_options import ResizeMode
 
 #: The number of the baseline's threads. aria2 and curl have the same number of concurrent downloads. A local fleet has
 #: the same number of slots.
 THREADS = 32
 
 
+#: The requested size of resized images, in pixels.
+IMAGE_SIZE = 256
+
+
 @dataclass(frozen=True)
 class Job:
     """A download: the list, the output folder and the options.
 
-    ``smaller_side`` is the smaller side of a resized image in pixels. If it is None, images are not resized.
+    ``mode`` is how to resize and encode images, with `IMAGE_SIZE`. If it is None, images are saved as downloaded.
     ``certificates`` is a PEM file of trusted certificates.
     """
 
     source: Path
     out: Path
-    smaller_side: int | None
+    mode: ResizeMode | None
     certificates: Path
 
 
@@ -52,7 +57,11 @@ def fleet(*options: str, env: Mapping[str, str] | None = None) -> Way:
     """Return a run with a local fleet. The run has the default options and the given options."""
 
     def command(job: Job) -> list[str]:
-        resize = ["--resize", "keep_ratio", "--image-size", str(job.smaller_side)] if job.smaller_side else []
+        resize = []
+        if job.mode is ResizeMode.NO:
+            resize = ["--encode-format", "jpg"]
+        elif job.mode is not None:
+            resize = ["--resize", job.mode.value, "--image-size", str(IMAGE_SIZE)]
         run = [sys.executable, "-m", "producer", "run", str(job.source), "--out", str(job.out), "--json"]
         return [*run, *resize, *options]
 
@@ -72,8 +81,8 @@ def img2dataset(processes: int, threads: int) -> Way:
 
     def command(job: Job) -> list[str]:
         resize = (
-            ["--resize_mode", "keep_ratio", "--image_size", str(job.smaller_side), "--encode_quality", "95"]
-            if job.smaller_side
+            ["--resize_mode", job.mode.value, "--image_size", str(IMAGE_SIZE), "--encode_quality", "95"]
+            if job.mode
             else ["--resize_mode", "no", "--disable_all_reencoding", "True"]
         )
         return [

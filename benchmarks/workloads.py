@@ -10,6 +10,7 @@ from benchmarks import checks, ways
 from benchmarks.checks import Check, Resized
 from benchmarks.pictures import LARGE, SMALL, ImageKind
 from benchmarks.ways import Sweep, Way
+from tasks.image_options import ResizeMode
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Workload:
     images: int = 20_000
     lists: Mapping[str, int] = field(default_factory=dict)
     tls: bool = False
-    smaller_side: int | None = None
+    mode: ResizeMode | None = None
     check: Check = checks.check_unchanged
     #: Whether the workload only serves to detect a loss of speed.
     short: bool = False
@@ -75,8 +76,31 @@ RESIZE = Workload(
     "http, 160 KB, 1024 x 768 to 341 x 256, JPEG 95",
     LARGE,
     {IMAGEFLEET: ways.fleet(), BASE: ways.IMG2DATASET_SIZES},
-    smaller_side=256,
+    mode=ResizeMode.KEEP_RATIO,
     check=Resized(341, 256),
+)
+
+
+def _resize_mode(mode: ResizeMode, check: Resized) -> Workload:
+    """Return the workload of a mode, with a short list, and with the fastest size of img2dataset in `RESIZE`."""
+    return Workload(
+        f"resize-{mode.value.replace('_', '-')}",
+        f"http, 160 KB, {mode.value}: 1024 x 768 to {check.width} x {check.height}, JPEG 95",
+        LARGE,
+        {IMAGEFLEET: ways.fleet(), BASE: ways.img2dataset(2, 32)},
+        images=4_000,
+        mode=mode,
+        check=check,
+    )
+
+
+#: The other modes. In the mode ``no``, images are only encoded again. In the other modes, an eighth of the longer side
+#: is cut off or added at each end.
+RESIZE_MODES = (
+    _resize_mode(ResizeMode.NO, Resized(1024, 768)),
+    _resize_mode(ResizeMode.BORDER, Resized(256, 256, shown=(0, 1 / 8, 1, 7 / 8))),
+    _resize_mode(ResizeMode.KEEP_RATIO_LARGEST, Resized(256, 192)),
+    _resize_mode(ResizeMode.CENTER_CROP, Resized(256, 256, kept=(1 / 8, 0, 7 / 8, 1))),
 )
 HTTP_LARGE = Workload(
     "http-160k",

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,16 @@ from benchmarks.checks import CheckError, Resized
 from benchmarks.goals import Finding, findings
 from benchmarks.messages import MessageCounter
 from benchmarks.pictures import SMALL, Gallery, create_gallery
-from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, WORKLOADS
+from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, RESIZE_MODES, WORKLOADS
 from producer.sources import url_list
 from producer.sources.options import SourceOptions
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
+from tasks.deadline import Deadline
+from tasks.image_options import EncodeFormat, ResizeMode, ResizeOptions
+from tasks.images.resize import resize_image
 from tasks.outputs import parquet, webdataset
 from tasks.outputs.samples import SampleImage
+from tests.encoding import encoded
 
 _COUNT = 4
 _SMALLER = (100, 50)
@@ -102,6 +107,14 @@ def test_page_of_a_workload() -> None:
     assert report.readme(kept).count("<picture>") == 1
 
 
+def test_page_of_the_resize_modes() -> None:
+    """The page has one row for each measured mode, with the ratio and the CPU time of both programs."""
+    about = "http, 160 KB, border"
+    page = report.page({"resize-border": {**result([1.0], [2.0]), "about": about}})
+    assert f"| {about} | 10 (9 to 11) | 10 (9 to 11) | 2.00 x (2.00 to 2.00) | 0.60 ms | 0.60 ms |" in page
+    assert "resize-no" not in report.page({})
+
+
 def test_plots_are_reproducible() -> None:
     """A plot has no date and no random ids, and stores its labels as text."""
     kept = {HTTP_SMALL.name: result([1.0], [2.0])}
@@ -156,6 +169,30 @@ def test_resized_images_are_checked(gallery: Gallery, tmp_path: Path, changed: A
     (tmp_path / "00000" / "00001.jpg").write_bytes(changed(bodies[1], bodies[2]))
     with pytest.raises(CheckError, match=message):
         check(tmp_path, gallery, _COUNT)
+
+
+@pytest.mark.parametrize("mode", [one.mode for one in RESIZE_MODES])
+def test_resize_modes_are_checked(gallery: Gallery, tmp_path: Path, mode: ResizeMode) -> None:
+    """The check of each mode accepts the images of this mode, and rejects the images of another mode."""
+    workload = next(one for one in RESIZE_MODES if one.mode is mode)
+    originals = tuple(encoded(Image.open(io.BytesIO(body)).resize((1024, 768)), "JPEG") for body in gallery.originals)
+    large = replace(gallery, originals=originals)
+    other = ResizeMode.BORDER if mode is ResizeMode.CENTER_CROP else ResizeMode.CENTER_CROP
+    save_resized(tmp_path / "right", originals, mode)
+    workload.check(tmp_path / "right", large, len(originals))
+    save_resized(tmp_path / "wrong", originals, other)
+    with pytest.raises(CheckError, match="images are wrong"):
+        workload.check(tmp_path / "wrong", large, len(originals))
+
+
+def save_resized(out: Path, originals: tuple[bytes, ...], mode: ResizeMode) -> None:
+    """Save resized images and their table into a new folder, as a run does."""
+    (out / "00000").mkdir(parents=True)
+    for number, body in enumerate(originals):
+        resized = resize_image(body, ResizeOptions(mode, 256, encode_format=EncodeFormat.JPG), 10**6, Deadline(60, 60))
+        (out / "00000" / f"0000{number}.jpg").write_bytes(resized.body)
+    rows = [{"url": f"http://a.example/{number}.jpg", "key": f"0000{number}"} for number in range(len(originals))]
+    pq.write_table(pa.Table.from_pylist(rows), out / "00000.parquet")
 
 
 def shrunk(jpeg: bytes, size: tuple[int, int]) -> bytes:
