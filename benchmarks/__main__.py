@@ -30,13 +30,13 @@ def _measurement(workload: Workload) -> Measurement:
 
 
 _DEFAULT: dict[str, Measurement] = {
-    **{workload.name: _measurement(workload) for workload in WORKLOADS},
+    **{workload.name: _measurement(workload) for workload in (*WORKLOADS, OUTPUTS)},
     "latency": latency.measure,
     "submission": submission.measure,
 }
 _ALL = {
     **_DEFAULT,
-    **{workload.name: _measurement(workload) for workload in (*RESIZE_MODES, OUTPUTS, SIZES, TASK_EVENTS)},
+    **{workload.name: _measurement(workload) for workload in (*RESIZE_MODES, SIZES, TASK_EVENTS)},
 }
 
 

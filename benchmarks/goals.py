@@ -93,6 +93,12 @@ def ratio(result: Result, way: str, base: str) -> Spread | None:
     return spread([one / other for one, other in pairs])
 
 
+def extra_time(result: Result, way: str, base: str) -> Spread | None:
+    """Return how much more time a way takes than another way, in percent. It is computed for each turn, too."""
+    found = ratio(result, base, way)
+    return None if found is None else {name: 100 * (value - 1) for name, value in found.items()}
+
+
 def cpu(result: Result, way: str, role: str | None = None) -> Spread:
     """Return the CPU time per image in ms, for one role or for all roles together."""
     turns = [turn["cpu_ms"] for turn in result["ways"][way]["turns"]]
@@ -105,6 +111,11 @@ def _percent(found: Spread) -> Spread:
 
 def _ratio_to(base: str) -> Callable[[Result], Spread | None]:
     return partial(ratio, way=IMAGEFLEET, base=base)
+
+
+def _packing_goal(way: str, about: str) -> Goal:
+    found = partial(extra_time, way=way, base=workloads.FILES)
+    return Goal(f"{about}: extra time", workloads.OUTPUTS.name, found, 10, at_least=False, unit=" %", digits=1)
 
 
 _SMALL = workloads.HTTP_SMALL
@@ -146,6 +157,8 @@ GOALS = (
         at_least=False,
         unit=" ms",
     ),
+    _packing_goal("webdataset", "tar shards instead of files"),
+    _packing_goal("parquet", "Parquet instead of files"),
 )
 
 

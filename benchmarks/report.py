@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import goals, plots
 from benchmarks.goals import Result, Spread
 from benchmarks.processes import COMMAND, FLOWER, REDIS, UNSEEN, WORKERS
-from benchmarks.workloads import BASE, IMAGEFLEET, RESIZE_MODES, SIZES, WORKLOADS, Workload
+from benchmarks.workloads import BASE, FILES, IMAGEFLEET, OUTPUTS, RESIZE_MODES, SIZES, WORKLOADS, Workload
 from config import limits
 
 PAGE = Path(__file__).with_name("RESULTS.md")
@@ -39,8 +39,9 @@ def readme(results: Mapping[str, Result]) -> str:
     blocks = [
         plots.html("speed", Path(plots.FOLDER.parent.name)),
         _table(["images/s", IMAGEFLEET, BASE, "ratio"], ratios),
-        f"Median (least to most) of {result['repeat']} runs in turn, with everything on {result['machine']['cores']} "
-        f"cores of {result['machine']['cpu']}. [All results, and how to repeat them](benchmarks/RESULTS.md).",
+        f"A rate is the median of {result['repeat']} runs, with the lowest and the highest rate in brackets. The tools "
+        f"ran in turns, and all processes shared {result['machine']['cores']} cores of {result['machine']['cpu']}. "
+        "[All results, and how to repeat them](benchmarks/RESULTS.md).",
     ]
     return "\n".join(block.strip() + "\n" for block in blocks)
 
@@ -73,6 +74,8 @@ def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
         yield from _submission(results["submission"])
     if "planning" in results:
         yield from _planning(results["planning"])
+    if OUTPUTS.name in results:
+        yield from _outputs(results[OUTPUTS.name])
     yield from _counts(results)
     if SIZES.name in results:
         yield from _sizes(results[SIZES.name])
@@ -216,6 +219,21 @@ def _planning(result: Result) -> Iterator[str]:
     yield _table(["format", f"{IMAGEFLEET}, rows/s", "peak memory", f"{BASE}, rows/s", "peak memory"], rows)
 
 
+def _outputs(result: Result) -> Iterator[str]:
+    """Yield the table of output formats."""
+    yield "## Output formats"
+    rows = []
+    for name, row in result["ways"].items():
+        extra = None if name == FILES else goals.extra_time(result, name, FILES)
+        cells = [f"`{name}`", _rate(row), "-" if extra is None else _percent(extra)]
+        rows.append([*cells, _ms(goals.cpu(result, name)["median"]), f"{row['peak_mib']['median']:,.0f} MiB"])
+    yield _table(["`--output-format`", "images/s", "extra time", "CPU per image", "peak memory"], rows)
+    yield (
+        f"{result['images']:,} images of 15 KB by http, {result['repeat']} turns. A packed image is written twice: as "
+        "a file of its own, then into the packed file. Only the packed file is synced to disk."
+    )
+
+
 def _counts(results: Mapping[str, Result]) -> Iterator[str]:
     """Yield the table of messages, deliveries and requests.
 
@@ -324,6 +342,10 @@ def _ratio(result: Result, way: str) -> str:
 
 def _spread(found: Spread) -> str:
     return f"{found['median']:,.0f} ({found['least']:,.0f} to {found['most']:,.0f})"
+
+
+def _percent(found: Spread) -> str:
+    return f"{found['median']:.0f} % ({found['least']:.0f} to {found['most']:.0f})"
 
 
 def _ms(value: float) -> str:

@@ -92,7 +92,8 @@ class Settings(BaseSettings):
     )
     task_events: bool = Field(
         True,
-        description="Whether workers send Celery's task events for Flower. `off` saves up to three messages per image.",
+        description="Whether workers send Celery's task events for Flower. With `off`, workers send up to three "
+        "messages fewer per image.",
     )
     flower_password_file: Path | None = Field(
         None, description="File with the password of Flower's user `imagefleet`. Flower does not start without it."
@@ -241,4 +242,4 @@ def settings() -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "IMAGEFLEET_" + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name}: {first['msg']}") from error
+        raise SettingsError(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error

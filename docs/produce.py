@@ -138,7 +138,7 @@ def compose(result: Mapping[str, Any]) -> str:
 def task_events(result: Mapping[str, Any]) -> str:
     """Return the table of the workload ``task-events`` of ``benchmarks/workloads.py``."""
     ways = result["ways"]
-    rows = ["| task events | images/s (least to most) | CPU per image | Flower's share |", "|---|---|---|---|"]
+    rows = ["| task events | images/s (lowest to highest) | CPU per image | Flower's share |", "|---|---|---|---|"]
     for name, way in ways.items():
         rate, cpu = way["images_per_second"], way["cpu_ms_per_image"]
         flower = f"{cpu['flower']:.2f} ms" if "flower" in cpu else "-"
@@ -148,9 +148,9 @@ def task_events(result: Mapping[str, Any]) -> str:
         )
     rows += [
         "",
-        "For large runs, set `IMAGEFLEET_TASK_EVENTS=off` to save up to three messages per image. Measured with "
-        f"{result['images']:,} images of 15 KB, with all processes on {result['machine']['cores']} cores "
-        f"(median of {result['repeat']} runs in turn).",
+        "For large runs, set `IMAGEFLEET_TASK_EVENTS=off`. Workers then send up to three messages fewer per image. The "
+        f"table shows the medians of {result['repeat']} runs with {result['images']:,} images of 15 KB. All processes "
+        f"shared {result['machine']['cores']} cores.",
     ]
     return "\n".join(rows) + "\n"
 

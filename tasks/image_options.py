@@ -29,7 +29,8 @@ class ResizeMode(StrEnum):
 class ImageFormat(StrEnum):
     """A format that a run may accept.
 
-    To add a format, add it here, and add its parser to ``tasks/images/identify.py``.
+    To add a format, add it here, and add its parser to ``tasks/images/identify.py``. If the parser is an optional
+    package, add the package to ``producer/runs/preflight.py``.
     """
 
     JPEG = "jpeg"
@@ -42,11 +43,15 @@ class ImageFormat(StrEnum):
     ICO = "ico"
     HEIC = "heic"
     JPEG2000 = "jpeg2000"
+    #: JPEG XL.
+    JXL = "jxl"
+    #: Saved as downloaded, and never rendered.
+    SVG = "svg"
 
 
-#: The formats that a run accepts only on request, because their decoders are less used and few programs read their
-#: files.
-FORMATS_ON_REQUEST = (ImageFormat.HEIC, ImageFormat.JPEG2000)
+#: The formats that a run accepts only on request. Few programs read their files, and the decoders are less used. An SVG
+#: has no pixels, and may contain scripts.
+FORMATS_ON_REQUEST = (ImageFormat.HEIC, ImageFormat.JPEG2000, ImageFormat.JXL, ImageFormat.SVG)
 DEFAULT_FORMATS = tuple(item for item in ImageFormat if item not in FORMATS_ON_REQUEST)
 
 

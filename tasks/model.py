@@ -83,8 +83,9 @@ class PreviousImage:
     """
 
     path: str
-    width: int
-    height: int
+    #: None for an SVG drawing without a size.
+    width: int | None
+    height: int | None
     format: str
     bytes: int
     sha256: str
@@ -103,7 +104,8 @@ class PreviousImage:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Create the value from the output of `to_json`; ignore fields that this version does not know."""
-        return cls(**{name: value[name] for name in PREVIOUS_IMAGE_FIELDS if name in value})
+        known = {name: value[name] for name in PREVIOUS_IMAGE_FIELDS if name in value}
+        return cls(**{"width": None, "height": None, **known})
 
 
 PREVIOUS_IMAGE_FIELDS = tuple(item.name for item in fields(PreviousImage))

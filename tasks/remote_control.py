@@ -12,6 +12,7 @@ from config.settings import settings
 from tasks import file_descriptors, worker
 from tasks.celery import DRAIN, PROBE_FOLDER, PROTOCOL, WORKER_INFO
 from tasks.storage.folder_probe import probe_folder
+from tasks.storage.locations import missing_folders
 
 
 @inspect_command(name=WORKER_INFO)
@@ -23,6 +24,7 @@ def _worker_info(state: Any, **_: Any) -> dict[str, Any]:
         "slots": state.consumer.pool.num_processes,
         "queues": sorted(queue.name for queue in state.consumer.task_consumer.queues),
         "store_roots": [str(root) for root in settings().store_roots],
+        "missing_store_roots": missing_folders(settings().store_roots),
         "insecure_tls": settings().allow_insecure_tls,
         "troubles": worker.fitness().troubles,
         "time": time(),

@@ -37,7 +37,7 @@ from tasks.errors import CancelledError, CommandError, StorageError
 from tasks.model import PreviousImage, RunOptions
 from tasks.previous_image import PreviousFile
 from tasks.storage import plan, shard_status
-from tasks.storage.locations import open_allowed
+from tasks.storage.locations import missing_folders, open_allowed
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -247,6 +247,12 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
             raise SettingsError(
                 "IMAGEFLEET_STORE_ROOTS is not set, so no image could be saved; set it to the folders in which this "
                 "worker may write, separated by commas"
+            )
+        if missing := missing_folders(settings().store_roots):
+            _log.warning(
+                "these folders of IMAGEFLEET_STORE_ROOTS do not exist on this machine: %s; create or mount them, or "
+                "correct the setting",
+                ", ".join(missing),
             )
         downloader()
         run_cache()

@@ -192,14 +192,20 @@ def retry(
 @click.command()
 @click.argument("out", type=OutputLocation())
 @broker_option
-def cancel(out: Location, broker: str | None) -> None:
+@json_option
+def cancel(out: Location, broker: str | None, as_json: bool) -> None:
     """Cancel the run in OUT and drop its queued tasks. Finished images stay, and the run can be resumed."""
     from producer.output.folder import existing_run
 
     store = existing_run(out)
-    from producer.runs.cancel import cancel as ended
+    from producer.output.run_file import State, resume_command
+    from producer.runs.cancel import cancel as end
 
-    click.echo(ended(store, broker, _signal_cancel), err=True)
+    ended = end(store, broker, _signal_cancel)
+    print_note(ended.message, as_json)
+    facts = {"run_id": ended.run_id, "out": store.location, "state": ended.state}
+    resuming = {"resume": resume_command(store)} if ended.state is State.CANCELLED else {}
+    current_result().emit({**facts, **resuming})
 
 
 def _signal_cancel(holder: LockHolder) -> bool:

@@ -52,6 +52,7 @@ class DrawnImage(NamedTuple):
     response: bytes
     head_size: int
     content_type: str
+    etag: str
 
     @property
     def head(self) -> bytes:
@@ -93,8 +94,8 @@ class Gallery:
         return ImageSpec(int(index), width, height, _FORMATS[extension])
 
     def cached_reply(self, request: Request) -> DrawnImage | None:
-        """Return the reply to a plain request for a cached image; None if the reply must wait."""
-        if self._latency or request.query or not IMAGE_PATH.match(request.path):
+        """Return the reply to a plain request for a cached image; None if the reply must wait, or has a condition."""
+        if self._latency or request.query or request.if_none_match or not IMAGE_PATH.match(request.path):
             return None
         return self._kept.get(self.requested_image(request))
 
@@ -143,15 +144,15 @@ class Gallery:
 
 def _draw(wanted: ImageSpec) -> DrawnImage:
     body = draw_image(*wanted)
-    content_type = f"image/{wanted.format}"
+    content_type, etag = f"image/{wanted.format}", f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'
     head = response_head(
         200,
         ("Content-Type", content_type),
         ("Content-Length", len(body)),
-        ("ETag", f'"{hashlib.blake2b(body, digest_size=8).hexdigest()}"'),
+        ("ETag", etag),
         ("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT"),
     )
-    return DrawnImage(head + body, len(head), content_type)
+    return DrawnImage(head + body, len(head), content_type, etag)
 
 
 class DrawingCache:

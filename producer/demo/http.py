@@ -20,6 +20,12 @@ class Request(NamedTuple):
     query: Mapping[str, str]
     host: str  # with its port; empty without a Host header
     keep_alive: bool
+    if_none_match: str = ""
+
+    def has_version(self, etag: str) -> bool:
+        """Return whether the client already has the version with this ETag, and would use it again."""
+        tags = {tag.strip().removeprefix("W/") for tag in self.if_none_match.split(",")}
+        return not tags.isdisjoint({etag, "*"})
 
 
 Pieces = bytes | AsyncGenerator[bytes, None]
@@ -93,6 +99,7 @@ def parse(head: bytes) -> Request:
         dict(parse_qsl(query, keep_blank_values=True)) if query else {},
         headers.get("host", ""),
         version == "HTTP/1.1" and headers.get("connection", "").lower() != "close",
+        headers.get("if-none-match", ""),
     )
 
 

@@ -7,7 +7,7 @@ import html
 import json
 
 from producer.demo.gallery import IMAGE_PATH, image_path
-from producer.demo.http import Reply, Request, RequestRefusedError, answer, number, page
+from producer.demo.http import Reply, Request, RequestRefusedError, answer, number, page, response_head
 from producer.demo.routes import Site, Table, whole
 
 __all__ = ["PAGES"]
@@ -37,7 +37,10 @@ async def _images(site: Site, request: Request) -> Reply:
     """An image: /images/INDEX.jpg, .png, .webp or .gif, with ?width=, ?height= (pixels), ?latency= (seconds)."""
     if not IMAGE_PATH.match(request.path):
         raise RequestRefusedError(404, "The path of an image is /images/INDEX.jpg, .png, .webp or .gif.")
-    return await whole(site, request)
+    drawn = await site.gallery.draw(request)
+    if request.has_version(drawn.etag):
+        return Reply(response_head(304, ("ETag", drawn.etag)))
+    return Reply(drawn.head, drawn.body)
 
 
 @PAGES.route("/list")

@@ -250,11 +250,12 @@ class Dispatcher:
 
         Raises:
             CommandError: a worker has reported the manifest as written, but the manifest is not visible on this
-                machine.
+                machine. Or the manifest of a resumed run is damaged.
         """
         if self._requests.is_done(in_flight.shard):
             del self._in_flight[in_flight.shard]
-            self._timing.images += in_flight.images
+            resumed = self._dispatch.resumed
+            self._timing.images += self._recovery.count_images(in_flight) if resumed else in_flight.images
             self._images_completed += in_flight.images
             self._timing.last_done = time.monotonic()
         elif in_flight.signalled_at and time.monotonic() - in_flight.signalled_at > _MANIFEST_TIMEOUT_SECONDS:

@@ -18,6 +18,7 @@ from producer.dispatch.progress import Timing
 from producer.dispatch.publisher import ChordPublisher
 from producer.dispatch.revision_requests import RevisionRequests
 from producer.output.run_file import resume_command
+from producer.output.shard_files import load_manifest
 from tasks.broker import requeue
 from tasks.collect import STALE_VOID_REASONS, VOID_REASONS
 from tasks.errors import CommandError, TaskLostError
@@ -55,6 +56,8 @@ class ShardInFlight:
     missing: frozenset[str] = frozenset()
     #: How often the shard's tasks were resent.
     resends: int = 0
+    #: In a resumed run: the keys of the images that had no Outcome in Redis when the command began.
+    open_keys: frozenset[str] = frozenset()
 
     def record_change(self) -> None:
         """Record that the shard has just changed."""
@@ -92,6 +95,11 @@ class ShardRecovery:
                 self._server, self._run_id, requeue.unacked_hashes(self._server)
             )
         chord = chord_state.read_parts(self._server, self._publisher.group_id(in_flight.shard), STALE_VOID_REASONS)
+        in_flight.open_keys = frozenset(
+            self._publisher.image_key(request)
+            for request in requests
+            if self._publisher.task_id(request) not in chord.outcomes
+        )
         if self._missing_tasks(in_flight.shard, requests, chord, self._pending_before):
             self._resend(in_flight, requests, chord, self._pending_before)
             in_flight.resends = 0
@@ -99,6 +107,18 @@ class ShardRecovery:
             # At the end of the last command, the chord counted invalid parts too. The images of these parts are in
             # flight again.
             chord_state.reset_parts(self._server, self._publisher.group_id(in_flight.shard), chord)
+
+    def count_images(self, in_flight: ShardInFlight) -> int:
+        """Return the number of a collected shard's images that this command of a resumed run finished.
+
+        An earlier command has finished an image if its Outcome was in Redis, or if its task found the saved file.
+
+        Raises:
+            CommandError: the manifest is damaged.
+        """
+        table = load_manifest(in_flight.shard, self._store, self._run_id, ["key", "recovered"])
+        rows = zip(table["key"].to_pylist(), table["recovered"].to_pylist(), strict=True)
+        return sum(key in in_flight.open_keys and not recovered for key, recovered in rows)
 
     def resend_lost(self, shards: Collection[ShardInFlight], timing: Timing) -> None:
         """Count the chords' parts. In an idle shard, resend the tasks that two inspections in a row find missing."""

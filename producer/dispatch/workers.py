@@ -55,6 +55,8 @@ class WorkerInfo:
     troubles: tuple[str, ...] = ()
     #: The worker's limit of open file descriptors.
     descriptors: int | None = None
+    #: The store roots that do not exist on the worker's machine.
+    missing_store_roots: tuple[str, ...] = ()
 
     @property
     def has_room(self) -> bool:
@@ -280,7 +282,7 @@ def _parse_worker_info(name: str, about: Any, sent: float, received: float) -> W
     said = about if isinstance(about, dict) else {}
     queues, roots, clock, slots = (said.get(key) for key in ("queues", "store_roots", "time", "slots"))
     troubles = said.get("troubles")
-    descriptors = said.get("descriptors")
+    descriptors, missing = said.get("descriptors"), said.get("missing_store_roots")
     return WorkerInfo(
         name,
         str(said.get("version", "unknown")),
@@ -292,4 +294,5 @@ def _parse_worker_info(name: str, about: Any, sent: float, received: float) -> W
         said.get("insecure_tls") is True,
         tuple(map(str, troubles)) if isinstance(troubles, list) else (),
         descriptors if isinstance(descriptors, int) else None,
+        tuple(map(str, missing)) if isinstance(missing, list) else (),
     )

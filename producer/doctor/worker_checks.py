@@ -54,16 +54,20 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
         findings.append(
             Finding("open files", Level.BAD, worker_queries.describe_crowded(crowded), worker_queries.CROWDED_HINT)
         )
-    if idle := [worker.name for worker in ours if worker.store_roots == ()]:
+    return findings + _store_root_findings(ours)
+
+
+def _store_root_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
+    """Check that the workers may write to a folder, and that these folders exist."""
+    name, findings = "store roots", []
+    if idle := [worker.name for worker in workers if worker.store_roots == ()]:
+        found = f"these workers are not allowed to write to any folder: {list_names(idle)}"
         todo = "On the workers' hosts, set IMAGEFLEET_STORE_ROOTS to the folders that they may write to."
-        findings.append(
-            Finding(
-                "store roots",
-                Level.BAD,
-                f"these workers are not allowed to write to any folder: {list_names(idle)}",
-                todo,
-            )
-        )
+        findings.append(Finding(name, Level.BAD, found, todo))
+    if lacking := [worker for worker in workers if worker.missing_store_roots]:
+        shown = list_names(f"{worker.name} ({', '.join(worker.missing_store_roots)})" for worker in lacking)
+        todo = "Create or mount the folders on the workers' hosts, or correct IMAGEFLEET_STORE_ROOTS there."
+        findings.append(Finding(name, Level.WARN, f"workers whose folders do not exist: {shown}", todo))
     return findings
 
 

@@ -45,7 +45,7 @@ _COLUMNS = ["url", "status", "tls_unverified", *PREVIOUS_IMAGE_FIELDS]
 #: The columns that decide which rows are indexed.
 _INDEX_COLUMNS = ["url", "status", "etag", "last_modified"]
 #: Columns with a value for every saved image.
-_REQUIRED_COLUMNS = ("path", "width", "height", "format", "bytes", "sha256")
+_REQUIRED_COLUMNS = ("path", "format", "bytes", "sha256")
 
 
 class PreviousRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from producer.dispatch.run_record import drop_run
 from producer.dispatch.signals import request_cancel
@@ -20,8 +20,17 @@ from tasks.storage.store import Store
 _CANCEL_TIMEOUT_SECONDS = 60.0
 
 
-def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], bool]) -> str:
-    """Cancel a run, and return a message.
+@dataclass(frozen=True, slots=True)
+class CancelResult:
+    """The state of a run after it was to be cancelled: cancelled, or complete. The message is for the user."""
+
+    run_id: str
+    state: State
+    message: str
+
+
+def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], bool]) -> CancelResult:
+    """Cancel a run.
 
     The run's producer cancels the run. If the run has no producer, its queued tasks are dropped.
 
@@ -37,7 +46,7 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
     record = RunFile.load_usable(store)
     producer = lock.current_holder(store)
     if producer is None and record.state is State.COMPLETE:
-        return "The run is complete. There is nothing to cancel."
+        return CancelResult(record.id, record.state, "The run is complete. There is nothing to cancel.")
     if producer is not None and producer.pid:
         # The producer may not have saved its broker in the record yet.
         record = replace(record, broker=producer.broker)
@@ -54,13 +63,14 @@ def cancel(store: Store, broker_url: str | None, end: Callable[[LockHolder], boo
     _wait_for_producer(store)
     record = RunFile.load(store)
     if record.state is State.COMPLETE:
-        return "The run was completed in the meantime."
+        return CancelResult(record.id, record.state, "The run was completed in the meantime.")
     if record.state is not State.CANCELLED:
         try:
             record.save(store, state=State.CANCELLED)
         except StorageError as error:
             raise unwritable_error(store, error) from error
-    return f"The run is cancelled. Finished images stay. To resume it, run: {resume_command(store)}"
+    message = f"The run is cancelled. Finished images stay. To resume it, run: {resume_command(store)}"
+    return CancelResult(record.id, State.CANCELLED, message)
 
 
 def _cancel_at_broker(url: str, record: RunFile, store: Store) -> None:

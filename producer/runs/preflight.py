@@ -86,6 +86,7 @@ def _check_extras(options: RunConfig) -> None:
     needed = {
         ("--phash", "imagehash", "phash"): options.fetch.phash,
         ("--formats heic", "pillow_heif", "heic"): ImageFormat.HEIC in options.fetch.formats,
+        ("--formats jxl", "pillow_jxl", "jxl"): ImageFormat.JXL in options.fetch.formats,
     }
     for (option, module, extra), is_needed in needed.items():
         if is_needed and find_spec(module) is None:

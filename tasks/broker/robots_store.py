@@ -6,7 +6,10 @@ The rules in Redis are only a cache. If Redis does not answer, each process fetc
 from __future__ import annotations
 
 import logging
+import threading
+from collections import deque
 from math import ceil
+from time import monotonic
 from typing import cast
 
 import redis
@@ -17,6 +20,9 @@ from tasks.broker.redis_errors import redis_problem
 _log = logging.getLogger(__name__)
 #: Seconds after which another process may fetch a file, because the process that began to fetch it may be dead.
 _CLAIM_SECONDS = 30
+#: The maximum number of characters that one process saves within this number of seconds. Hosts could otherwise fill
+#: Redis, and a full Redis stops all runs. The limit is enough for about ten thousand usual files.
+_MAX_CHARACTERS, _PERIOD_SECONDS = 32 * 1024 * 1024, 3600.0
 
 
 class RedisRobotsStore:
@@ -25,6 +31,10 @@ class RedisRobotsStore:
     def __init__(self, server: redis.Redis) -> None:
         """``server`` is a client with decoded responses."""
         self._server = server
+        #: The times and lengths of the saved rules, oldest first.
+        self._saved: deque[tuple[float, int]] = deque()
+        self._total = 0
+        self._lock = threading.Lock()
 
     def load(self, origin: str) -> str | None:
         """Return a host's rules; None if they are unknown."""
@@ -35,7 +45,9 @@ class RedisRobotsStore:
             return None
 
     def save(self, origin: str, rules: str, seconds: float) -> None:
-        """Save a host's rules for some time."""
+        """Save a host's rules for some time, unless this process has saved too much lately."""
+        if not self._has_room(len(rules)):
+            return
         try:
             self._server.set(keys.robots(origin), rules, ex=ceil(seconds))
         except redis.RedisError as error:
@@ -55,6 +67,18 @@ class RedisRobotsStore:
             self._server.delete(keys.robots_claim(origin))
         except redis.RedisError as error:
             _warn(error)
+
+    def _has_room(self, length: int) -> bool:
+        """Tell whether rules of this length may be saved, and count them."""
+        with self._lock:
+            now = monotonic()
+            while self._saved and self._saved[0][0] < now - _PERIOD_SECONDS:
+                self._total -= self._saved.popleft()[1]
+            if self._total + length > _MAX_CHARACTERS:
+                return False
+            self._saved.append((now, length))
+            self._total += length
+            return True
 
 
 def _warn(error: redis.RedisError) -> None:

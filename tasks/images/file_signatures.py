@@ -121,7 +121,9 @@ _SIGNATURES = [
     for names, is_image in ((_IMAGES, True), (_OTHERS, False))
     for name, pattern in names.items()
 ]
-_SVG, _HTML = Format("an SVG drawing", is_image=True), Format("an HTML page", is_image=False)
+SVG = Format("an SVG drawing", is_image=True)
+_SVGZ = Format("a compressed SVG drawing (SVGZ)", is_image=True)
+_HTML = Format("an HTML page", is_image=False)
 _XML, _JSON = Format("an XML document", is_image=False), Format("JSON", is_image=False)
 _TEXT, _ZEROS = Format("plain text", is_image=False), Format("nothing but zero bytes", is_image=False)
 _GZIP = "a gzip file"
@@ -140,7 +142,7 @@ def identify_format(body: bytes) -> Format | None:
     """Return the format of bytes that are not an accepted image, or None if the format is unknown."""
     for known, signature in _SIGNATURES:
         if signature.match(body):
-            return _SVG if known.name == _GZIP and _is_compressed_svg(body) else known
+            return _SVGZ if known.name == _GZIP and _is_compressed_svg(body) else known
     if body.endswith(_TGA_END):
         return _TGA
     if body and not body.strip(b"\0"):
@@ -157,7 +159,7 @@ def _identify_text(start: bytes) -> Format | None:
         return _JSON
     if _ELEMENT.match(words):
         tag = _TAG.search(words)
-        return _XML if tag is None else _SVG if tag[1] else _HTML
+        return _XML if tag is None else SVG if tag[1] else _HTML
     # The last character may be truncated.
     text = words.decode("utf-8", "replace")[:-1]
     is_text = all(character.isprintable() or character.isspace() for character in text) and "\ufffd" not in text
@@ -166,6 +168,6 @@ def _identify_text(start: bytes) -> Format | None:
 
 def _is_compressed_svg(body: bytes) -> bool:
     try:
-        return _identify_text(zlib.decompressobj(31).decompress(body, _TEXT_START_BYTES)) is _SVG
+        return _identify_text(zlib.decompressobj(31).decompress(body, _TEXT_START_BYTES)) is SVG
     except zlib.error:
         return False

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from tasks.errors import FilteredError
-from tasks.image_options import FilterOptions
+from tasks.image_options import NO_FILTER, FilterOptions
 
 
-def check_filters(size: tuple[int, int], filters: FilterOptions) -> None:
+def check_filters(width: int | None, height: int | None, filters: FilterOptions) -> None:
     """Check an image's width and height against the filters of a run. The orientation makes no difference.
 
     Raises:
-        FilteredError: a filter excludes the image. The message names the filter and both values.
+        FilteredError: a filter excludes the image. The message names the filter and both values. If there is a filter,
+            an image without a size is excluded.
     """
-    least, largest = min(size), max(size)
+    if filters == NO_FILTER:
+        return
+    if width is None or height is None:
+        raise FilteredError(
+            "the image gives no size in pixels, so the filters (--min-size, --max-area, --max-aspect-ratio) exclude it"
+        )
+    least, largest = min(width, height), max(width, height)
     if filters.min_size is not None and least < filters.min_size:
         raise FilteredError(f"the smaller side has {least} pixels, fewer than {filters.min_size} (--min-size)")
     if filters.max_area is not None and least * largest > filters.max_area:
-        area = f"{size[0]}x{size[1]} = {least * largest}"
+        area = f"{width}x{height} = {least * largest}"
         raise FilteredError(f"the area has {area} pixels, more than {filters.max_area} (--max-area)")
     if filters.max_aspect_ratio is not None and largest / least > filters.max_aspect_ratio:
-        ratio = f"{largest / least:.2f} ({size[0]}x{size[1]})"
+        ratio = f"{largest / least:.2f} ({width}x{height})"
         raise FilteredError(f"the aspect ratio is {ratio}, more than {filters.max_aspect_ratio:g} (--max-aspect-ratio)")

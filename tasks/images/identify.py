@@ -27,6 +27,7 @@ from PIL.ImageFile import ImageFile
 from tasks.errors import FetchError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.image_options import DEFAULT_FORMATS, ImageFormat
 from tasks.image_signatures import begins_as_image
+from tasks.images import jpeg_xl
 from tasks.images.extras import import_extra
 from tasks.images.file_signatures import identify_format
 from tasks.images.metadata.removal import retry_without_metadata
@@ -44,6 +45,8 @@ EXTENSIONS = {
     "ICO": "ico",
     "HEIF": "heic",
     "JPEG2000": "jp2",
+    "JXL": "jxl",
+    "SVG": "svg",
 }
 #: The file extensions of all formats, sorted.
 FILE_EXTENSIONS = tuple(sorted(set(EXTENSIONS.values())))
@@ -60,7 +63,7 @@ _PLUGINS = (
     IcoImagePlugin,
     MpoImagePlugin,
 )
-_FORMATS = tuple(plugin for plugin in EXTENSIONS if plugin not in ("MPO", "HEIF", "JPEG2000"))
+_FORMATS = tuple(plugin for plugin in EXTENSIONS if plugin not in ("MPO", "HEIF", "JPEG2000", "JXL", "SVG"))
 #: Format names that differ from Pillow's names.
 _NAMES = {"MPO": ImageFormat.JPEG, "HEIF": ImageFormat.HEIC}
 #: The formats on request, by their names in `identify_format`.
@@ -68,6 +71,7 @@ _ON_REQUEST = {
     "a HEIC image": ImageFormat.HEIC,
     "a HEIF image": ImageFormat.HEIC,
     "a JPEG 2000 image": ImageFormat.JPEG2000,
+    "a JPEG XL image": ImageFormat.JXL,
 }
 _GIF = (b"GIF87a", b"GIF89a")
 _ICON = b"\0\0\1\0"
@@ -123,12 +127,15 @@ class _Gif(GifImagePlugin.GifImageFile):
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """The format and size of an image, from its header. Sizes are in pixels."""
+    """The format and size of an image, from its header. Sizes are in pixels.
+
+    Width and height are None if an SVG drawing gives no size.
+    """
 
     format: str
     extension: str
-    width: int
-    height: int
+    width: int | None
+    height: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +176,13 @@ def open_image(body: bytes, max_pixels: int, formats: tuple[ImageFormat, ...] = 
     try:
         if body.startswith(_ICON):
             check_pixels(_icon_size(body), min(max_pixels, _MAX_ICON_PIXELS))
-        file = _LimitedReads(body)
-        image = _Gif(file) if body.startswith(_GIF) else Image.open(file, formats=_parsers(formats))
+        file, parsers = _LimitedReads(body), _parsers(formats)
+        if body.startswith(_GIF):
+            image = _Gif(file)
+        elif ImageFormat.JXL in formats and body.startswith(jpeg_xl.SIGNATURES):
+            image = jpeg_xl.JpegXlFile(file)
+        else:
+            image = Image.open(file, formats=parsers)
     except UnidentifiedImageError as error:
         raise _not_an_image_error(body, formats, "the body begins as an image, but its header is broken") from error
     except FetchError:
@@ -199,6 +211,8 @@ def _parsers(formats: tuple[ImageFormat, ...]) -> tuple[str, ...]:
     if ImageFormat.HEIC in formats:
         import_extra("pillow_heif", "heic").register_heif_opener()
         parsers = (*parsers, "HEIF")
+    if ImageFormat.JXL in formats:
+        jpeg_xl.require_decoder()
     if ImageFormat.JPEG2000 in formats:
         import_module("PIL.Jpeg2KImagePlugin")
         parsers = (*parsers, "JPEG2000")

@@ -62,7 +62,7 @@ def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
             return max(width * height, across * down)
         case AvifImageFile():
             return _AVIF_PIXELS
-        case _ if image.format in ("HEIF", "JPEG2000"):
+        case _ if image.format in ("HEIF", "JPEG2000", "JXL"):
             # The decoders of these formats need many times the memory of the pixels. They may also decode a larger
             # image and crop it.
             return max(width * height, _DECODED_ALONE)

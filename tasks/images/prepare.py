@@ -11,9 +11,10 @@ from tasks.images import identify
 from tasks.images.decode import decode_all_frames
 from tasks.images.exif_tags import read_exif_tags
 from tasks.images.filters import check_filters
-from tasks.images.identify import EncodedImage
+from tasks.images.identify import EncodedImage, ImageInfo
 from tasks.images.perceptual_hash import perceptual_hash
 from tasks.images.resize import resize_image
+from tasks.images.svg import inspect_svg
 from tasks.model import FetchOptions, Verify
 
 #: Formats with a decoder that accepts zeros as pixels.
@@ -25,15 +26,21 @@ _ZEROS = bytes(512)
 def prepare_image(body: bytes, options: FetchOptions, deadline: Deadline) -> EncodedImage:
     """Return the image to save and the requested facts about it. The image may be unchanged or resized.
 
+    An SVG drawing is always unchanged, and has neither EXIF data nor a perceptual hash.
+
     The filters judge the downloaded image, so they never apply to a file that an earlier delivery has saved.
 
     Raises:
         FilteredError: a filter excludes the image.
         NotAnImageError, TooManyPixelsError, UndecodableError, FetchTimeoutError: the image can't be used.
     """
+    drawing = _inspect_drawing(body, options, deadline)
+    if drawing is not None:
+        check_filters(drawing.width, drawing.height, options.filters)
+        return EncodedImage(body, drawing, (drawing.width, drawing.height))
     if options.filters != NO_FILTER:
         header = identify.inspect(body, options.max_pixels, options.formats)
-        check_filters((header.width, header.height), options.filters)
+        check_filters(header.width, header.height, options.filters)
     if options.resize.encodes:
         image = resize_image(body, options.resize, options.max_pixels, deadline, options.formats)
     elif options.verify is Verify.DECODE:
@@ -49,8 +56,11 @@ def saved_image(body: bytes, options: FetchOptions, deadline: Deadline) -> Encod
 
     The original size and the EXIF data of a resized image are unknown.
 
-    Raises: as `inspect`.
+    Raises: as `inspect` and `inspect_svg`.
     """
+    drawing = _inspect_drawing(body, options, deadline)
+    if drawing is not None:
+        return EncodedImage(body, drawing, (drawing.width, drawing.height))
     image = _unchanged_image(body, options)
     if options.resize.encodes:
         image = replace(image, original=(None, None))
@@ -76,17 +86,26 @@ def existing_image(
 def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     """Return whether an image can be decoded to its end; True if the image is too expensive to decode.
 
+    An SVG drawing is parsed to its end.
+
     A worker gives a file its name only after it has written the whole file. But the worker does not sync the file.
     After a power loss, a file may be empty, or have zeros in place of its last bytes. Some decoders turn these zeros
     into pixels.
     """
     try:
+        if _inspect_drawing(body, options, deadline) is not None:
+            return True
         info = decode_all_frames(body, options.max_pixels, deadline, _saved_formats(options))
     except (NotAnImageError, UndecodableError):
         return False
     except (TooManyPixelsError, FetchTimeoutError):
         return True
     return not (info.format in _TAKE_ZEROS and body.endswith(_ZEROS))
+
+
+def _inspect_drawing(body: bytes, options: FetchOptions, deadline: Deadline) -> ImageInfo | None:
+    """Return the format and size of an SVG drawing; None if the body is no drawing, or the run accepts no drawings."""
+    return inspect_svg(body, deadline) if ImageFormat.SVG in options.formats else None
 
 
 def _saved_formats(options: FetchOptions) -> tuple[ImageFormat, ...]:

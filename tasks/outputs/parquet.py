@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,9 @@ IMAGE_COLUMN = "image"
 #: A row group ends after this many bytes of images, because writers and readers hold a whole row group in memory. With
 #: larger row groups, most of the time goes into getting that memory from the system.
 _ROW_GROUP_BYTES = 1024**2
+#: Arrow writes each column in several pieces. It collects the small pieces in a buffer of this size, because a write to
+#: a Python object waits for Python's lock.
+_BUFFER_BYTES = 128 * 1024
 #: Arrow's errors for an incomplete file.
 _ARROW_ERRORS = (pa.ArrowException, OSError)
 
@@ -40,20 +43,23 @@ def encode(rows: pa.Table, images: Iterable[SampleImage]) -> Iterator[bytes]:
     rows = rows.rename_columns([f"source_{name}" if name == IMAGE_COLUMN else name for name in rows.column_names])
     schema = rows.schema.append(pa.field(IMAGE_COLUMN, pa.binary()))
     sink = _Sink()
+    file = pa.BufferedOutputStream(pa.PythonFile(sink, "w"), _BUFFER_BYTES)
     others = [name for name in rows.column_names if name != IMAGE_COLUMN]
-    # Images are already compressed. Dictionaries and statistics would repeat whole images.
+    # Images are already compressed, and statistics would repeat whole images. Dictionaries only cost time in row groups
+    # with so few rows.
     options: dict[str, Any] = {
         "compression": {**dict.fromkeys(others, "zstd"), IMAGE_COLUMN: "none"},
-        "use_dictionary": others,
+        "use_dictionary": False,
         "write_statistics": others,
         "write_page_checksum": True,
     }
-    with pq.ParquetWriter(cast("Any", sink), schema, **options) as writer:
+    with file, pq.ParquetWriter(file, schema, **options) as writer:
         place = 0
         for bodies in _row_groups(images):
             column = pa.array(bodies, pa.binary())
             writer.write_table(rows.slice(place, len(bodies)).append_column(schema.field(IMAGE_COLUMN), column))
             place += len(bodies)
+            file.flush()
             yield from sink.take()
     yield from sink.take()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from config.locations import Location, StoreUrl, parse_location
 from tasks.errors import StorageError
@@ -19,6 +21,12 @@ def open_store(location: Location) -> Store:
         OSError, RuntimeError, ValueError: the path can't be resolved.
     """
     return ObjectStore(location) if isinstance(location, StoreUrl) else LocalStore(location.resolve())
+
+
+def missing_folders(roots: Iterable[Location]) -> list[str]:
+    """Return the folders that do not exist on this machine. Object stores are not asked."""
+    # `Path.is_dir` raises an error if a parent can't be searched.
+    return [str(root) for root in roots if isinstance(root, Path) and not os.path.isdir(root)]  # noqa: PTH112
 
 
 def open_allowed(text: str, allowed: Iterable[Location]) -> Store:

@@ -162,4 +162,5 @@ def _markdown(table: Table, kind: type[Row] | type[StalledRun] | type[Answer], p
     cells = [kind(**row).cells() for row in saved.get(table.name, [])]
     lines = [table.heads, ("---", *["---:"] * (len(table.heads) - 1)), *cells]
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return f"{rows}\nThe {saved['form']} form, everything on {machine['cores']} cores of {machine['cpu']}.\n"
+    command = "make faults" if saved["form"] == "long" else "make faults-short"
+    return f"{rows}\nMeasured by `{command}`, with all processes on {machine['cores']} cores of {machine['cpu']}.\n"

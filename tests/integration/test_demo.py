@@ -111,6 +111,16 @@ def test_serves_an_image_in_each_format(server: DemoServer, extension: str) -> N
     assert answer.body == draw_image(17, format=FORMATS[extension].lower())
 
 
+@pytest.mark.parametrize("query", ["", "?width=30"])
+def test_known_image_is_not_sent_again(server: DemoServer, query: str) -> None:
+    """If a request has the image's ETag, the answer is 304 without a body. The connection stays usable."""
+    path = f"/images/18.png{query}"
+    tag = fetch(server, path).headers["ETag"]
+    for known, status in ((tag, 304), (f'"x", W/{tag}', 304), ("*", 304), ('"x"', 200)):
+        answer = fetch(server, path, **{"If-None-Match": known})
+        assert (answer.status, answer.headers["ETag"], bool(answer.body)) == (status, tag, status == 200)
+
+
 def test_image_depends_on_its_number_alone() -> None:
     """An image number gives the same bytes each time, and two different numbers give different bytes."""
     assert draw_image(5) == draw_image(5)
@@ -203,7 +213,7 @@ def test_image_cache_stays_within_its_limit() -> None:
     """The least recently requested image is evicted first. An image that is larger than the limit is not cached."""
     kept = DrawingCache(10)
     one, two, three, four = (ImageSpec(number, 1, 1, "png") for number in range(4))
-    drawn = DrawnImage(b"12345", 0, "image/png")
+    drawn = DrawnImage(b"12345", 0, "image/png", "")
     kept.put(one, drawn)
     kept.put(two, drawn)
     assert kept.get(one) is drawn

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
+from urllib.request import urlopen
 
 import pytest
 
@@ -228,6 +229,14 @@ def test_redirected_image_has_its_final_url(mixed: Mixed) -> None:
     """The row of a redirected image has the URL to which the last redirect led."""
     final = mixed.row("DEMO/fault/redirect")["final_url"]
     assert urlsplit(final).path == "/images/0.jpg"
+
+
+def test_workers_fetch_robots_txt_once(mixed: Mixed, demo_url: str) -> None:
+    """The two workers together fetch the server's robots.txt once, and no forbidden image."""
+    with urlopen(f"{demo_url}/stats") as answer:
+        counts = json.load(answer)
+    assert counts["/robots.txt"] == 1
+    assert "/fault/robots-denied" not in counts
 
 
 def test_foreign_folder_among_the_images_is_tolerated(fleet: str, demo_url: str, out: Path) -> None:

@@ -431,6 +431,21 @@ def test_resume_retries_unsaved_images(stage: Stage, begin: Begin, fleet: Fleet,
     assert_complete(store, fleet)
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["Outcome in Redis", "only the file"])
+def test_resume_counts_its_own_images(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore, lost: bool) -> None:
+    """The speed of a resumed run does not count images that the earlier command has finished."""
+    first = begin()
+    fleet.finish(fleet.take())
+    first.kill()
+    if lost:
+        fleet.server.flushdb()
+    second = resume(stage, store)
+    finish(second, fleet)
+    assert [row.recovered for row in simulated_fleet.rows(store, 0)] == [lost, False, False]
+    assert second.timing.images == _SIZE - 1
+    assert_complete(store, fleet)
+
+
 def test_late_failure_to_save_in_an_adopted_shard(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """If the first command's late collect task has an unsaved image, the task is ignored. The second attempt counts."""
     first = begin()

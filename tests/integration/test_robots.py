@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import redis
 
 from tasks.broker import client as broker_client
-from tasks.broker import keys
+from tasks.broker import keys, robots_store
 from tasks.broker.robots_store import RedisRobotsStore
 from tasks.download import robots
 from tasks.download.adapters import Sessions
@@ -95,6 +94,22 @@ def test_network_error_is_not_shared(process: Callable[[], Downloader], server: 
     assert server.keys("imagefleet:*") == []
 
 
+def test_hosts_can_not_fill_redis(
+    process: Callable[[], Downloader], server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process saves a limited amount of rules in an hour. It uses further rules itself."""
+    now = [0.0]
+    monkeypatch.setattr(robots_store, "monotonic", lambda: now[0])
+    monkeypatch.setattr(robots_store, "_MAX_CHARACTERS", 150)
+    with site(DENY_X) as first, site(DENY_X) as second, site(DENY_X) as third, site(DENY_X) as fourth:
+        downloader = process()
+        for host in (first, second, third):
+            assert [decision(downloader, host.url + path) for path in ("/x", "/1")] == [False, True]
+        now[0] += 3601
+        assert not decision(downloader, f"{fourth.url}/x")
+        assert [server.exists(keys.robots(host.url)) for host in (first, second, third, fourth)] == [1, 1, 0, 1]
+
+
 def test_unreachable_redis_stops_no_download(sessions: Sessions) -> None:
     """Without Redis, each process fetches the files itself."""
     client = broker_client.client(f"redis://127.0.0.1:{processes.free_port()}", retry=False)
@@ -102,13 +117,3 @@ def test_unreachable_redis_stops_no_download(sessions: Sessions) -> None:
         downloader = Downloader(sessions, robots_store=RedisRobotsStore(client))
         assert [decision(downloader, host.url + path) for path in ("/1", "/x")] == [True, False]
         assert host.asked == 1
-
-
-def test_run_obeys(fleet: str, out: Path) -> None:
-    """The two workers of a run fetch the file once. The forbidden image fails, and the others are saved."""
-    with site(DENY_X) as host:
-        urls = "\n".join(f"{host.url}/{path}.png" for path in [*range(99), "x"]).encode()
-        arguments = ("run", "-", "--out", out, "--broker", fleet, "--json", "--robots", "obey")
-        facts = processes.producer(*arguments, stdin=urls).json()
-        assert (facts["success"], facts["reasons"]) == (99, {"robots_denied": 1})
-        assert sorted(host.paths) == sorted(["/robots.txt", *(f"/{number}.png" for number in range(99))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,6 +48,19 @@ def test_worker_without_a_store_root_does_not_start(tmp_path: Path, redis_port: 
     assert ended.code == 1
     assert "this worker can't start: IMAGEFLEET_STORE_ROOTS is not set" in ended.err
     assert "IMAGEFLEET_STORE_ROOT (did you mean IMAGEFLEET_STORE_ROOTS?)" in ended.err
+
+
+def test_missing_store_root_is_reported(mixed: tuple[str, Path]) -> None:
+    """If a worker's store root does not exist, the worker warns when it starts, and the doctor reports it."""
+    broker, root = mixed
+    missing = root.with_name("other")
+    log = (root.parent / "stray.err").read_text()
+    assert f"these folders of IMAGEFLEET_STORE_ROOTS do not exist on this machine: {missing};" in log
+    ended = processes.producer("doctor", "--json", "--broker", broker)
+    found = {finding["name"]: (finding["level"], finding["found"]) for finding in json.loads(ended.out)["findings"]}
+    level, text = found["store roots"]
+    assert level == "warn"
+    assert f"stray@{socket.gethostname()} ({missing})" in text
 
 
 def test_refuses_a_folder_that_no_worker_may_write(fleet: str, demo_url: str, tmp_path: Path) -> None:

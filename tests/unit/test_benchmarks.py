@@ -19,7 +19,7 @@ from benchmarks.checks import CheckError, Resized
 from benchmarks.goals import Finding, findings
 from benchmarks.messages import MessageCounter
 from benchmarks.pictures import SMALL, Gallery, create_gallery
-from benchmarks.workloads import BASE, HTTP_SMALL, IMAGEFLEET, RESIZE_MODES, WORKLOADS
+from benchmarks.workloads import BASE, FILES, HTTP_SMALL, IMAGEFLEET, OUTPUTS, RESIZE_MODES, WORKLOADS
 from producer.sources import url_list
 from producer.sources.options import SourceOptions
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
@@ -113,6 +113,17 @@ def test_page_of_the_resize_modes() -> None:
     page = report.page({"resize-border": {**result([1.0], [2.0]), "about": about}})
     assert f"| {about} | 10 (9 to 11) | 10 (9 to 11) | 2.00 x (2.00 to 2.00) | 0.60 ms | 0.60 ms |" in page
     assert "resize-no" not in report.page({})
+
+
+def test_cost_of_packing() -> None:
+    """The extra time of a packed output is computed for each turn, relative to files."""
+    kept = {OUTPUTS.name: result([1.0, 2.0, 1.0], [1.05, 2.4, 1.08])}
+    ways = kept[OUTPUTS.name]["ways"]
+    kept[OUTPUTS.name]["ways"] = {FILES: ways[IMAGEFLEET], "webdataset": ways[BASE]}
+    page = report.page(kept)
+    assert "| tar shards instead of files: extra time | ≤ 10 % | 8.0 % (5.0 to 20.0) | reached |" in page
+    assert "| Parquet instead of files: extra time | ≤ 10 % | not measured | - |" in page
+    assert "| `webdataset` | 10 (9 to 11) | 8 % (5 to 20) | 0.60 ms | 10 MiB |" in page
 
 
 def test_plots_are_reproducible() -> None:

@@ -409,6 +409,17 @@ def test_cancel_of_a_local_run_asks_no_broker(main: Main, monkeypatch: pytest.Mo
     assert errors.strip().endswith(f"To resume it, run: producer resume {tmp_path}")
 
 
+@pytest.mark.parametrize("complete", [False, True])
+def test_cancel_prints_json(main: Main, tmp_path: Path, complete: bool) -> None:
+    """With --json, `cancel` prints the state of the run, and how to resume it if it is not complete."""
+    state = State.COMPLETE if complete else State.RUNNING
+    RunFile("id", "-", str(tmp_path), RunConfig(), state=state).create(LocalStore(tmp_path))
+    status, output, errors = main("cancel", str(tmp_path), "--json")
+    facts = {"run_id": "id", "out": str(tmp_path), "state": "complete" if complete else "cancelled"}
+    assert (status, errors) == (0, "")
+    assert json.loads(output) == facts if complete else {**facts, "resume": f"producer resume {tmp_path}"}
+
+
 def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:
     """If a run continues on another broker, the command reports the change, without secrets."""
     store = LocalStore(tmp_path)

@@ -51,6 +51,7 @@ def test_many_workers_are_not_all_named() -> None:
         ([replace(_WORKER, queues=(IMAGE_QUEUE,))], {"queues": Level.BAD}),
         ([replace(_WORKER, queues=(IMAGE_QUEUE,)), replace(_WORKER, name="b@here", queues=(SHARD_QUEUE,))], {}),
         ([_WORKER, replace(_WORKER, name="b@here", store_roots=())], {"store roots": Level.BAD}),
+        ([replace(_WORKER, missing_store_roots=("/datta",))], {"store roots": Level.WARN}),
         ([replace(_WORKER, queues=None, store_roots=None, skew=None)], {}),
     ],
 )

@@ -17,7 +17,7 @@ from tests.encoding import encoded
 from tests.unit.conftest import image
 
 _LIMIT = 1_000_000
-_FORMATS = sorted(set(EXTENSIONS) - {"MPO", "HEIF", "JPEG2000"})
+_FORMATS = sorted(set(EXTENSIONS) - {"MPO", "HEIF", "JPEG2000", "JXL", "SVG"})
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "MPO")
 
 

@@ -31,12 +31,12 @@ def test_each_filter(filters: FilterOptions, passes: tuple[int, int], fails: tup
 
     In any orientation, the message names the filter and the values.
     """
-    check_filters(passes, filters)
-    check_filters(passes[::-1], filters)
+    check_filters(*passes, filters)
+    check_filters(*passes[::-1], filters)
     with pytest.raises(FilteredError, match=message):
-        check_filters(fails, filters)
+        check_filters(*fails, filters)
     with pytest.raises(FilteredError):
-        check_filters(fails[::-1], filters)
+        check_filters(*fails[::-1], filters)
 
 
 @pytest.mark.parametrize("mode", [ResizeMode.NO, ResizeMode.BORDER])

@@ -32,7 +32,9 @@ from tests.encoding import encoded
 from tests.waiting import PATIENCE
 
 required_module("pillow_heif")
+required_module("pillow_jxl")
 import pillow_heif  # noqa: E402  # after the check
+import pillow_jxl  # noqa: E402, F401  # registers the encoder
 
 pillow_heif.register_heif_opener()
 
@@ -48,14 +50,15 @@ def soon() -> Deadline:
 _BODIES = {
     ImageFormat.HEIC: encoded(_PICTURE, "HEIF", quality=90),
     ImageFormat.JPEG2000: encoded(_PICTURE, "JPEG2000"),
+    ImageFormat.JXL: encoded(_PICTURE, "JXL", quality=90),
 }
-_EXTENSIONS = {ImageFormat.HEIC: "heic", ImageFormat.JPEG2000: "jp2"}
-_ASKED = [(kind, (*DEFAULT_FORMATS, kind)) for kind in FORMATS_ON_REQUEST]
+_EXTENSIONS = {ImageFormat.HEIC: "heic", ImageFormat.JPEG2000: "jp2", ImageFormat.JXL: "jxl"}
+_ASKED = [(kind, (*DEFAULT_FORMATS, kind)) for kind in _BODIES]
 
 
 def test_every_format_on_request_is_tested() -> None:
-    """The tests below cover each format that is accepted only on request."""
-    assert set(_BODIES) == set(FORMATS_ON_REQUEST)
+    """The tests below cover each format that is accepted only on request. An SVG has tests of its own."""
+    assert {*_BODIES, ImageFormat.SVG} == set(FORMATS_ON_REQUEST)
 
 
 @pytest.mark.parametrize(("kind", "formats"), _ASKED)
@@ -85,7 +88,8 @@ def test_format_on_request_is_bounded(kind: ImageFormat, formats: tuple[ImageFor
         assert estimate_pixels(image, body, _LIMIT) > pixel_budget._MAX_PIXELS
 
 
-@pytest.mark.parametrize(("kind", "formats"), _ASKED)
+# Broken JPEG XL images are tested with their parser, because each decoding starts a process.
+@pytest.mark.parametrize(("kind", "formats"), [pair for pair in _ASKED if pair[0] is not ImageFormat.JXL])
 @settings(max_examples=40, deadline=None)
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @given(data=st.data())
@@ -107,7 +111,7 @@ def test_broken_bytes_raise_nothing_else(
 def test_truncated_header_is_undecodable(kind: ImageFormat, formats: tuple[ImageFormat, ...]) -> None:
     """An accepted format with a broken header is reported as a broken image, and not as another format."""
     with pytest.raises(UndecodableError):
-        identify.inspect(_BODIES[kind][:40], _LIMIT, formats)
+        identify.inspect(_BODIES[kind][: 4 if kind is ImageFormat.JXL else 40], _LIMIT, formats)
 
 
 @pytest.mark.parametrize("kind", ["png", "gif", "webp"])
@@ -135,10 +139,11 @@ def test_saved_files_of_another_format() -> None:
     assert is_whole(_BODIES[ImageFormat.HEIC], heic, soon())
 
 
-def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("module", "kind"), [("pillow_heif", ImageFormat.HEIC), ("pillow_jxl", ImageFormat.JXL)])
+def test_missing_package(module: str, kind: ImageFormat, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a worker lacks a format's package, the error names the package to install."""
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    only: tuple[Any, ...] = (ImageFormat.HEIC, ImageFormat.ICO)
-    with pytest.raises(InternalError, match=r"imagefleet\[heic\]") as caught:
-        identify.open_image(_BODIES[ImageFormat.HEIC], _LIMIT, only)
+    monkeypatch.setitem(sys.modules, module, None)
+    only: tuple[Any, ...] = (kind, ImageFormat.ICO)
+    with pytest.raises(InternalError, match=rf"imagefleet\[{kind}\]") as caught:
+        identify.open_image(_BODIES[kind], _LIMIT, only)
     assert caught.value.is_worker_fault

@@ -60,6 +60,11 @@ def test_row_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parquet.sizes(io.BytesIO(body)) == dict.fromkeys(_KEYS, 3)
 
 
+def test_small_writes_are_joined() -> None:
+    """A small row group is one chunk, although Arrow writes each of its columns in several pieces."""
+    assert len(list(parquet.encode(_ROWS, _IMAGES))) == 2
+
+
 @pytest.mark.parametrize("kept", [0, 100, -1, -8])
 def test_truncated_file_is_refused(kept: int) -> None:
     """A file without its end is not read."""
