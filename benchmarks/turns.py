@@ -65,8 +65,8 @@ class Turn:
 def scratch() -> Iterator[Path]:
     """Yield a temporary folder for a whole benchmark.
 
-    It is deleted only at the end. Before ext4 allocates an inode, it searches the inodes deleted in the last minutes,
-    so an earlier deletion would slow down the next turn.
+    It is deleted only at the end. Before an ext4 without a journal allocates an inode, it searches the inodes deleted
+    in the last minutes. So an earlier deletion would slow down the next turn.
     """
     with tempfile.TemporaryDirectory(prefix="imagefleet-benchmark-") as folder:
         yield Path(folder)
