@@ -113,6 +113,28 @@ def _ratio_to(base: str) -> Callable[[Result], Spread | None]:
     return partial(ratio, way=IMAGEFLEET, base=base)
 
 
+def _planned(result: Result) -> dict[str, Mapping[str, float]]:
+    """Return what was measured for each format of a list. Formats that failed are left out."""
+    measured = {name: ways[IMAGEFLEET] for name, ways in result["formats"].items()}
+    return {name: facts for name, facts in measured.items() if "error" not in facts}
+
+
+def _planning_rate(result: Result, name: str) -> Spread | None:
+    facts = _planned(result).get(name)
+    return None if facts is None else spread([facts["rows"] / facts["cpu_seconds"]])
+
+
+def _planning_memory(result: Result) -> Spread | None:
+    """Return the highest peak of memory of all formats."""
+    peaks = [facts["peak_mib"] for facts in _planned(result).values()]
+    return spread([max(peaks)]) if peaks else None
+
+
+def _planning_goal(name: str, about: str, bound: float) -> Goal:
+    found = partial(_planning_rate, name=name)
+    return Goal(f"planning a list in {about}, one core", "planning", found, bound, unit=" rows/s", digits=0)
+
+
 def _packing_goal(way: str, about: str) -> Goal:
     found = partial(extra_time, way=way, base=workloads.FILES)
     return Goal(f"{about}: extra time", workloads.OUTPUTS.name, found, 10, at_least=False, unit=" %", digits=1)
@@ -156,6 +178,18 @@ GOALS = (
         1.0,
         at_least=False,
         unit=" ms",
+    ),
+    _planning_goal("parquet", "Parquet", 200_000),
+    _planning_goal("csv", "CSV", 100_000),
+    Goal(
+        "planning 5 million rows of any format, peak memory",
+        "planning",
+        _planning_memory,
+        # 300 MB
+        286,
+        at_least=False,
+        unit=" MiB",
+        digits=0,
     ),
     _packing_goal("webdataset", "tar shards instead of files"),
     _packing_goal("parquet", "Parquet instead of files"),

@@ -115,6 +115,19 @@ def test_page_of_the_resize_modes() -> None:
     assert "resize-no" not in report.page({})
 
 
+def test_goals_of_planning() -> None:
+    """Rates are per second of CPU. The memory goal applies to the format that needs most memory."""
+    ours = {"rows": 1000, "cpu_seconds": 0.01, "seconds": 1.0, "peak_mib": 100}
+    failed = {"error": "failed after 1 s: no memory"}
+    formats = {"csv": ours, "json": {**ours, "peak_mib": 300}, "parquet": failed}
+    planned = {"formats": {name: {IMAGEFLEET: facts} for name, facts in formats.items()}}
+    texts = {one.about: (one.text, one.verdict) for one in findings({"planning": planned})}
+    assert texts["planning a list in CSV, one core"] == ("100,000 rows/s (100,000 to 100,000)", "reached")
+    assert texts["planning a list in Parquet, one core"] == ("not measured", "-")
+    memory = texts["planning 5 million rows of any format, peak memory"]
+    assert memory == ("300 MiB (300 to 300)", "**not reached**")
+
+
 def test_cost_of_packing() -> None:
     """The extra time of a packed output is computed for each turn, relative to files."""
     kept = {OUTPUTS.name: result([1.0, 2.0, 1.0], [1.05, 2.4, 1.08])}
