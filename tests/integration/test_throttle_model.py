@@ -61,8 +61,8 @@ class Model(RuleBasedStateMachine):
         #: Each process's permits by host. A dead process is replaced by one of another generation.
         self.held: dict[str, dict[str, int]] = defaultdict(dict)
         self.generation: dict[str, int] = defaultdict(int)
-        #: When processes died whose leases must outlive them. It is unknown how long a lease lasts if the clock jumped
-        #: or Redis lost data after its last renewal.
+        #: When dead processes last renewed the leases that must outlive them. It is unknown how long a lease lasts if
+        #: the clock jumped or Redis lost data after its last renewal.
         self.dead: dict[str, float] = {}
         #: When the latest booked request starts, and when the latest rest ends, by host.
         self.booked: dict[str, float] = {}
@@ -115,7 +115,7 @@ class Model(RuleBasedStateMachine):
     def die(self, who: str) -> None:
         """A process dies with its permits. Another process takes its place."""
         if self.renewed > self.disturbed:
-            self.dead[self._id(who)] = self.time
+            self.dead[self._id(who)] = self.renewed
         self.generation[who] += 1
         self._sign_in()
 
