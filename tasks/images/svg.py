@@ -24,6 +24,10 @@ from tasks.images.identify import ImageInfo
 _MAX_BYTES, _MAX_ELEMENTS = 16 * 1024 * 1024, 500_000
 #: Limit of the declared entities, and of the characters that all references to entities can stand for.
 _MAX_ENTITIES, _MAX_ENTITY_CHARACTERS = 100, 4 * 1024 * 1024
+#: Limit of the attributes that the document type declares. expat compares each with all others, and with each element.
+_MAX_DECLARED_ATTRIBUTES = 100
+#: The longest name of a namespace. expat repeats it in the name of each element and attribute.
+_MAX_NAMESPACE_CHARACTERS = 1000
 #: The deadline is checked after each piece. Old versions of expat parse an unfinished tag again with each piece, so the
 #: pieces must not be small.
 _PIECE_BYTES = 1024 * 1024
@@ -80,13 +84,16 @@ class _Drawing:
         self._body = body
         #: The attributes of the root element; None before its tag.
         self.root: Mapping[str, str] | None = None
-        self._elements, self._entities = 0, 0
+        self._elements, self._entities, self._declared_attributes = 0, 0, 0
+        self._has_long_namespace = False
         #: The maximum number of references to entities.
         self._references = body.count(b"&")
         self._parser = expat.ParserCreate(namespace_separator=" ")
         self._parser.StartDoctypeDeclHandler = self._start_doctype
         self._parser.StartElementHandler = self._start_element
+        self._parser.StartNamespaceDeclHandler = self._declare_namespace
         self._parser.EntityDeclHandler = self._declare_entity
+        self._parser.AttlistDeclHandler = self._declare_attribute
 
     def parse(self, deadline: Deadline) -> None:
         """Parse the whole drawing. Raises the errors of `inspect_svg` and of expat."""
@@ -110,9 +117,24 @@ class _Drawing:
             if len(self._body) > _MAX_BYTES:
                 raise UndecodableError(f"the SVG drawing has more than {_MAX_BYTES:,} bytes")
             self.root = attributes
+            # The default values of the other elements are not needed. They can be long and repeated very often.
+            self._parser.specified_attributes = True
+        if self._has_long_namespace:
+            raise UndecodableError(
+                f"the SVG drawing has a namespace with more than {_MAX_NAMESPACE_CHARACTERS:,} characters"
+            )
         self._elements += 1
         if self._elements > _MAX_ELEMENTS:
             raise UndecodableError(f"the SVG drawing has more than {_MAX_ELEMENTS:,} elements")
+
+    def _declare_namespace(self, _prefix: str | None, name: str | None) -> None:
+        # The next start tag uses the namespace, and shows whether the document is a drawing.
+        self._has_long_namespace |= len(name or "") > _MAX_NAMESPACE_CHARACTERS
+
+    def _declare_attribute(self, *_: object) -> None:
+        self._declared_attributes += 1
+        if self._declared_attributes > _MAX_DECLARED_ATTRIBUTES:
+            raise UndecodableError(f"the SVG drawing declares more than {_MAX_DECLARED_ATTRIBUTES} attributes")
 
     def _declare_entity(self, _name: str, _is_parameter: bool, value: str | None, *_: object) -> None:
         """Check that the references to an entity can't expand to a text that is much longer than the file."""

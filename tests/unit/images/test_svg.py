@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -199,6 +200,37 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         inspect_svg(large, soon())
     assert inspect_svg(b"<rss>" + large + b"</rss>", soon()) is None
     assert inspect_svg(b" " * (svg._MAX_BYTES + 1) + drawing(), soon()) is None
+
+
+def test_declared_attributes_are_limited() -> None:
+    """Many declarations of attributes would take quadratic time, without a chance for other threads to run."""
+    declared = " ".join(f'a{number} CDATA ""' for number in range(100))
+    assert inspect_svg(drawing(before=f"<!DOCTYPE svg [<!ATTLIST svg {declared}>]>"), soon()) is not None
+    with pytest.raises(UndecodableError, match="declares more than 100 attributes"):
+        inspect_svg(drawing(before=f'<!DOCTYPE svg [<!ATTLIST svg {declared} b CDATA "">]>'), soon())
+
+
+@pytest.mark.parametrize("attribute", ["xmlns", "xmlns:a"])
+def test_namespaces_are_limited(attribute: str) -> None:
+    """A long namespace would be repeated in the names of all elements. The limit does not apply to other documents."""
+    namespace = f'{attribute}="{"n" * 1000}'
+    assert inspect_svg(drawing(content=f'<g {namespace}"/>'), soon()) is not None
+    with pytest.raises(UndecodableError, match="a namespace with more than 1,000 characters"):
+        inspect_svg(drawing(content=f'<g {namespace}n"/>'), soon())
+    assert inspect_svg(f'<rss {namespace}n"/>'.encode(), soon()) is None
+
+
+def test_default_values_of_the_root_count() -> None:
+    """A size may be a default value in the document type. The default values of other elements are never copied."""
+    doctype = (
+        f'<!DOCTYPE svg [<!ATTLIST svg width CDATA "4" height CDATA "3"><!ATTLIST g a CDATA "{"x" * 1_000_000}">]>'
+    )
+    before = process_time()
+    info = inspect_svg(drawing(before=doctype, content="<g/>" * 20_000), soon())
+    assert info is not None
+    assert (info.width, info.height) == (4, 3)
+    # Copies of the default value would take more than a second.
+    assert process_time() - before < 0.5
 
 
 def test_deadline() -> None:
