@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from copy import copy
 from dataclasses import replace
 from time import monotonic
 from typing import Protocol
@@ -117,12 +118,15 @@ class RobotsChecker:
                 return other.result(max(deadline.remaining, 0))
             except TimeoutError as error:
                 raise FetchTimeoutError(f"robots.txt of {origin} {deadline.timeout_message}") from error
+            except FetchError as error:
+                raise copy(error) from error
         try:
             rules = self._load_or_fetch(origin, replace(url, target="/robots.txt", userinfo=None), options, deadline)
             self._rules.put(origin, rules, rules.lifetime)
             mine.set_result(rules)
         except BaseException as error:
-            mine.set_exception(error)
+            # Each thread gets a copy, because its caller adds facts about its own image to the error.
+            mine.set_exception(copy(error) if isinstance(error, FetchError) else error)
             raise
         finally:
             with self._lock:

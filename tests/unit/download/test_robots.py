@@ -11,9 +11,12 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.deadline import Deadline
+from tasks.download import urls
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
+from tasks.download.robots import RobotsChecker
 from tasks.download.robots_rules import MAX_BYTES
 from tasks.errors import (
     BadResponseError,
@@ -300,3 +303,25 @@ def test_waiting_thread_keeps_its_deadline(obeying: Callable[[], Downloader]) ->
         assert first.result()
     assert type(error) is FetchTimeoutError
     assert str(error) == f"robots.txt of {server.url} did not finish within 0.05 s (--deadline)"
+
+
+def test_waiting_threads_get_errors_of_their_own() -> None:
+    """If a request fails, each waiting slot gets a copy of the error, because it adds facts about its own image."""
+    is_waiting = threading.Event()
+
+    class WatchedDeadline(Deadline):
+        @property
+        def remaining(self) -> float:
+            is_waiting.set()
+            return super().remaining
+
+    def fetch(*_: object) -> bytes:
+        assert is_waiting.wait(5)
+        raise BlockedAddressError("no")
+
+    checker, url = RobotsChecker(fetch), urls.parse("http://a.example/1.jpg")
+    with ThreadPoolExecutor(2) as threads:
+        results = [threads.submit(checker.check, url, OBEY, WatchedDeadline(5, 5)) for _ in range(2)]
+        first, second = (result.exception() for result in results)
+    assert first is not second
+    assert repr(first) == repr(second) == "BlockedAddressError('robots.txt: no')"
