@@ -103,18 +103,30 @@ class Lookups:
             while waiting and self._busy < self._max_threads // divisor:
                 question = waiting.popleft()
                 lookup = self._open.get(question)
-                if lookup is not None and lookup.started_at is None:
-                    lookup.started_at = monotonic()
-                    self._start(question)
+                if lookup is None or lookup.started_at is not None:
+                    continue
+                if not self._start(question):
+                    # The question is tried again as soon as a look-up ends, or another question is asked.
+                    waiting.appendleft(question)
+                    return
+                lookup.started_at = monotonic()
 
-    def _start(self, question: Question) -> None:
-        """Give a question to an idle thread or to a new one. The caller holds the lock."""
-        self._busy += 1
+    def _start(self, question: Question) -> bool:
+        """Give a question to an idle thread or to a new one; return whether that was possible.
+
+        The caller holds the lock.
+        """
         if self._idle:
             self._idle -= 1
             self._handed_over.put(question)
         else:
-            threading.Thread(target=self._work, args=(question,), name="look-up", daemon=True).start()
+            try:
+                threading.Thread(target=self._work, args=(question,), name="look-up", daemon=True).start()
+            except RuntimeError as error:  # the system allows no further thread
+                _log.warning("a host name waits to be looked up: %s", error)
+                return False
+        self._busy += 1
+        return True
 
     def _work(self, question: Question | None) -> None:
         """Answer one question after another, until there is none for a while."""

@@ -151,6 +151,22 @@ def test_idle_threads_are_reused_and_end(slow: SlowResolver, monkeypatch: pytest
     assert threads.get(timeout=PATIENCE) is not thread
 
 
+def test_question_waits_while_no_thread_can_be_started(slow: SlowResolver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system allows no further thread, a question waits. It is answered when the next question is asked."""
+    lookups, answers = slow.lookups(4), SimpleQueue[Any]()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        lookups.ask("a", _ANY, answers.put)
+    assert not slow.asked
+    slow.gate("a").set()
+    lookups.ask("b", _ANY, ignore)
+    assert answers.get(timeout=PATIENCE) == ["a"]
+
+
 def test_failing_listener_costs_no_answer(slow: SlowResolver, caplog: pytest.LogCaptureFixture) -> None:
     """An error in one listener is logged. The other listeners still get the answer, and the thread continues."""
     lookups, answers = slow.lookups(1), SimpleQueue[Any]()
