@@ -34,8 +34,8 @@ from tasks.throttle_options import RobotsPolicy
 _MAX_REDIRECTS = 5
 #: Bytes that are read in addition to those that are parsed, because a body is read in blocks.
 _SPARE_BYTES = 64 * 1024
-#: The maximum length of all texts that a process remembers. Parsed rules take about twenty times as much memory, and
-#: rules with wildcards up to seventy times as much.
+#: The maximum length of all texts that a process remembers. The rules parsed for a robot take about twenty times as
+#: much memory, and rules with wildcards up to seventy times as much.
 _MAX_REMEMBERED_CHARACTERS = 1024 * 1024
 #: The length that is assumed for a text without rules.
 _LEAST_CHARACTERS = 200

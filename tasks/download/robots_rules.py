@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from typing import TYPE_CHECKING, Self
 
 from tasks.download.x_robots_tag import AGENT
@@ -26,6 +27,12 @@ UNREACHABLE_SECONDS = 60.0
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: Without such a line, a file has no rules. For example, many servers send a web page instead of a missing file.
 _USER_AGENT_LINE = re.compile("user.?agent", re.IGNORECASE)
+#: The names of the field of such a line that protego accepts.
+_AGENT_FIELDS = frozenset({"user-agent", "useragent", "user agent"})
+#: The name of all other robots, in the place of names that are not the asked one.
+_OTHER_ROBOT = "/"
+#: The maximum number of robots for which the parsed rules of a host are kept.
+_MAX_ROBOTS = 4
 #: The name in a User-Agent such as ``Mozilla/5.0 (compatible; SomeBot/1.0)``, and the first name in any other.
 _COMPATIBLE, _FIRST_NAME = re.compile(r"\(compatible; *([^\s/;()]+)"), re.compile(r"([^\s/;()]+)")
 
@@ -39,19 +46,25 @@ def product_token(user_agent: str | None) -> str:
 
 
 class RobotsRules:
-    """The rules of one host, for all robots. Without a text, everything is allowed."""
+    """The rules of one host, for all robots. Without a text, everything is allowed.
 
-    __slots__ = ("_parsed", "text", "unreachable")
+    The text is parsed separately for each robot that asks. protego copies the rules of a group for each robot that the
+    group names, so a short text with many robots could take gigabytes.
+    """
+
+    __slots__ = ("_lock", "_parsed", "text", "unreachable")
 
     def __init__(self, text: str = "", unreachable: str | None = None) -> None:
-        """Parse the rules.
+        """Set the rules.
 
         Args:
             text: the lines of the file.
             unreachable: the error of a server that did not send the file, so that no URL may be requested.
         """
         self.text, self.unreachable = text, unreachable
-        self._parsed = _parse(text) if text else None
+        #: The parsed rules by the robot's token.
+        self._parsed: dict[str, Protego] = {}
+        self._lock = threading.Lock()
 
     @classmethod
     def from_body(cls, body: bytes) -> Self:
@@ -79,7 +92,21 @@ class RobotsRules:
             token: the robot's product token, as `product_token` returns it. A group also applies if its name is the
                 beginning of the token. If several groups apply, the group with the longest name counts.
         """
-        return self._parsed is None or self._parsed.can_fetch(f"http://host{target}", token)
+        if not self.text:
+            return True
+        parsed = self._parsed.get(token) or self._parse_for(token)
+        return parsed.can_fetch(f"http://host{target}", token)
+
+    def _parse_for(self, token: str) -> Protego:
+        # Many slots ask at once when the file has arrived.
+        with self._lock:
+            parsed = self._parsed.get(token)
+            if parsed is None:
+                parsed = _parse(self.text, token.lower())
+                if len(self._parsed) >= _MAX_ROBOTS:
+                    self._parsed.clear()
+                self._parsed[token] = parsed
+        return parsed
 
     def to_json(self) -> str:
         """Return the rules as JSON."""
@@ -92,7 +119,34 @@ class RobotsRules:
         return cls(known["text"], known["unreachable"])
 
 
-def _parse(text: str) -> Protego:
+def _parse(text: str, token: str) -> Protego:
+    """Return the rules of the groups that may apply to a robot."""
     from protego import Protego
 
-    return Protego.parse(text)
+    lines = []
+    for line in text.splitlines():
+        name = _robot_name(line)
+        if name is None:
+            lines.append(line)
+            continue
+        if name != "*":
+            # protego ignores asterisks in a name, too.
+            name = name.replace("*", "")
+            if not name or name not in token:
+                name = _OTHER_ROBOT
+        lines.append(f"User-agent: {name}")
+    return Protego.parse("\n".join(lines))
+
+
+def _robot_name(line: str) -> str | None:
+    """Return the robot's name in a line that begins a group, as protego finds it; None for another line."""
+    field, colon, value = line.partition(":")
+    if colon and field.strip().lower() in _AGENT_FIELDS:
+        return value.strip().lower()
+    if colon and (not value or value[0].isspace()):
+        return None
+    words = line.lower().split()
+    for count in (1, 2):
+        if " ".join(words[:count]) in _AGENT_FIELDS:
+            return " ".join(words[count:])
+    return None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from protego import Protego
 
+from tasks.download import robots_rules
 from tasks.download.robots_rules import (
     MAX_BYTES,
     RULES_SECONDS,
@@ -71,6 +75,53 @@ def test_bytes_that_are_not_utf8_match() -> None:
     """A rule in Latin-1 matches the URL with the same bytes, and no other path."""
     body = b"User-agent: *\nDisallow: /caf\xe9\n"
     assert [allows(body, path) for path in ("/caf%E9", "/caf", "/cafe")] == [False, True, True]
+
+
+@pytest.mark.parametrize("line", ["User-agent: a%d", "User-agent a%d", "useragent:a%d", "User agent a:%d", "x: %d"])
+def test_many_robots_with_many_rules_take_little_memory(line: str) -> None:
+    """The rules of a group are not copied for each robot that the group names."""
+    robots = "\n".join(line % number for number in range(2000))
+    rules = "\n".join(f"Disallow: /{number}" for number in range(2000))
+    body = f"User-agent: *\n{robots}\n{rules}\n".encode()
+    tracemalloc.start()
+    try:
+        assert [allows(body, path) for path in ("/1", "/x")] == [False, True]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_rules_of_a_few_robots_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules are parsed once for each of the last robots."""
+    parsed: list[str] = []
+
+    def parse(text: str, token: str) -> Protego:
+        parsed.append(token)
+        return Protego.parse(text)
+
+    monkeypatch.setattr(robots_rules, "_parse", parse)
+    rules = RobotsRules.from_body(_DENY_X)
+    for token in ("a", "b", "a", "c", "d", "e", "e", "a"):
+        assert not rules.allows("/x", token)
+    assert parsed == ["a", "b", "c", "d", "e", "a"]
+
+
+_LINES = st.sampled_from(
+    [
+        *("User-agent: *", "user-agent imagefleet", "USER AGENT: image", "useragent: f*leet", "User-agent: fleet", "-"),
+        *("User-agent: other", "User agent a:b", "User-agent:", "User-agent: **", "User-agent", "user-agent x: y", ""),
+        *("Disallow: /", "Disallow: /a", "Allow: /a", "Allow: /ab", "Crawl-delay: 1", "Disallow:", "Host: a", "x:y"),
+    ]
+)
+
+
+@given(st.lists(_LINES, max_size=12), st.sampled_from(["imagefleet", "image", "my-image", "other", "zzz"]))
+def test_rules_for_one_robot_are_those_of_the_whole_file(lines: list[str], token: str) -> None:
+    """Although the names of other robots are left out, each decision is that of protego."""
+    text = "\n".join(lines)
+    expected = [Protego.parse(text).can_fetch(f"http://host{path}", token) for path in ("/", "/a", "/ab")]
+    assert [RobotsRules(text).allows(path, token) for path in ("/", "/a", "/ab")] == expected
 
 
 def test_rules_survive_json() -> None:
