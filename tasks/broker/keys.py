@@ -23,9 +23,9 @@ imagefleet:heartbeat:WORKER  string  15 s; deleted when the worker stops  the wo
                                                                           separated by commas
 imagefleet:running:WORKER    set     7 days; deleted when the worker      the worker: ids of the redelivered tasks
                                      stops, or is removed as dead         that it is running
-imagefleet:robots:ORIGIN     string  1 hour; 60 s if the server failed    the process that fetched the robots.txt of a
+imagefleet:robots:HOST       string  1 hour; 60 s if the server failed    the process that fetched the robots.txt of a
                                                                           host: its rules as JSON
-imagefleet:fetching:ORIGIN   string  30 s; deleted after the fetch        the process that is fetching this robots.txt
+imagefleet:fetching:HOST     string  30 s; deleted after the fetch        the process that is fetching this robots.txt
 unacked:WORKER               hash    while the worker holds messages      the worker's transport, in the format of
                                                                           kombu's ``unacked``: delivery tag ->
                                                                           unacknowledged message
@@ -86,14 +86,17 @@ def running(worker: str) -> str:
     return f"imagefleet:running:{worker}"
 
 
-def robots(origin: str) -> str:
-    """Return the key of the rules in a host's robots.txt; the origin is like ``https://a.example``."""
-    return f"imagefleet:robots:{origin}"
+def robots(host: str) -> str:
+    """Return the key of the rules in a host's robots.txt. The host is like ``https://a.example``.
+
+    For runs that do not verify servers, the host begins with ``insecure``.
+    """
+    return f"imagefleet:robots:{host}"
 
 
-def robots_claim(origin: str) -> str:
-    """Return the key that exists while a process fetches a host's robots.txt."""
-    return f"imagefleet:fetching:{origin}"
+def robots_claim(host: str) -> str:
+    """Return the key that exists while a process fetches a host's robots.txt; the host is that of `robots`."""
+    return f"imagefleet:fetching:{host}"
 
 
 def worker_key(key: str, worker: str) -> str:

@@ -36,35 +36,35 @@ class RedisRobotsStore:
         self._total = 0
         self._lock = threading.Lock()
 
-    def load(self, origin: str) -> str | None:
+    def load(self, key: str) -> str | None:
         """Return a host's rules; None if they are unknown."""
         try:
-            return cast("str | None", self._server.get(keys.robots(origin)))
+            return cast("str | None", self._server.get(keys.robots(key)))
         except redis.RedisError as error:
             _warn(error)
             return None
 
-    def save(self, origin: str, rules: str, seconds: float) -> None:
+    def save(self, key: str, rules: str, seconds: float) -> None:
         """Save a host's rules for some time, unless this process has saved too much lately."""
         if not self._has_room(len(rules)):
             return
         try:
-            self._server.set(keys.robots(origin), rules, ex=ceil(seconds))
+            self._server.set(keys.robots(key), rules, ex=ceil(seconds))
         except redis.RedisError as error:
             _warn(error)
 
-    def claim(self, origin: str) -> bool:
+    def claim(self, key: str) -> bool:
         """Return whether this process should fetch the file, because no other process is fetching it."""
         try:
-            return bool(self._server.set(keys.robots_claim(origin), "1", nx=True, ex=_CLAIM_SECONDS))
+            return bool(self._server.set(keys.robots_claim(key), "1", nx=True, ex=_CLAIM_SECONDS))
         except redis.RedisError as error:
             _warn(error)
             return True
 
-    def release(self, origin: str) -> None:
+    def release(self, key: str) -> None:
         """End a claim. If the claim has expired meanwhile, this ends another process's claim, which is harmless."""
         try:
-            self._server.delete(keys.robots_claim(origin))
+            self._server.delete(keys.robots_claim(key))
         except redis.RedisError as error:
             _warn(error)
 

@@ -46,18 +46,18 @@ _WAIT_SECONDS, _POLL_SECONDS = 5.0, 0.1
 
 
 class RobotsStore(Protocol):
-    """The rules that all processes of a fleet share. None of the methods raises an exception."""
+    """The rules that all processes of a fleet share, by a key for each host. No method raises an exception."""
 
-    def load(self, origin: str) -> str | None:
+    def load(self, key: str) -> str | None:
         """Return a host's rules; None if they are unknown."""
 
-    def save(self, origin: str, rules: str, seconds: float) -> None:
+    def save(self, key: str, rules: str, seconds: float) -> None:
         """Save a host's rules for some time."""
 
-    def claim(self, origin: str) -> bool:
+    def claim(self, key: str) -> bool:
         """Return whether this process should fetch the file, because no other process is fetching it."""
 
-    def release(self, origin: str) -> None:
+    def release(self, key: str) -> None:
         """End a claim."""
 
 
@@ -92,7 +92,7 @@ class RobotsChecker:
             RobotsUnreachableError: the server failed, and is not asked again for some time.
             FetchError: the file can't be fetched.
         """
-        rules = self._rules.get(url.origin) or self._obtain(url, options, deadline)
+        rules = self._rules.get(_key(url, options)) or self._obtain(url, options, deadline)
         if rules.unreachable is not None:
             raise RobotsUnreachableError(
                 f"{rules.unreachable}, so {url.origin} is not asked for images now (use --robots ignore to ask anyway)"
@@ -105,24 +105,24 @@ class RobotsChecker:
 
     def _obtain(self, url: Url, options: FetchOptions, deadline: Deadline) -> RobotsRules:
         """Return a host's rules from the store or from the host. Only one thread asks; the others wait for it."""
-        origin = url.origin
+        key = _key(url, options)
         with self._lock:
-            known = self._rules.get(origin)
+            known = self._rules.get(key)
             if known is not None:
                 return known
-            other = self._pending.get(origin)
+            other = self._pending.get(key)
             if other is None:
-                mine = self._pending[origin] = Future[RobotsRules]()
+                mine = self._pending[key] = Future[RobotsRules]()
         if other is not None:
             try:
                 return other.result(max(deadline.remaining, 0))
             except TimeoutError as error:
-                raise FetchTimeoutError(f"robots.txt of {origin} {deadline.timeout_message}") from error
+                raise FetchTimeoutError(f"robots.txt of {url.origin} {deadline.timeout_message}") from error
             except FetchError as error:
                 raise copy(error) from error
         try:
-            rules = self._load_or_fetch(origin, replace(url, target="/robots.txt", userinfo=None), options, deadline)
-            self._rules.put(origin, rules, rules.lifetime)
+            rules = self._load_or_fetch(key, replace(url, target="/robots.txt", userinfo=None), options, deadline)
+            self._rules.put(key, rules, rules.lifetime)
             mine.set_result(rules)
         except BaseException as error:
             # Each thread gets a copy, because its caller adds facts about its own image to the error.
@@ -130,32 +130,32 @@ class RobotsChecker:
             raise
         finally:
             with self._lock:
-                del self._pending[origin]
+                del self._pending[key]
         return rules
 
-    def _load_or_fetch(self, origin: str, file: Url, options: FetchOptions, deadline: Deadline) -> RobotsRules:
+    def _load_or_fetch(self, key: str, file: Url, options: FetchOptions, deadline: Deadline) -> RobotsRules:
         store = self._store
         if store is None:
-            return self._ask(origin, file, options, deadline)
+            return self._ask(key, file, options, deadline)
         gives_up = monotonic() + min(_WAIT_SECONDS, deadline.remaining / 2)
         claimed = False
         try:
             # After a successful claim, look once more, because the process with the previous claim may have saved the
             # rules in between.
-            while (saved := store.load(origin)) is None and not claimed and monotonic() < gives_up:
-                claimed = store.claim(origin)
+            while (saved := store.load(key)) is None and not claimed and monotonic() < gives_up:
+                claimed = store.claim(key)
                 if not claimed:
                     self._pause(_POLL_SECONDS)
             if saved is not None:
                 return RobotsRules.from_json(saved)
-            rules = self._ask(origin, file, options, deadline)
-            store.save(origin, rules.to_json(), rules.lifetime)
+            rules = self._ask(key, file, options, deadline)
+            store.save(key, rules.to_json(), rules.lifetime)
             return rules
         finally:
             if claimed:
-                store.release(origin)
+                store.release(key)
 
-    def _ask(self, origin: str, file: Url, options: FetchOptions, deadline: Deadline) -> RobotsRules:
+    def _ask(self, key: str, file: Url, options: FetchOptions, deadline: Deadline) -> RobotsRules:
         """Fetch a host's file.
 
         The first server errors are those of the image, which is then retried. If the server fails for as many times as
@@ -169,13 +169,18 @@ class RobotsChecker:
             error.args = (f"robots.txt: {error}",)
             if not isinstance(error, HttpServerError):
                 raise
-            failures = (self._failures.get(origin) or 0) + 1
+            failures = (self._failures.get(key) or 0) + 1
             if failures <= options.retries:
-                self._failures.put(origin, failures)
+                self._failures.put(key, failures)
                 raise
             rules = RobotsRules(unreachable=str(error))
-        self._failures.drop(origin)
+        self._failures.drop(key)
         return rules
+
+
+def _key(url: Url, options: FetchOptions) -> str:
+    """Return the key of a host's rules. Rules from an unverified server are not used by runs that verify servers."""
+    return f"insecure {url.origin}" if options.insecure else url.origin
 
 
 def _robots_options(options: FetchOptions) -> FetchOptions:

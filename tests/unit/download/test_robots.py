@@ -207,6 +207,15 @@ def test_tls_advice_is_given_once(server_context: ssl.SSLContext) -> None:
     assert str(error).count("--insecure") == 1
 
 
+def test_insecure_run_shares_no_rules_with_others(server_context: ssl.SSLContext) -> None:
+    """Rules from a server that was not verified count only for insecure runs."""
+    with Site(lambda: [response(DENY_X)], server_context) as server:
+        downloader = Downloader(Sessions(Guard(["127.0.0.1"]), allow_insecure_tls=True))
+        assert not decision(downloader, f"{server.url}/x", replace(OBEY, insecure=True))
+        error, _ = failure(downloader, f"{server.url}/x", OBEY)
+    assert type(error) is TlsError
+
+
 def test_slow_server_times_out(obeying: Callable[[], Downloader]) -> None:
     """A host that does not send its robots.txt in time costs one timeout, and no image is requested."""
     with Site(lambda: [b"HTTP/1.1 200 OK\r\n"]) as server:
