@@ -58,6 +58,10 @@ _run_process = retry_when_exhausted(subprocess.run)
 _SAMPLE_BYTES = {"I;16": 2, "F": 4}
 
 
+class AnimationError(UndecodableError):
+    """An animation can't be decoded, because the decoder would return its last frame."""
+
+
 class JpegXlFile(ImageFile):
     """A JPEG XL image. Only its header is parsed when it is opened. `load` decodes the pixels.
 
@@ -82,13 +86,12 @@ class JpegXlFile(ImageFile):
         """Decode the pixels.
 
         Raises:
-            UndecodableError: the pixels are damaged or truncated, or the image is an animation.
+            UndecodableError: the pixels are damaged or truncated. `AnimationError`: the image is an animation.
             InternalError: this worker can't start the decoder.
         """
         if not self._is_decoded:
             if self._header.is_animated:
-                # The decoder would return the last frame.
-                raise UndecodableError("an animation in JPEG XL can't be decoded, but it can be saved as downloaded")
+                raise AnimationError("an animation in JPEG XL can't be decoded, but it can be saved as downloaded")
             decoded, profile = _decode(b"".join(_codestream(self._body)), self.width * self.height)
             if decoded.size != self.size:
                 raise UndecodableError("the decoded image has another size than its header says")

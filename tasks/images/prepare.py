@@ -12,6 +12,7 @@ from tasks.images.decode import decode_all_frames
 from tasks.images.exif_tags import read_exif_tags
 from tasks.images.filters import check_filters
 from tasks.images.identify import EncodedImage, ImageInfo
+from tasks.images.jpeg_xl import AnimationError
 from tasks.images.perceptual_hash import perceptual_hash
 from tasks.images.resize import resize_image
 from tasks.images.svg import inspect_svg
@@ -86,7 +87,7 @@ def existing_image(
 def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
     """Return whether an image can be decoded to its end; True if the image is too expensive to decode.
 
-    An SVG drawing is parsed to its end.
+    An SVG drawing is parsed to its end. Of an animation in JPEG XL, only the end is checked.
 
     A worker gives a file its name only after it has written the whole file. But the worker does not sync the file.
     After a power loss, a file may be empty, or have zeros in place of its last bytes. Some decoders turn these zeros
@@ -96,6 +97,8 @@ def is_whole(body: bytes, options: FetchOptions, deadline: Deadline) -> bool:
         if _inspect_drawing(body, options, deadline) is not None:
             return True
         info = decode_all_frames(body, options.max_pixels, deadline, _saved_formats(options))
+    except AnimationError:
+        return not body.endswith(_ZEROS)
     except (NotAnImageError, UndecodableError):
         return False
     except (TooManyPixelsError, FetchTimeoutError):

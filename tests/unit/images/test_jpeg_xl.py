@@ -21,7 +21,7 @@ from tasks.images.decode import decode_all_frames
 from tasks.images.exif_tags import read_exif_tags
 from tasks.images.jpeg_xl import read_header
 from tasks.images.metadata.limits import MAX_PIECES
-from tasks.images.prepare import is_whole, prepare_image
+from tasks.images.prepare import existing_image, is_whole, prepare_image
 from tasks.images.resize import resize_image
 from tasks.model import FetchOptions
 from tests.conftest import required_module
@@ -182,6 +182,17 @@ def test_animation() -> None:
     assert (saved.body, saved.info.width) == (body, 80)
     with pytest.raises(UndecodableError, match="animation in JPEG XL"):
         decode_all_frames(body, _LIMIT, soon(), _FORMATS)
+
+
+def test_saved_animation_is_kept() -> None:
+    """A saved animation is a complete file, so another download does not replace it. A zeroed file is not complete."""
+    body = bits(*_SMALL, (0, 1), (1, 1), (0, 3), (0b100, 3))
+    options = FetchOptions(formats=_FORMATS)
+    downloaded = prepare_image(encoded(Image.new("RGB", (4, 3)), "PNG"), options, soon())
+    kept = existing_image(body, downloaded, options, soon())
+    assert kept is not None
+    assert kept.body == body
+    assert existing_image(body + bytes(512), downloaded, options, soon()) is None
 
 
 def test_limits_come_before_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
