@@ -7,8 +7,9 @@ import json
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from time import monotonic
 from typing import Any, cast
@@ -43,6 +44,8 @@ from tasks.storage.store import Store
 _log = logging.getLogger(__name__)
 #: Seconds for which a run's options are cached. A cancelled run may continue for this time.
 _OPTIONS_TTL_SECONDS = 5.0
+#: The maximum number of ended runs to remember.
+_MAX_ENDED_RUNS = 16
 #: Seconds for which a missing manifest is cached, because each lookup takes time on a shared file system.
 _OPEN_SHARD_TTL_SECONDS = 1.0
 #: The ids of the tasks running in this process's slots. Celery's own list is not used, because it also has tasks that
@@ -56,6 +59,8 @@ class RunCache:
     def __init__(self, server: redis.Redis) -> None:
         self._server = server
         self._options: dict[str, tuple[float, RunOptions]] = {}
+        #: The runs that were last found without a record.
+        self._ended: deque[str] = deque(maxlen=_MAX_ENDED_RUNS)
         self._reading = threading.Lock()
         #: The last shard that was found unfinished: its run, its number, and the time of the check. One shard is
         #: enough, because tasks come in the order of shards.
@@ -91,13 +96,25 @@ class RunCache:
         record = cast("str | None", retry_until_redis_is_back(lambda: self._server.get(keys.run(run_id))))
         if record is None:
             self._options.pop(run_id, None)
+            if run_id not in self._ended:
+                self._ended.append(run_id)
             raise CancelledError(f"run {run_id} does not exist at this broker: it has ended or was never started")
         run = RunOptions.from_json(json.loads(record))
         # The options of a draining run are not cached, because the run may be resumed at any moment.
         self._options[run_id] = (0.0 if run.draining else monotonic(), run)
+        with suppress(ValueError):
+            self._ended.remove(run_id)
         if run.revision != revision:
             raise CancelledError("the run has a later revision than this image's task")
         return run
+
+    def is_dropped(self, run_id: str) -> bool:
+        """Return whether a run's last task was dropped, because the run had ended or was draining.
+
+        Redis is not asked.
+        """
+        _, run = self._options.get(run_id, (0.0, None))
+        return run.draining if run is not None else run_id in self._ended
 
     def forget(self, run_id: str) -> None:
         """Remove a run's options from the cache."""
@@ -204,12 +221,18 @@ def previous_file(facts: Mapping[str, Any] | None, run: RunOptions) -> PreviousF
 
 
 def _look_up_ahead(request: Any, release: Callable[[], None]) -> bool:
-    """Start to resolve the host of an image's task; return whether the task is held until the look-up has ended."""
+    """Start to resolve the host of an image's task; return whether the task is held until the look-up has ended.
+
+    A task that will be dropped is not held. So even with a dead name server, the tasks of an ended run are dropped at
+    once, and other runs need not wait for them.
+    """
     if request.type != FETCH_IMAGE or "refused" in request.kwargs:
         return False
     # A task that was sent by hand may have any arguments.
-    url = next(iter(request.args[2:]), None)
-    return isinstance(url, str) and downloader().look_up_ahead(url, release)
+    run_id, _, url = (*request.args, None, None, None)[:3]
+    if not isinstance(url, str) or run_cache().is_dropped(str(run_id)):
+        return False
+    return downloader().look_up_ahead(url, release)
 
 
 class _HoldUnresolved(bootsteps.Step):  # type: ignore[misc]  # Celery has no annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -13,6 +14,7 @@ import pytest
 
 from tasks import worker
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE
+from tasks.errors import CancelledError
 from tasks.model import RunOptions
 from tasks.storage import manifest
 from tasks.storage.local_store import LocalStore
@@ -120,8 +122,24 @@ def test_slots_read_options_once_together() -> None:
     assert server.get.call_count == 1
 
 
+def test_runs_whose_tasks_are_dropped_are_known() -> None:
+    """After the first dropped task of a run, the run counts as ended or draining, until a later task finds it again."""
+    server = Mock()
+    runs = RunCache(server)
+    found = [runs.is_dropped("a")]
+    for record in (None, RunOptions("/out", 10, run_id="a"), RunOptions("/out", 10, run_id="a", draining=True)):
+        server.get.return_value = None if record is None else json.dumps(record.to_json())
+        with suppress(CancelledError):
+            runs.options("a", 0, fresh=True)
+        found.append(runs.is_dropped("a"))
+    assert found == [False, True, False, True]
+
+
 def test_looks_up_the_host_of_a_reserved_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task that waits for its host name is held. Other tasks, refused rows and odd arguments are not looked up."""
+    """A task that waits for its host name is held.
+
+    Other tasks, refused rows, odd arguments and the tasks of ended runs are not looked up.
+    """
     asked: list[str] = []
 
     def look_up_ahead(url: str, _: object) -> bool:
@@ -129,12 +147,14 @@ def test_looks_up_the_host_of_a_reserved_image(monkeypatch: pytest.MonkeyPatch) 
         return True
 
     monkeypatch.setattr(worker, "downloader", lambda: SimpleNamespace(look_up_ahead=look_up_ahead))
+    monkeypatch.setattr(worker, "run_cache", lambda: SimpleNamespace(is_dropped=lambda run_id: run_id == "ended"))
 
     def is_held(name: str, *args: object, **kwargs: object) -> bool:
         return worker._look_up_ahead(SimpleNamespace(type=name, args=args, kwargs=kwargs), lambda: None)
 
     assert is_held(FETCH_IMAGE, "run", 0, "http://a.example/1.jpg")
     assert not is_held(FETCH_IMAGE, "run", 0, "http://b.example/1.jpg", refused={"reason": "invalid_row"})
+    assert not is_held(FETCH_IMAGE, "ended", 0, "http://d.example/1.jpg")
     assert not is_held(FETCH_IMAGE, "run", 0)
     assert not is_held(FETCH_IMAGE, "run", 0, 7)
     assert not is_held(COLLECT_SHARD, "run", 0, "http://c.example/1.jpg")
