@@ -178,8 +178,9 @@ def _resize_modes(results: Mapping[str, Result]) -> Iterator[str]:
     yield _table(["images/s", *columns[:2], "ratio", *columns[2:]], rows)
     yield (
         f"{measured[0]['images']:,} images, {measured[0]['repeat']} turns. {BASE} has the size that is fastest with "
-        "`keep_ratio`. In the mode `no`, both programs decode each image and encode it again in its own size. `python "
-        "-m benchmarks --workload resize-no` measures one row."
+        "`keep_ratio`. In the mode `no`, both programs decode each image and encode it again in its own size. Other "
+        "programs used the machine during these turns, so compare the CPU times too. `python -m benchmarks --workload "
+        "resize-no` measures one row."
     )
 
 
