@@ -2,6 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The least and the greatest value of an option; None for no greatest value."""
+
+    least: float
+    greatest: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return math.isfinite(value) and self.least <= value and (self.greatest is None or value <= self.greatest)
+
+    def __str__(self) -> str:
+        return f"at least {self.least:g}" if self.greatest is None else f"from {self.least:g} to {self.greatest:g}"
+
+
+def bounds_of(kind: type[Any], name: str) -> Bounds:
+    """Return the bounds of a dataclass's field, which are written in the annotation of the field's type."""
+    hint = get_type_hints(kind, include_extras=True)[name]
+    options = (hint, *get_args(hint))
+    bounds: Bounds = next(part.__metadata__[0] for part in options if get_origin(part) is Annotated)
+    return bounds
+
+
 #: Seconds until an unacknowledged message is redelivered to another worker. The timeout must exceed the longest time
 #: that a task spends in a worker. This time has two parts: the wait behind prefetched tasks, and the task's own
 #: deadline.
@@ -24,6 +51,15 @@ PREFETCH = 3
 
 #: Default number of download slots per worker process; ``--concurrency`` overrides it.
 CONCURRENCY = 16
+
+#: The number of worker processes of a local fleet, and the number of download slots in each process.
+FLEET_SIZE = Bounds(1, 256)
+
+#: The number of images in a shard. A shard is one Celery chord.
+SHARD_SIZE = Bounds(1, 10_000)
+
+#: The number of shards in flight.
+WINDOW = Bounds(1, 1000)
 
 #: Seconds until a run's record in Redis expires, unless the producer renews the record.
 RUN_RECORD_TTL = 7 * 24 * 3600

@@ -84,6 +84,29 @@ def url_scheme(text: str) -> str | None:
     return None if found is None else found["scheme"].lower()
 
 
+def check_folder_name(text: str) -> None:
+    """Check that a text is a path of a folder, and not a likely mistake.
+
+    Raises:
+        ValueError: it is a mistake; the message says why, and what to write.
+    """
+    if text == "":
+        # It may come from an unset shell variable, so it does not mean the current folder.
+        raise ValueError("the folder's name is empty")
+    if scheme := url_scheme(text):
+        # A URL is not a path. If it were used as a path, the run would create a local folder named after the scheme,
+        # and would report success.
+        other = "mount the storage and give the path of the mount"
+        hint = "give the path without file://" if scheme == "file" else other
+        raise ValueError(f"{scheme}:// is not supported, because only folders on this machine can be used; {hint}")
+    if text.startswith("~"):
+        # A shell replaces it only outside of quotes, and Python does not.
+        raise ValueError(
+            "~ was not replaced by your home folder; write ~ outside of quotes, or write the whole path. "
+            "For a folder with this name, give its absolute path"
+        )
+
+
 def parse_location(text: str) -> Location:
     """Parse a location. A text with the scheme of an object store is a URL, and any other text is a path.
 

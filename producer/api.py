@@ -19,12 +19,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 from config import limits
-from config.locations import Location, parse_location, resolved
+from config.locations import Location, check_folder_name, parse_location, resolved
 from tasks.errors import WORTH_RETRYING
 
 if TYPE_CHECKING:
@@ -46,9 +45,9 @@ class LocalFleet:
     """A fleet for one call. It runs on this machine and has a private Redis."""
 
     #: The number of worker processes; None for one per CPU core.
-    workers: int | None = None
+    workers: Annotated[int, limits.FLEET_SIZE] | None = None
     #: Download slots in each worker process.
-    concurrency: int = limits.CONCURRENCY
+    concurrency: Annotated[int, limits.FLEET_SIZE] = limits.CONCURRENCY
     #: Networks like ``10.1.0.0/16`` or ``127.0.0.1:8765``. The workers may connect to these networks and to public
     #: addresses. None for IMAGEFLEET_ALLOW_NETWORKS.
     allow_networks: tuple[str, ...] | None = None
@@ -74,7 +73,7 @@ def download(
     config: RunConfig | None = None,
     workers: Workers = None,
     on_progress: Listener | None = None,
-    incremental: IncrementalMode | None = None,
+    incremental: IncrementalMode | str | None = None,
 ) -> RunResult:
     """Download every image of a URL list into a folder, and wait for the end.
 
@@ -88,33 +87,38 @@ def download(
             that run.
         workers: where to download.
         on_progress: called with the progress.
-        incremental: what to do if the folder holds a run; None: refuse it.
+        incremental: what to do if the folder holds a run, as a mode or its value, such as ``"skip"``; None: refuse the
+            folder.
 
     Returns:
         The result. Failed images don't raise an exception: ``result.summary`` counts them, and ``result.outcomes()``
         yields the Outcome of each image.
 
     Raises:
-        UsageError: the list or the folder can't be used, or an option has no effect here.
+        UsageError: the list or the folder can't be used, or an option is invalid or has no effect here.
         CommandError: the run can't continue, for example because Redis is unreachable. ``error.hint`` is the next step.
         SettingsError: an environment variable has an invalid value.
     """
     from producer.output.run_file import RunConfig, RunFile
     from producer.runs import incremental as starting
     from producer.runs.incremental_mode import IncrementalMode
+    from producer.runs.option_conflicts import checked_run_config
+    from producer.runs.option_values import checked_member
     from producer.runs.preflight import checked_config
 
+    mode = None if incremental is None else checked_member(incremental, IncrementalMode, "incremental")
     given = () if config is None else None
-    broker = _broker_url(workers)
-    config = checked_config(RunConfig() if config is None else config, _location(out), broker)
-    name, requests = _requests(source, config)
-    wanted = starting.RunRequest(name, requests, config, given)
-    with starting.run_folder(_location(out), broker, incremental) as store:
-        if incremental is IncrementalMode.SKIP and RunFile.is_in(store):
-            return _execute(starting.resume_same(wanted, store), _location(out), workers, broker, on_progress)
-        prepared = starting.prepare(wanted, incremental, store, broker)
-        with _worker_pool(_location(out), prepared.config, workers, broker) as pool, prepared.start() as run:
-            return run.execute(pool, on_progress or _ignore)
+    options = checked_run_config(RunConfig() if config is None else config)
+    call = _checked_call(out, workers, on_progress)
+    options = checked_config(options, call.out, call.broker)
+    name, requests = _requests(source, options)
+    wanted = starting.RunRequest(name, requests, options, given)
+    with starting.run_folder(call.out, call.broker, mode) as store:
+        if mode is IncrementalMode.SKIP and RunFile.is_in(store):
+            return _execute(starting.resume_same(wanted, store), call)
+        prepared = starting.prepare(wanted, mode, store, call.broker)
+        with _worker_pool(call, prepared.config) as pool, prepared.start() as run:
+            return run.execute(pool, call.listener)
 
 
 def resume(out: str | Path, workers: Workers = None, on_progress: Listener | None = None) -> RunResult:
@@ -124,7 +128,7 @@ def resume(out: str | Path, workers: Workers = None, on_progress: Listener | Non
     """
     from producer.runs.run import Run
 
-    return _continue_run(Run.resume, "resume", _location(out), workers, on_progress)
+    return _continue_run(Run.resume, "resume", _checked_call(out, workers, on_progress))
 
 
 def retry(
@@ -145,64 +149,89 @@ def retry(
 
     Raises: as `download`; UsageError also if the folder holds no complete run.
     """
+    from producer.runs.option_values import checked_members
     from producer.runs.run import Run
+    from tasks.model import Reason
 
-    return _continue_run(lambda store: Run.retry(store, reasons), "retry", _location(out), workers, on_progress)
+    chosen = checked_members(reasons, Reason, "reasons")
+    return _continue_run(lambda store: Run.retry(store, chosen), "retry", _checked_call(out, workers, on_progress))
 
 
-def _continue_run(
-    open_run: Callable[[Store], Run], command: str, out: Location, workers: Workers, on_progress: Listener | None
-) -> RunResult:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """The checked arguments of a call, except the list and the options of the run."""
+
+    out: Location
+    workers: Workers
+    #: The URL of the broker; None for a local fleet.
+    broker: str | None
+    listener: Listener
+
+
+def _checked_call(out: Any, workers: Any, on_progress: Any) -> _Call:
+    """Check the arguments of a call and, for a local fleet, the network settings.
+
+    Raises:
+        UsageError: an argument has the wrong type, or a value that can't be used.
+        SettingsError: an environment variable has an invalid value.
+    """
+    from producer.runs.option_values import checked_options
+    from producer.runs.preflight import check_network_settings, checked_broker_url
+    from tasks.errors import UsageError
+
+    if not (on_progress is None or callable(on_progress)):
+        raise UsageError("on_progress can't be called", f"it is {on_progress!r:.100}", "Pass a function, or None.")
+    location = _location(out)
+    listener = on_progress or _ignore
+    if isinstance(workers, LocalFleet):
+        workers = checked_options(workers, LocalFleet, "LocalFleet")
+        check_network_settings()
+        return _Call(location, workers, None, listener)
+    is_broker = isinstance(workers, Broker) and isinstance(workers.url, str) and workers.url
+    if workers is not None and not is_broker:
+        # The error does not show the value, because a URL may have a password.
+        why = "it is neither a LocalFleet nor a Broker with a URL"
+        raise UsageError(f"workers can't be this {type(workers).__name__}", why, "Pass Broker(url), for example.")
+    return _Call(location, workers, checked_broker_url(None if workers is None else workers.url), listener)
+
+
+def _continue_run(open_run: Callable[[Store], Run], command: str, call: _Call) -> RunResult:
     from producer.output import lock
     from producer.output.folder import existing_run
 
-    broker = _broker_url(workers)
-    store = existing_run(out)
-    with lock.hold(store, broker, command):
-        return _execute(open_run(store), out, workers, broker, on_progress)
+    store = existing_run(call.out)
+    with lock.hold(store, call.broker, command):
+        return _execute(open_run(store), call)
 
 
-def _execute(run: Run, out: Location, workers: Workers, broker: str | None, on_progress: Listener | None) -> RunResult:
+def _execute(run: Run, call: _Call) -> RunResult:
     """Return the result of an existing run, after continuing the run if it is incomplete."""
     if run.is_done:
         return run.summary()
-    with run, _worker_pool(out, run.config, workers, broker) as pool:
-        return run.execute(pool, on_progress or _ignore)
-
-
-def _broker_url(workers: Workers) -> str | None:
-    """Return the URL of the broker, or None for a local fleet.
-
-    For a local fleet, check the network settings.
-    """
-    from producer.runs.preflight import check_network_settings, checked_broker_url
-
-    if isinstance(workers, LocalFleet):
-        check_network_settings()
-        return None
-    return checked_broker_url(None if workers is None else workers.url)
+    with run, _worker_pool(call, run.config) as pool:
+        return run.execute(pool, call.listener)
 
 
 @contextmanager
-def _worker_pool(out: Location, config: RunConfig, workers: Workers, broker: str | None) -> Iterator[WorkerPool]:
+def _worker_pool(call: _Call, config: RunConfig) -> Iterator[WorkerPool]:
     """Yield the workers at the broker, or start a local fleet for the duration of the block and yield its workers."""
     from producer.local_fleet.fleet import Fleet, FleetSize, cores
     from producer.runs.worker_pool import broker_pool, local_pool
     from tasks import file_descriptors
 
-    if broker is not None:
-        yield broker_pool(broker, resolved(out), config.fetch.insecure)
+    if call.broker is not None:
+        yield broker_pool(call.broker, resolved(call.out), config.fetch.insecure)
         return
-    local = workers if isinstance(workers, LocalFleet) else LocalFleet()
+    local = call.workers if isinstance(call.workers, LocalFleet) else LocalFleet()
     # The fleet's processes inherit this limit of open files.
     file_descriptors.raise_limit()
     previous = () if config.previous_run is None else (parse_location(config.previous_run),)
     size = FleetSize(local.workers or len(cores()), local.concurrency)
-    with Fleet(size, [resolved(out)], local.allow_networks, previous_run_folders=previous) as fleet:
+    with Fleet(size, [resolved(call.out)], local.allow_networks, previous_run_folders=previous) as fleet:
         yield local_pool(fleet)
 
 
-def _requests(source: str | Path | Iterable[str], config: RunConfig) -> tuple[str, Iterable[ImageRequest]]:
+def _requests(source: Any, config: RunConfig) -> tuple[str, Iterable[ImageRequest]]:
     """Return the name and the requests of a URL list.
 
     Raises:
@@ -211,7 +240,6 @@ def _requests(source: str | Path | Iterable[str], config: RunConfig) -> tuple[st
     from producer.sources import url_list
     from producer.sources.options import SourceOptions
     from tasks.errors import UsageError
-    from tasks.model import ImageRequest
 
     if isinstance(source, str | Path):
         name = str(source)
@@ -222,26 +250,41 @@ def _requests(source: str | Path | Iterable[str], config: RunConfig) -> tuple[st
             "they say how to read a list in a file, but the URLs come from Python",
             "Omit them, or write the list to a file.",
         )
-    requests = (ImageRequest(index, url) for index, url in enumerate(source))
-    first = next(requests, None)
-    if first is None:
-        raise UsageError("There are no URLs to download", "the given iterable is empty", "Pass at least one URL.")
-    return PYTHON_SOURCE, chain([first], requests)
+    if isinstance(source, bytes) or not isinstance(source, Iterable):
+        what = f"source can't be this {type(source).__name__}"
+        raise UsageError(what, "it is neither the path of a list nor URLs", "Pass a path, or an iterable of URLs.")
+    requests = (_request(index, url) for index, url in enumerate(source))
+    return PYTHON_SOURCE, url_list.require_urls(requests, PYTHON_SOURCE)
 
 
-def _location(out: str | Path) -> Location:
+def _request(index: int, url: Any) -> ImageRequest:
+    """Return the request for an item of the given URLs. An item that is not text, such as NaN, is refused."""
+    from tasks.model import ImageRequest, Reason, Refusal
+
+    if isinstance(url, str):
+        return ImageRequest(index, url)
+    why = f"item {index} is {url!r:.60} ({type(url).__name__}), not the text of a URL"
+    return ImageRequest(index, "", refused=Refusal(Reason.INVALID_ROW, why))
+
+
+def _location(out: Any) -> Location:
     """Return the location of an output folder.
 
     Raises:
-        UsageError: the location is an invalid URL of an object store.
+        UsageError: this is not a location, or is an invalid URL of an object store.
     """
     from tasks.errors import UsageError
 
+    hint = "Give a path, or a URL such as s3://bucket/prefix."
+    if not isinstance(out, str | Path):
+        raise UsageError(f"The output folder {out!r:.100} can't be used", "it is neither text nor a Path", hint)
     try:
-        return out if isinstance(out, Path) else parse_location(out)
+        location = out if isinstance(out, Path) else parse_location(out)
+        if isinstance(location, Path):
+            check_folder_name(str(out))
     except ValueError as error:
-        hint = "Give a path, or a URL such as s3://bucket/prefix."
-        raise UsageError(f"The output folder {out} can't be used", str(error), hint) from error
+        raise UsageError(f"The output folder {str(out)!r} can't be used", str(error), hint) from error
+    return location
 
 
 def _ignore(_: Progress) -> None:

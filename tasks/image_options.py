@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+from config.limits import Bounds
 
 
 class ResizeMode(StrEnum):
@@ -92,15 +94,19 @@ QUALITY_SCALES = {
 }
 
 
+#: A value of red, green or blue.
+ColourValue = Annotated[int, Bounds(0, 255)]
+
+
 @dataclass(frozen=True, slots=True)
 class ResizeOptions:
     """How to resize and encode each image of a run."""
 
     mode: ResizeMode = ResizeMode.NO
     #: The requested size in pixels, with a meaning that depends on the mode. The mode ``no`` ignores the size.
-    image_size: int = 256
+    image_size: Annotated[int, Bounds(1, 10_000)] = 256
     #: Quality on the scale of the format; None for the scale's default.
-    quality: int | None = None
+    quality: Annotated[int, Bounds(0, 100)] | None = None
     #: Whether images keep their size if they are not larger than the requested size.
     only_if_bigger: bool = False
     #: The format of encoded images. None stands for JPEG, but in the mode ``no``, None means that nothing is encoded.
@@ -113,7 +119,7 @@ class ResizeOptions:
     downscale: Interpolation | None = None
     #: The colour of the border, and of the background of a JPEG's transparent pixels: red, green and blue, from 0 to
     #: 255.
-    background: tuple[int, int, int] = (255, 255, 255)
+    background: tuple[ColourValue, ColourValue, ColourValue] = (255, 255, 255)
 
     @property
     def encodes(self) -> bool:
@@ -129,6 +135,16 @@ class ResizeOptions:
     def format_quality(self) -> int:
         """The quality of encoded images, on the scale of their format."""
         return QUALITY_SCALES[self.format].default if self.quality is None else self.quality
+
+    def check_quality(self) -> None:
+        """Check the quality.
+
+        Raises:
+            ValueError: the quality is not on the scale of the format.
+        """
+        scale = QUALITY_SCALES[self.format]
+        if not scale.least <= self.format_quality <= scale.highest:
+            raise ValueError(f"for {self.format} it must be from {scale.least} to {scale.highest}")
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -152,11 +168,11 @@ class FilterOptions:
     """Which images to keep, by the size of the downloaded image; None for no limit."""
 
     #: Minimum length of the smaller side, in pixels.
-    min_size: int | None = None
+    min_size: Annotated[int, Bounds(1)] | None = None
     #: Maximum ratio of the larger side to the smaller side.
-    max_aspect_ratio: float | None = None
+    max_aspect_ratio: Annotated[float, Bounds(1)] | None = None
     #: Largest area, in pixels.
-    max_area: int | None = None
+    max_area: Annotated[int, Bounds(1)] | None = None
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

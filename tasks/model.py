@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
+from config.limits import MAX_DEADLINE, Bounds
 from tasks.image_options import DEFAULT_FORMATS, FilterOptions, ImageFormat, ResizeOptions, known_fields
 from tasks.throttle_options import ThrottleOptions
 
@@ -174,19 +175,19 @@ class FetchOptions:
     """How to fetch each image of a run. Times are in seconds, sizes in bytes."""
 
     #: Timeout for connecting, and for each wait on the socket.
-    timeout: float = 10.0
+    timeout: Annotated[float, Bounds(0.001)] = 10.0
     #: Limit for all attempts of one delivery together, including waits, redirects and saving.
-    deadline: float = 60.0
-    max_bytes: int = 64 * 1024 * 1024
+    deadline: Annotated[float, Bounds(0.001, MAX_DEADLINE)] = 60.0
+    max_bytes: Annotated[int, Bounds(1)] = 64 * 1024 * 1024
     #: Maximum number of attempts after the first, if another attempt may succeed.
-    retries: int = 2
+    retries: Annotated[int, Bounds(0, 10)] = 2
     #: Wait before the first retry. The wait doubles with each retry, and each wait is shortened at random by up to
     #: half.
-    backoff: float = 0.5
+    backoff: Annotated[float, Bounds(0)] = 0.5
     #: Longest wait at a server's request during which the image keeps its slot. If a server requests a longer wait, the
     #: image is requeued or fails.
-    max_retry_after: float = 30.0
-    max_redirects: int = 5
+    max_retry_after: Annotated[float, Bounds(0)] = 30.0
+    max_redirects: Annotated[int, Bounds(0, 50)] = 5
     #: Whether to follow redirects from https to http.
     allow_downgrade: bool = False
     #: Whether to save an image even if its server opts out of it (X-Robots-Tag).
@@ -196,7 +197,7 @@ class FetchOptions:
     insecure: bool = False
     headers: HeaderOptions = HeaderOptions()
     #: Limit for the downloaded image, and for the saved image.
-    max_pixels: int = 100_000_000
+    max_pixels: Annotated[int, Bounds(1)] = 100_000_000
     #: This option has no effect on resized images, because they are decoded anyway.
     verify: Verify = Verify.HEADER
     resize: ResizeOptions = field(default_factory=ResizeOptions)

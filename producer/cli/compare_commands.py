@@ -16,14 +16,12 @@ import click
 from producer.cli.console import create_console, print_note, show
 from producer.cli.fleets import FleetRequest, get_worker_pool
 from producer.cli.json_result import current_result
+from producer.cli.parameter_types import Duration, Folder, UrlList
 from producer.cli.parameters import (
     DURATION_HELP,
     SIZE_HELP,
     DownloadParameters,
-    Duration,
     FleetParameters,
-    Folder,
-    UrlList,
     broker_option,
     download_options,
     fleet_options,

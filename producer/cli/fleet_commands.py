@@ -13,7 +13,8 @@ from config.locations import Location, resolved
 from producer.cli.console import print_note, show
 from producer.cli.fleets import FleetRequest, describe_size, local_fleet
 from producer.cli.json_result import current_result
-from producer.cli.parameters import FleetParameters, OutputLocation, broker_option, fleet_size_options, json_option
+from producer.cli.parameter_types import OutputLocation
+from producer.cli.parameters import FleetParameters, broker_option, fleet_size_options, json_option
 from producer.runs.preflight import check_network_settings
 
 

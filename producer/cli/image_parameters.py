@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from config.limits import bounds_of
+from producer.cli.parameter_types import int_range
 from tasks.image_options import (
     DEFAULT_FORMATS,
     FORMATS_ON_REQUEST,
@@ -91,11 +93,10 @@ class ImageParameters:
             downscale=None if self.downscale is None else Interpolation(self.downscale),
             background=self.background or ResizeOptions().background,
         )
-        scale = QUALITY_SCALES[options.format]
-        if not scale.least <= options.format_quality <= scale.highest:
-            raise click.BadParameter(
-                f"for {options.format} it must be from {scale.least} to {scale.highest}", param_hint="--quality"
-            )
+        try:
+            options.check_quality()
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--quality") from error
         return options
 
     def filter_options(self) -> FilterOptions:
@@ -143,7 +144,7 @@ IMAGE_OPTIONS = (
     ),
     click.option(
         "--image-size",
-        type=click.IntRange(1, 10_000),
+        type=int_range(bounds_of(ResizeOptions, "image_size")),
         help=f"Length of the side that --resize scales, in pixels.  [default: {ResizeOptions().image_size}]",
     ),
     click.option("--only-if-bigger", is_flag=True, help="Smaller images keep their size, without a border."),
@@ -154,7 +155,7 @@ IMAGE_OPTIONS = (
     ),
     click.option(
         "--quality",
-        type=click.IntRange(0, 100),
+        type=int_range(bounds_of(ResizeOptions, "quality")),
         help=f"Quality of encoded images. For png, which is lossless, the compression level. {_QUALITIES}.",
     ),
     click.option(
@@ -180,15 +181,17 @@ IMAGE_OPTIONS = (
     ),
     click.option(
         "--min-size",
-        type=click.IntRange(1),
+        type=int_range(bounds_of(FilterOptions, "min_size")),
         help="Minimum length of the smaller side of a downloaded image, in pixels.",
     ),
     click.option(
-        "--max-area", type=click.IntRange(1), help="Maximum area (width times height) of a downloaded image, in pixels."
+        "--max-area",
+        type=int_range(bounds_of(FilterOptions, "max_area")),
+        help="Maximum area (width times height) of a downloaded image, in pixels.",
     ),
     click.option(
         "--max-aspect-ratio",
-        type=click.FloatRange(1),
+        type=click.FloatRange(bounds_of(FilterOptions, "max_aspect_ratio").least),
         help="Maximum ratio of an image's larger side to its smaller side.",
     ),
     click.option(

@@ -51,17 +51,12 @@ class OutputParameters:
 
     def _template(self) -> str | None:
         """Return the template; None for the default names."""
-        from producer.planning.path_template import DEFAULT_TEMPLATES, PRESETS, PathTemplate
+        from producer.planning.path_template import parse_template
 
-        text = self.path_template
-        template = PRESETS.get(text, text)
-        if template is None or template in DEFAULT_TEMPLATES:
-            return None
         try:
-            PathTemplate(template)
+            return parse_template(self.path_template)
         except ValueError as error:
             raise click.BadParameter(str(error), param_hint="--path-template") from error
-        return template
 
 
 #: Adds the argument ``output``.

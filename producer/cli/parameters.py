@@ -1,20 +1,20 @@
-"""The types and groups of options, and their conversion to the options of a run."""
+"""The groups of options, and their conversion to the options of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import reduce, wraps
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from config import limits
-from config.locations import SCHEMES, Location, StoreUrl, url_scheme
+from config.limits import bounds_of
 from producer.cli.image_parameters import IMAGE_OPTIONS, ImageParameters
 from producer.cli.json_result import enable_json
+from producer.cli.parameter_types import BrokerUrl, Duration, Size, int_range
 from tasks.download import headers
 from tasks.image_options import DEFAULT_FORMATS
 from tasks.model import FetchOptions, HeaderOptions, Verify
@@ -24,121 +24,6 @@ if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-class Folder(click.Path):
-    """A folder on this machine.
-
-    An empty name does not mean the current folder. It is refused, because it may come from an unset shell variable.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(path_type=Path, file_okay=False)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the converted value, or fail with a usage error."""
-        if value == "":
-            self.fail("the folder's name is empty", param, ctx)
-        if scheme := url_scheme(str(value)):
-            # A URL is not a path. If it were used as a path, the run would create a local folder named after the
-            # scheme, and would report success.
-            other = "mount the storage and give the path of the mount"
-            hint = "give the path without file://" if scheme == "file" else other
-            self.fail(
-                f"{scheme}:// is not supported, because only folders on this machine can be used; {hint}", param, ctx
-            )
-        return super().convert(value, param, ctx)
-
-
-class OutputLocation(click.ParamType[Location]):
-    """A folder on this machine, or the URL of a folder in an object store."""
-
-    name = "location"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
-        """Return the converted value, or fail with a usage error."""
-        if url_scheme(str(value)) not in SCHEMES:
-            folder: Path = Folder().convert(value, param, ctx)
-            return folder
-        try:
-            return StoreUrl.parse(str(value))
-        except ValueError as error:
-            self.fail(f"{value!r} is not the URL of a folder in an object store: {error}", param, ctx)
-
-
-class UrlList(click.ParamType[str]):
-    """A SOURCE: the path of a file on this machine, the URL of a list on a server, or ``-`` for standard input."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the converted value, or fail with a usage error."""
-        from producer.sources.remote import REMOTE_SCHEMES
-
-        scheme = url_scheme(str(value))
-        if scheme is not None and scheme not in REMOTE_SCHEMES:
-            other = "copy the list to this machine, or pipe it into the command with - as SOURCE"
-            hint = "give the path without file://" if scheme == "file" else other
-            schemes = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
-            self.fail(
-                f"{scheme}:// is not supported; a list can be a file, - (standard input) "
-                f"or a URL with {schemes}; {hint}",
-                param,
-                ctx,
-            )
-        return str(value)
-
-
-class BrokerUrl(click.ParamType[str]):
-    """The URL of a broker. An empty URL is refused, because it may come from an unset shell variable."""
-
-    name = "url"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the converted value, or fail with a usage error."""
-        if value == "":
-            self.fail("the URL is empty", param, ctx)
-        return str(value)
-
-
-class Size(click.ParamType[int]):
-    """A number of bytes, optionally with a unit."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the converted value, or fail with a usage error."""
-        from pydantic import ByteSize, TypeAdapter, ValidationError
-
-        try:
-            count = int(TypeAdapter(ByteSize).validate_python(value))
-        except ValidationError:
-            self.fail(f"{value!r} is not a size, such as 500KiB or 64MiB", param, ctx)
-        if count < 1:
-            self.fail("a size must be at least one byte", param, ctx)
-        return count
-
-
-class Duration(click.ParamType[float]):
-    """A number of seconds, optionally with a unit."""
-
-    name = "duration"
-
-    def __init__(self, least: float = 0.001) -> None:
-        self._least = least
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the converted value, or fail with a usage error."""
-        text = str(value).strip().lower()
-        units = {"ms": 0.001, "s": 1.0, "m": 60.0}
-        unit = next((unit for unit in units if text.endswith(unit)), "")
-        try:
-            seconds = float(text.removesuffix(unit)) * units.get(unit, 1.0)
-        except ValueError:
-            self.fail(f"{value!r} is not a duration, such as 300ms, 10 or 2m", param, ctx)
-        if not self._least <= seconds < float("inf"):
-            self.fail(f"it must be at least {self._least:g} s", param, ctx)
-        return seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,28 +151,28 @@ download_options = grouped(
     DownloadParameters,
     click.option(
         "--shard-size",
-        type=click.IntRange(1, 10_000),
+        type=int_range(limits.SHARD_SIZE),
         default=1000,
         show_default=True,
         help="Number of images in a shard. Each shard is one Celery chord and gets one manifest.",
     ),
     click.option(
         "--window",
-        type=click.IntRange(1, 1000),
+        type=int_range(limits.WINDOW),
         default=8,
         show_default=True,
         help="Maximum number of shards in flight.",
     ),
     click.option(
         "--timeout",
-        type=Duration(),
+        type=Duration(bounds_of(FetchOptions, "timeout").least),
         default=_defaults.timeout,
         show_default=True,
         help="Timeout for connecting and for each network read or write, in seconds.",
     ),
     click.option(
         "--deadline",
-        type=Duration(),
+        type=Duration(bounds_of(FetchOptions, "deadline").least),
         default=_defaults.deadline,
         show_default=True,
         help="Time limit for an image, in seconds, including all attempts, waits and saving. "
@@ -302,14 +187,14 @@ download_options = grouped(
     ),
     click.option(
         "--retries",
-        type=click.IntRange(0, 10),
+        type=int_range(bounds_of(FetchOptions, "retries")),
         default=_defaults.retries,
         show_default=True,
         help="Maximum number of retries of an image, after errors that may be temporary.",
     ),
     click.option(
         "--max-retry-after",
-        type=Duration(0.0),
+        type=Duration(bounds_of(FetchOptions, "max_retry_after").least),
         default=_defaults.max_retry_after,
         show_default=True,
         help="Maximum Retry-After, in seconds, for which an image waits in its download slot. For a longer "
@@ -318,7 +203,7 @@ download_options = grouped(
     ),
     click.option(
         "--max-redirects",
-        type=click.IntRange(0, 50),
+        type=int_range(bounds_of(FetchOptions, "max_redirects")),
         default=_defaults.max_redirects,
         show_default=True,
         help="Maximum number of redirects to follow per URL.",
@@ -366,12 +251,12 @@ download_options = grouped(
 _fleet_size_options = (
     click.option(
         "--workers",
-        type=click.IntRange(1, 256),
+        type=int_range(limits.FLEET_SIZE),
         help="Number of worker processes in a local fleet.  [default: one per CPU core]",
     ),
     click.option(
         "--concurrency",
-        type=click.IntRange(1, 256),
+        type=int_range(limits.FLEET_SIZE),
         default=limits.CONCURRENCY,
         show_default=True,
         help="Number of download slots in each worker process of a local fleet.",

@@ -19,13 +19,12 @@ from producer.cli.console import create_console, print_note, show
 from producer.cli.fleets import FleetRequest, get_worker_pool
 from producer.cli.json_result import current_result
 from producer.cli.output_parameters import OutputParameters, output_options
+from producer.cli.parameter_types import OutputLocation, UrlList
 from producer.cli.parameters import (
     DURATION_HELP,
     SIZE_HELP,
     DownloadParameters,
     FleetParameters,
-    OutputLocation,
-    UrlList,
     broker_option,
     download_options,
     fleet_options,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 from dataclasses import dataclass
 
 import click
 
+from config.limits import bounds_of
+from producer.cli.parameter_types import int_range
 from producer.cli.parameters import grouped
+from producer.sources.encoding import check_encoding
 from producer.sources.options import Dedupe, HashKind, InputFormat, SourceOptions
 from tasks.errors import InvalidUrlError
 
@@ -64,18 +66,11 @@ class SourceParameters:
         )
 
     def _check_encoding(self) -> None:
-        if self.encoding is None:
-            return
-        try:
-            # Python's own decoders read the text. They need an encoding that decodes bytes to text.
-            is_text = codecs.lookup(self.encoding)._is_text_encoding
-        except LookupError:
-            is_text = False
-        if not is_text:
-            raise click.BadParameter(
-                f"{self.encoding!r} is not an encoding that Python knows, such as utf-8, latin-1 or cp1252",
-                param_hint="--encoding",
-            )
+        if self.encoding is not None:
+            try:
+                check_encoding(self.encoding)
+            except ValueError as error:
+                raise click.BadParameter(str(error), param_hint="--encoding") from error
 
     def _check_base_url(self) -> None:
         from producer.sources.requests import url_completer
@@ -128,10 +123,22 @@ source_options = grouped(
         "they are paths.",
     ),
     click.option(
-        "--offset", type=click.IntRange(0), default=0, show_default=True, help="Number of rows to skip at the start."
+        "--offset",
+        type=int_range(bounds_of(SourceOptions, "offset")),
+        default=0,
+        show_default=True,
+        help="Number of rows to skip at the start.",
     ),
-    click.option("--limit", type=click.IntRange(1), help="Maximum number of rows to take.  [default: all]"),
-    click.option("--sample", type=click.IntRange(1), help="Number of rows to choose at random. SOURCE is read twice."),
+    click.option(
+        "--limit",
+        type=int_range(bounds_of(SourceOptions, "limit")),
+        help="Maximum number of rows to take.  [default: all]",
+    ),
+    click.option(
+        "--sample",
+        type=int_range(bounds_of(SourceOptions, "sample")),
+        help="Number of rows to choose at random. SOURCE is read twice.",
+    ),
     click.option("--seed", type=int, help="Number that decides which rows --sample chooses.  [default: 0]"),
     click.option(
         "--path-col",

@@ -17,8 +17,9 @@ from collections.abc import Container, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+from config import limits
 from config.settings import settings
 from producer.sources.options import SourceOptions
 from tasks.errors import CommandError, StorageError, UsageError
@@ -62,8 +63,8 @@ class RunConfig:
     """
 
     fetch: FetchOptions = field(default_factory=FetchOptions)
-    shard_size: int = 1000
-    window: int = 8
+    shard_size: Annotated[int, limits.SHARD_SIZE] = 1000
+    window: Annotated[int, limits.WINDOW] = 8
     #: The folder of the previous run to refresh, or None.
     previous_run: str | None = None
     output: OutputOptions = field(default_factory=OutputOptions)

@@ -133,6 +133,25 @@ def _check_columns(template: PathTemplate, schema: pa.Schema) -> None:
         )
 
 
+def check_name_options(options: RunConfig) -> None:
+    """Check that the options for the names of files can be used together.
+
+    Raises:
+        UsageError: an option excludes another option.
+    """
+    if conflict := output_conflict(options.output):
+        option, why = conflict
+        raise UsageError(f"{option} can't be used", why, "Omit one of the two options.")
+    template, column = options.output.path_template, options.source.path_col
+    if column is not None and (template is not None or options.output.format is not OutputFormat.FILES):
+        other_option = "--path-template" if template is not None else f"--output-format {options.output.format}"
+        raise UsageError(
+            f"--path-col and {other_option} can't be used together",
+            "both decide how the images are named",
+            "Omit one of them.",
+        )
+
+
 def check_names(out: Store, options: RunConfig) -> None:
     """If a new run gives its images custom names, check that this is possible.
 
@@ -140,20 +159,10 @@ def check_names(out: Store, options: RunConfig) -> None:
         UsageError: another option excludes custom names, or the output folder holds other files.
         StorageError: the output folder can't be listed.
     """
-    if conflict := output_conflict(options.output):
-        option, why = conflict
-        raise UsageError(f"{option} can't be used", why, "Omit one of the two options.")
+    check_name_options(options)
     if not options.has_own_names:
         return
-    template, column = options.output.path_template, options.source.path_col
-    option = "--path-template" if column is None else "--path-col"
-    if column is not None and (template is not None or options.output.format is not OutputFormat.FILES):
-        other_option = "--path-template" if template is not None else f"--output-format {options.output.format}"
-        raise UsageError(
-            f"{option} and {other_option} can't be used together",
-            "both decide how the images are named",
-            "Omit one of them.",
-        )
+    option = "--path-template" if options.source.path_col is None else "--path-col"
     other = next((name for name in out.list_entries() if not name.startswith(".")), None)
     if other is not None:
         raise UsageError(

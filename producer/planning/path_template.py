@@ -62,7 +62,10 @@ class PathTemplate:
         if _EXTENSION_FIELD in self._fields:
             raise ValueError("{ext} can only be at the end, after a dot")
         if not self._fields:
-            raise ValueError("it has no field, such as {key}, so all images would have the same name")
+            raise ValueError(
+                "it has no field, such as {key}, so all images would have the same name; "
+                f"templates with a name are {', '.join(PRESETS)}"
+            )
         self._join([_SAMPLES.get(field, "x") for field in self._fields])
 
     @property
@@ -114,6 +117,19 @@ class PathTemplate:
         if SHA256_FIELD in str(value):
             raise ValueError(f"the column {field!r} contains {SHA256_FIELD}")
         return str(value)
+
+
+def parse_template(text: str) -> str | None:
+    """Return the template for a preset's name or a template that a user gave; None for the default names.
+
+    Raises:
+        ValueError: the text is neither a preset nor a template.
+    """
+    template = PRESETS.get(text, text)
+    if template is None or template in DEFAULT_TEMPLATES:
+        return None
+    PathTemplate(template)
+    return template
 
 
 def checked_path(name: str) -> str:

@@ -116,6 +116,9 @@ def prepare(wanted: RunRequest, mode: IncrementalMode | None, store: Store, brok
     if mode is IncrementalMode.EXTEND:
         config = _check_extension(wanted, store)
         return PreparedRun(config, partial(Run.extend, store, wanted.requests, wanted.source, wanted.config.source))
+    if mode is not IncrementalMode.OVERWRITE:
+        # Only an explicit `overwrite` may remove a run.
+        raise ValueError(f"no new run can be prepared with --incremental {mode}")
     record = RunFile.load(store)
     _check_overwriting(wanted, record, store)
     removal = RunRemoval(record, store)

@@ -22,6 +22,21 @@ def find_encoding(head: bytes) -> str:
     return next((name for mark, name in _ENCODINGS.items() if head.startswith(mark)), "utf-8")
 
 
+def check_encoding(name: str) -> None:
+    """Check the name of an encoding that a user gave.
+
+    Raises:
+        ValueError: Python has no encoding of text with this name.
+    """
+    try:
+        # Python's own decoders read the text. They need an encoding that decodes bytes to text.
+        is_text = codecs.lookup(name)._is_text_encoding
+    except LookupError:
+        is_text = False
+    if not is_text:
+        raise ValueError(f"{name!r} is not an encoding that Python knows, such as utf-8, latin-1 or cp1252")
+
+
 def is_binary(head: bytes) -> bool:
     """Return whether at least a tenth of the rows contain zero bytes. A few bad rows don't make a list binary."""
     if b"\0" not in head:

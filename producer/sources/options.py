@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
+from config.limits import Bounds
 from tasks.image_options import known_fields
 
 
@@ -67,11 +68,11 @@ class SourceOptions:
     #: The URL of a page, or a scheme. It completes the URLs that have no scheme. None: these URLs stay as they are.
     base_url: str | None = None
     #: Rows to skip at the start.
-    offset: int = 0
+    offset: Annotated[int, Bounds(0)] = 0
     #: The maximum number of rows to take after the skipped rows; None: all rows.
-    limit: int | None = None
+    limit: Annotated[int, Bounds(1)] | None = None
     #: The number of rows to choose at random from the taken rows; None: all rows.
-    sample: int | None = None
+    sample: Annotated[int, Bounds(1)] | None = None
     #: The seed, which decides which rows are chosen at random.
     seed: int = 0
     #: The column with the hashes of the images, or None. It is used together with ``verify_hash``.

@@ -9,12 +9,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
 
 import producer
 from producer.local_fleet.supervisor_client import ROOT
+from producer.output.run_file import PlanState, State
+from tasks.storage.local_store import LocalStore
+from tests.runs import SIZE, make_run
 
 _SOURCE = (ROOT / "producer" / "__init__.py").read_text(encoding="utf-8")
 #: The names that a type checker sees.
@@ -66,3 +70,97 @@ def test_names_are_imported_on_demand() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert loaded - set(sys.stdlib_module_names) == {"producer"}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return the path of a list of five URLs."""
+    path = tmp_path / "list.txt"
+    path.write_text("".join(f"http://127.0.0.1:1/{number}\n" for number in range(5)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Return the folder of a complete run of five images."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    make_run(tmp_path / "listed.txt", LocalStore(folder), 5, 2, State.COMPLETE, PlanState.COMPLETE)
+    return folder
+
+
+def _content(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+#: The package without types, as a program without a type checker uses it.
+_UNTYPED: Any = producer
+_INVALID: dict[str, tuple[dict[str, Any], str]] = {
+    "incremental": ({"incremental": "overwritten"}, "skip, overwrite, extend"),
+    "empty incremental": ({"incremental": ""}, "skip, overwrite, extend"),
+    "shard size": ({"config": _UNTYPED.RunConfig(shard_size=0)}, "shard_size"),
+    "format": ({"config": _UNTYPED.RunConfig(output=_UNTYPED.OutputOptions("zip"))}, "webdataset"),
+    "resize": (
+        {"config": _UNTYPED.RunConfig(_UNTYPED.FetchOptions(resize=_UNTYPED.ResizeOptions("boarder")))},
+        "border",
+    ),
+    "timeout": ({"config": _UNTYPED.RunConfig(_UNTYPED.FetchOptions(timeout="x"))}, "timeout"),
+    "retries": ({"config": _UNTYPED.RunConfig(_UNTYPED.FetchOptions(retries=-5))}, "from 0 to 10"),
+    "columns": ({"config": _UNTYPED.RunConfig(source=_UNTYPED.SourceOptions(columns="id"))}, "columns"),
+    "limit": ({"config": _UNTYPED.RunConfig(source=_UNTYPED.SourceOptions(limit=0))}, "at least 1"),
+    "options instead of a RunConfig": ({"config": _UNTYPED.FetchOptions()}, "RunConfig"),
+    "numbers as URLs": ({"source": [1, 2]}, "item 0 is 1 (int)"),
+    "one number": ({"source": 5}, "source can't be this int"),
+    "bytes": ({"source": b"http://127.0.0.1/"}, "source can't be this bytes"),
+    "no URLs": ({"source": []}, "contains no URLs"),
+    "texts": ({"source": ["cat", "dog"]}, "contains no URLs"),
+    "no folder": ({"out": None}, "output folder None"),
+    "empty folder": ({"out": ""}, "name is empty"),
+    "home folder": ({"out": "~/images"}, "home folder"),
+    "unknown scheme": ({"out": "ftp://host/images"}, "ftp:// is not supported"),
+    "URL of a file": ({"out": "file:///images"}, "without file://"),
+    "broker's URL": ({"workers": "redis://:s3cr3t@127.0.0.1:1/0"}, "Broker(url)"),
+    "no workers": ({"workers": _UNTYPED.LocalFleet(workers=0)}, "LocalFleet.workers can't be 0"),
+    "network": ({"workers": _UNTYPED.LocalFleet(allow_networks="127.0.0.1")}, "LocalFleet.allow_networks"),
+    "callback": ({"on_progress": 5}, "on_progress"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), _INVALID.values(), ids=_INVALID)
+def test_download_refuses_invalid_arguments_first(
+    arguments: dict[str, Any], said: str, source: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An invalid argument raises UsageError before anything is created, and an existing run stays as it is."""
+    monkeypatch.chdir(tmp_path)
+    before = _content(tmp_path)
+    for folder in (out, tmp_path / "new"):
+        with pytest.raises(producer.UsageError) as refused:
+            producer.download(**{"source": source, "out": folder, **arguments})
+        error = refused.value
+        message = f"{error.what}: {error.why}. {error.hint}"
+        assert said in message
+        assert "s3cr3t" not in message
+    assert _content(tmp_path) == before
+
+
+def test_mode_for_an_existing_run_may_be_a_string(source: Path, out: Path, tmp_path: Path) -> None:
+    """The strings ``skip``, ``extend`` and ``overwrite`` do what the members do; the run's files stay."""
+    before = _content(out)
+    listed = tmp_path / "listed.txt"
+    config = producer.RunConfig(shard_size=SIZE)
+    assert producer.download(listed, out, config, incremental="skip").summary.total == 5
+    with pytest.raises(producer.UsageError, match="has the rows of this list already"):
+        producer.download(listed, out, config, incremental="extend")
+    (out / "list.txt").write_bytes(source.read_bytes())
+    with pytest.raises(producer.UsageError, match="can't be overwritten"):
+        producer.download(out / "list.txt", out, config, incremental="overwrite")
+    assert {path: body for path, body in _content(out).items() if path in before} == before
+
+
+@pytest.mark.parametrize("reasons", [["bogus"], ["timeout", "TIMEOUT"], "timeout", 5])
+def test_retry_refuses_unknown_reasons(reasons: Any, out: Path) -> None:
+    """An unknown reason, and one text instead of a list, are refused, because nothing would be retried."""
+    before = _content(out)
+    with pytest.raises(producer.UsageError, match="reasons can't be"):
+        producer.retry(out, reasons)
+    assert _content(out) == before

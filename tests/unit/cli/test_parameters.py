@@ -9,7 +9,8 @@ import click
 import pytest
 
 from config import limits
-from producer.cli.parameters import DownloadParameters, Duration, Size, download_options
+from producer.cli.parameter_types import Duration, Size
+from producer.cli.parameters import DownloadParameters, download_options
 from producer.output.run_file import RunConfig
 from tasks.image_options import DEFAULT_FORMATS, EncodeFormat, FilterOptions, Interpolation, ResizeMode, ResizeOptions
 from tasks.model import HeaderOptions, Verify

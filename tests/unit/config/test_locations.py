@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from config.locations import StoreUrl, parse_location
+from config.locations import StoreUrl, check_folder_name, parse_location
 
 
 def test_parses_locations() -> None:
@@ -64,3 +64,16 @@ def test_folders_below_others() -> None:
     other = ("s3://bucket", "s3://bucket/data-2", "s3://bucket/dat", "s3://other/data/run", "gs://bucket/data/run")
     assert [StoreUrl.parse(url).is_within(root) for url in below + other] == [True, True] + [False] * 5
     assert StoreUrl.parse("s3://bucket/any").is_within(StoreUrl.parse("s3://bucket"))
+
+
+@pytest.mark.parametrize("text", ["", "~", "~/images", "~user/images", "file:///images", "ftp://host/images"])
+def test_likely_mistakes_are_no_folders(text: str) -> None:
+    """An empty name, a name that begins with ``~``, and the URL of something else are refused."""
+    with pytest.raises(ValueError, match=r"empty|home folder|not supported"):
+        check_folder_name(text)
+
+
+@pytest.mark.parametrize("text", ["images", "./~", "/data/~images", "a,b", "C:images"])
+def test_other_names_are_folders(text: str) -> None:
+    """Every other text is the path of a folder."""
+    check_folder_name(text)
