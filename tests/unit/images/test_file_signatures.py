@@ -106,7 +106,7 @@ _IMAGE_HEADERS = {
         b"<?xml version='1.0'?>\n<!-- drawn -->\n" + _SVG,
         b'<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN">' + _SVG,
     ],
-    "a compressed SVG drawing (SVGZ)": [gzip.compress(_SVG)],
+    "a compressed SVG drawing (SVGZ)": [gzip.compress(_SVG, mtime=0)],
     "a TGA image": [image("TGA")],
 }
 _OTHER_HEADERS = {
@@ -134,7 +134,7 @@ _OTHER_HEADERS = {
     "a 7-Zip archive": [b"7z\xbc\xaf\x27\x1c\0\4" + _REST],
     "a RAR archive": [b"Rar!\x1a\x07\1\0" + _REST],
     "a tar archive": [_tar()],
-    "a gzip file": [gzip.compress(b"text"), gzip.compress(b"<html>")],
+    "a gzip file": [gzip.compress(b"text", mtime=0), gzip.compress(b"<html>", mtime=0)],
     "a bzip2 file": [b"BZh91AY&SY" + _REST],
     "an xz file": [b"\xfd7zXZ\0\0\4" + _REST],
     "a Zstandard file": [b"\x28\xb5\x2f\xfd\4\0" + _REST],
