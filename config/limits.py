@@ -61,6 +61,12 @@ SHARD_SIZE = Bounds(1, 10_000)
 #: The number of shards in flight.
 WINDOW = Bounds(1, 1000)
 
+#: The number of further shards in flight that wait only for busy hosts. Their messages are in Redis.
+PARKED_SHARDS = Bounds(0, 100_000)
+
+#: The number of requests that one host gets at once.
+HOST_CONCURRENCY = Bounds(1, 10_000)
+
 #: Seconds until a run's record in Redis expires, unless the producer renews the record.
 RUN_RECORD_TTL = 7 * 24 * 3600
 

@@ -23,6 +23,7 @@ ends a command. Its message says what happened, why, and what to do.
     │   └── RobotsUnreachableError    http_5xx         5xx to the request for robots.txt
     ├── RateLimitedError              rate_limited     429, or a wait above the limit            (retried)
     │   └── LongWaitError             rate_limited     a wait that is too long for a slot        (retried)
+    ├── HostRestingError              host_resting     the host rested too often; not tried
     ├── RedirectError                 redirects        more redirects than allowed, or a loop
     ├── BadResponseError              bad_response     not HTTP, or not a response to this request
     ├── TooLargeError                 too_large        more bytes than allowed
@@ -31,6 +32,7 @@ ends a command. Its message says what happened, why, and what to do.
     ├── HashMismatchError             hash_mismatch    not the expected bytes
     ├── NotAnImageError               not_image        another format, HTML, text, or unknown
     ├── UndecodableError              undecodable      begins as an image, but is broken
+    │   └── AnimationError            undecodable      an animation that can only be saved as downloaded
     ├── TooManyPixelsError            too_many_pixels  more pixels than allowed; not decoded
     ├── FilteredError                 filtered         excluded by a filter of the run
     ├── OptedOutError                 opted_out        the server opts out (X-Robots-Tag)
@@ -57,6 +59,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from tasks.model import Reason
+from tasks.throttle_options import Target
 
 
 class FetchError(Exception):
@@ -75,6 +78,10 @@ class FetchError(Exception):
         self.final_url: str | None = None
         #: Seconds to wait before the next attempt, if the server asked for a wait.
         self.retry_after = retry_after
+        #: Seconds for which the host gets no requests, because of this error.
+        self.rest: float | None = None
+        #: The host that gave no response; None if there was one.
+        self.silent_host: Target | None = None
 
 
 class CommandError(Exception):
@@ -110,7 +117,7 @@ def _reasons_worth_retrying() -> Iterator[Reason]:
     permanent = (Reason.HTTP_4XX, Reason.TLS)
     yield from (kind.reason for kind in kinds if kind.retryable and kind.reason not in permanent)
     # An immediate retry does not help with these reasons, but a retry on another day may.
-    yield from (Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL)
+    yield from (Reason.HOST_RESTING, Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL)
 
 
 class InvalidRowError(FetchError):
@@ -219,6 +226,12 @@ class LongWaitError(RateLimitedError):
     """The server asked for a wait above `--max-retry-after`, but not above 120 s. The slot is freed during the wait."""
 
 
+class HostRestingError(FetchError):
+    """The host refused or did not answer so often that its remaining images are not tried."""
+
+    reason = Reason.HOST_RESTING
+
+
 class RedirectError(FetchError):
     """More redirects than allowed, a loop, a redirect without a usable target, or a redirect from https to http."""
 
@@ -266,6 +279,10 @@ class UndecodableError(FetchError):
     """The body begins as an image, but is broken."""
 
     reason = Reason.UNDECODABLE
+
+
+class AnimationError(UndecodableError):
+    """An animation can't be decoded, because the decoder would return its last frame."""
 
 
 class TooManyPixelsError(FetchError):

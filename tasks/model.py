@@ -47,6 +47,7 @@ class Reason(StrEnum):
     HTTP_4XX = "http_4xx"
     HTTP_5XX = "http_5xx"
     RATE_LIMITED = "rate_limited"
+    HOST_RESTING = "host_resting"
     REDIRECTS = "redirects"
     BAD_RESPONSE = "bad_response"
     TOO_LARGE = "too_large"

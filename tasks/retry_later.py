@@ -31,3 +31,18 @@ class RetryLater(Exception):  # noqa: N818  # not an error, like Celery's Retry
         """
         super().__init__(message)
         self.countdown, self.prior = countdown, prior
+
+
+class HostBusy(Exception):  # noqa: N818  # it steers a task, as Celery's Retry does
+    """Raised to free a slot, because the host gives no permission for a request soon."""
+
+    def __init__(self, host: str, why: str, wait: float) -> None:
+        """Create the exception.
+
+        Args:
+            host: the key of the host, as in ``tasks/throttle/host_key.py``.
+            why: what the host waits for.
+            wait: seconds until another try is worthwhile.
+        """
+        super().__init__(f"{host} {why}")
+        self.host, self.wait = host, wait

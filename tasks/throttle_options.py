@@ -6,11 +6,28 @@ The values are frozen, and JSON can encode them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Protocol, Self
 
+from config import limits
 from tasks.image_options import known_fields
+
+
+class Target(Protocol):
+    """The server that a request goes to, as in `tasks.download.urls.Url`."""
+
+    @property
+    def scheme(self) -> str:
+        """``http`` or ``https``."""
+
+    @property
+    def host(self) -> str:
+        """The host name or address."""
+
+    @property
+    def port(self) -> int:
+        """The port."""
 
 
 class HostScope(StrEnum):
@@ -40,7 +57,7 @@ class HostLimit:
     """
 
     #: Maximum number of open requests; at least 1.
-    concurrency: int = 16
+    concurrency: Annotated[int, limits.HOST_CONCURRENCY] = 16
     #: Maximum number of requests per second, above 0; None for no maximum.
     rate: float | None = None
 
@@ -84,6 +101,13 @@ class ThrottleOptions:
             if not dot:
                 return self.limit
         return limits[covered]
+
+    def slowed(self, name: str, rate: float) -> Self:
+        """Return the options with at most this rate for one host, in requests per second."""
+        limit = self.limit_for(name)
+        if limit.rate is not None and limit.rate <= rate:
+            return self
+        return replace(self, overrides=(*self.overrides, (name.lower().rstrip("."), replace(limit, rate=rate))))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

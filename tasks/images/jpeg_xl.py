@@ -24,7 +24,7 @@ import brotli
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from tasks.errors import InternalError, UndecodableError
+from tasks.errors import AnimationError, InternalError, UndecodableError
 from tasks.file_descriptors import retry_when_exhausted
 from tasks.images.extras import import_extra
 from tasks.images.metadata.limits import MAX_PIECES
@@ -56,10 +56,6 @@ _PROGRAM = Path(__file__).with_name("jpeg_xl_process.py")
 _run_process = retry_when_exhausted(subprocess.run)
 #: The number of bytes of a sample in Pillow's modes that the decoder returns.
 _SAMPLE_BYTES = {"I;16": 2, "F": 4}
-
-
-class AnimationError(UndecodableError):
-    """An animation can't be decoded, because the decoder would return its last frame."""
 
 
 class JpegXlFile(ImageFile):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tasks.deadline import Deadline
-from tasks.errors import FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
+from tasks.errors import AnimationError, FetchTimeoutError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.image_options import DEFAULT_FORMATS, NO_FILTER, ImageFormat
 from tasks.images import identify
 from tasks.images.decode import decode_all_frames
 from tasks.images.exif_tags import read_exif_tags
 from tasks.images.filters import check_filters
 from tasks.images.identify import EncodedImage, ImageInfo
-from tasks.images.jpeg_xl import AnimationError
 from tasks.images.perceptual_hash import perceptual_hash
 from tasks.images.resize import resize_image
 from tasks.images.svg import inspect_svg

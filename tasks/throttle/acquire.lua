@@ -110,12 +110,16 @@ if in_use >= limit then
 end
 
 local function reply(permits, wait, why)
+    if number(host.served) > 0 then
+        -- A task that went back to its queue has arrived.
+        redis.call('HSET', KEYS[1], 'served', math.max(0, number(host.served) - math.max(permits, 1)))
+    end
     own.permits = own.permits + permits
     write_lease(KEYS[2], holder, own, now)
     if is_new then
         redis.call('EXPIRE', KEYS[2], TROUBLED_SECONDS)
     end
-    return {permits, seconds(wait), why, number(host.rests), claimants > 1 and 1 or 0}
+    return {permits, seconds(wait), why, number(host.rests), claimants > 1 and 1 or 0, host.latency or '0'}
 end
 
 local settle = settling()

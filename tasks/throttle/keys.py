@@ -15,7 +15,10 @@ imagefleet:throttle          hash    until Redis loses its data          the fir
                                                                          lost its data: ``run_id`` of the server,
                                                                          ``since`` when it is known, and when
                                                                          ``imagefleet:hosts`` was ``cleaned``
-imagefleet:parked:HOST       list    while tasks are parked              read only: tasks that wait for the host
+imagefleet:parked:HOST       list    while tasks are parked              `Parking`: the tasks that wait for the host,
+                                                                         as "RUN SHARD QUEUE MESSAGE"
+imagefleet:parked-hosts      set     while tasks are parked              `Parking`: the hosts with parked tasks
+imagefleet:parked-shards:ID  hash    7 days; deleted when the run ends   `Parking`: shard -> number of parked tasks
 imagefleet:workers           set     see ``tasks/broker/keys.py``        read only: the workers that have not stopped
 ===========================  ======  ==================================  ============================================
 
@@ -35,6 +38,8 @@ WORKERS = "imagefleet:workers"
 RESTS = "imagefleet:rests"
 #: The hosts of the last day.
 HOSTS = "imagefleet:hosts"
+#: The hosts with parked tasks.
+PARKED_HOSTS = "imagefleet:parked-hosts"
 
 
 def host(key: str) -> str:
@@ -50,3 +55,8 @@ def leases(key: str) -> str:
 def parked(key: str) -> str:
     """Return the key of the tasks that wait for a host."""
     return f"imagefleet:parked:{key}"
+
+
+def parked_shards(run_id: str) -> str:
+    """Return the key of the number of parked tasks in each shard of a run."""
+    return f"imagefleet:parked-shards:{run_id}"

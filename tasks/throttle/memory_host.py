@@ -90,7 +90,7 @@ class Host:
         own.permits += granted
         if granted and why is Why.HALF_OPEN:
             self.probe = holder
-        return Grant(granted, wait, why, self.rests, contended)
+        return Grant(granted, wait, why, self.rests, contended, self.latency or 0.0)
 
     def renew(self, holder: str, held: int, now: float) -> Renewal:
         """Return the renewal, as ``renew.lua`` does."""
@@ -201,10 +201,12 @@ class Host:
     def _begin_rest(self, cause: Cause, retry_after: float | None, now: float) -> None:
         if not self.rests:
             self.threshold = max(1, self._current_limit() // 2)
-        doubled = policy.FIRST_REST_SECONDS * 2.0 ** min(self.rests, 30)
+        refused = cause is Cause.REFUSED
+        first = policy.FIRST_REFUSED_REST_SECONDS if refused else policy.FIRST_UNREACHABLE_REST_SECONDS
+        doubled = first * 2.0 ** min(self.rests, 30)
         self.adaptive, self.good, self.failures, self.probe = 1, 0, 0, None
         self.rests += 1
-        if self.rests >= (policy.REFUSED_RESTS if cause is Cause.REFUSED else policy.UNREACHABLE_RESTS):
+        if self.rests >= (policy.REFUSED_RESTS if refused else policy.UNREACHABLE_RESTS):
             self.given_up = True
         if cause is Cause.REFUSED and retry_after is not None:
             self._rest_for(_requested_rest(retry_after), now)

@@ -20,15 +20,18 @@ CLAIM_SECONDS = 2.0
 MAX_BOOKING_SECONDS = 0.5
 #: The suggested wait for a host with all its permits in use.
 FULL_WAIT_SECONDS = 0.1
+#: How long a parked task that went back to its queue counts as on its way to a permit.
+SERVED_SECONDS = 1.0
 #: The suggested wait while another request probes the host.
 PROBE_WAIT_SECONDS = 0.5
 
-#: The first rest of a host that names no time. Each further rest in a row is twice as long, up to the longest rest.
-FIRST_REST_SECONDS = 5.0
+#: The first rest of a host that names no time: after a refusal, and after failed connections. Each further rest in a
+#: row is twice as long, up to the longest rest.
+FIRST_REFUSED_REST_SECONDS, FIRST_UNREACHABLE_REST_SECONDS = 1.0, 5.0
 LONGEST_REST_SECONDS = 120.0
 #: The shortest and the longest rest at a host's request (Retry-After).
 SHORTEST_RETRY_AFTER_SECONDS = 1.0
-LONGEST_RETRY_AFTER_SECONDS = 86_400.0
+LONGEST_RETRY_AFTER_SECONDS = 3_600.0
 #: The number of failed connections in a row after which a host rests.
 FAILURES_BEFORE_REST = 5
 #: The numbers of rests in a row after which a host is given up.

@@ -47,8 +47,8 @@ class RedisRegistry:
         places = (keys.host(key), keys.leases(key), keys.HOST_LIMITS, keys.THROTTLE, keys.WORKERS, keys.HOSTS)
         rate = "" if limit.rate is None else limit.rate
         arguments = (key, holder, want, returned, limit.concurrency, rate, int(adaptive))
-        permits, wait, why, rested, contended = self._acquire(places, arguments)
-        return Grant(permits, float(wait), Why(why), rested, bool(contended))
+        permits, wait, why, rested, contended, latency = self._acquire(places, arguments)
+        return Grant(permits, float(wait), Why(why), rested, bool(contended), float(latency))
 
     def renew(self, holder: str, held: Mapping[str, int]) -> Mapping[str, Renewal]:
         """Renew leases in one round trip; see `Registry.renew`."""

@@ -58,6 +58,8 @@ class Grant:
     rested: int
     #: Whether other holders have permits of this host or wait for them.
     contended: bool
+    #: The host's smoothed latency, as the fleet has observed it; 0 if it is unknown.
+    latency: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,8 @@ local function rest(cause)
     if refused and retry_after then
         rest_until(requested_rest())
     else
-        rest_until(math.min(LONGEST_REST_SECONDS, FIRST_REST_SECONDS * 2 ^ math.min(rests, 30)))
+        local first = cause == 'refused' and FIRST_REFUSED_REST_SECONDS or FIRST_UNREACHABLE_REST_SECONDS
+        rest_until(math.min(LONGEST_REST_SECONDS, first * 2 ^ math.min(rests, 30)))
     end
     publish()
 end

@@ -113,7 +113,7 @@ def test_clock_that_jumps_blocks_no_host(stage: Stage, jump: float) -> None:
     stage.report(_REFUSED)
     stage.clock.advance(jump)
     replies = [stage.acquire("one", 1, limit)]
-    for seconds in (policy.FIRST_REST_SECONDS, policy.LEASE_SECONDS, policy.DOUBT_SECONDS, 1.0):
+    for seconds in (policy.FIRST_REFUSED_REST_SECONDS, policy.LEASE_SECONDS, policy.DOUBT_SECONDS, 1.0):
         stage.clock.advance(seconds)
         replies.append(stage.acquire("one", 1, limit))
     assert replies[0].why is (Why.RESTING if jump < 0 else Why.HALF_OPEN)
@@ -172,7 +172,7 @@ def test_rests_double_until_the_host_is_given_up(stage: Stage) -> None:
         assert (probe.permits, probe.why, probe.rested) == (1, Why.HALF_OPEN, len(lengths))
         assert stage.acquire("two").why is (Why.GIVEN_UP if rest.given_up else Why.HALF_OPEN)
         stage.registry.release("one", _HOST, 1)
-    assert lengths == pytest.approx([5, 10, 20, 40, 80, 120, 120])
+    assert lengths == pytest.approx([1, 2, 4, 8, 16, 32, 64])
     assert given_up == [False] * 5 + [True] * 2
 
 
@@ -196,8 +196,8 @@ def test_requested_rest_is_kept(stage: Stage) -> None:
 def test_several_refusals_at_once_are_one_rest(stage: Stage) -> None:
     """The refusals of all open requests count as one, so they do not double the rest."""
     rests = [stage.report(_REFUSED, holder) for holder in ("one", "two", "three")]
-    assert rests == [Rest(_HOST, policy.FIRST_REST_SECONDS)] * 3
-    stage.clock.advance(policy.FIRST_REST_SECONDS)
+    assert rests == [Rest(_HOST, policy.FIRST_REFUSED_REST_SECONDS)] * 3
+    stage.clock.advance(policy.FIRST_REFUSED_REST_SECONDS)
     assert stage.acquire("one").rested == 1
 
 
@@ -223,9 +223,9 @@ def test_dead_host_is_given_up_after_a_few_failures(stage: Stage) -> None:
 def test_only_the_answer_to_the_probe_counts(stage: Stage) -> None:
     """While a host is probed, late answers to requests from before the rest change nothing."""
     stage.report(_REFUSED)
-    stage.clock.advance(1)
-    assert stage.report(_OK) == Rest(_HOST, 4.0)
-    stage.clock.advance(4)
+    stage.clock.advance(0.25)
+    assert stage.report(_OK) == Rest(_HOST, 0.75)
+    stage.clock.advance(0.75)
     assert stage.acquire("one").why is Why.HALF_OPEN
     for report in (_OK, _REFUSED, _UNREACHABLE):
         assert stage.report(report, "late") is None
@@ -303,8 +303,8 @@ def test_renewal_tells_of_a_rest(stage: Stage) -> None:
     stage.acquire("one", 8)
     stage.report(_REFUSED, "two")
     renewal = stage.registry.renew("one", {_HOST: 8})[_HOST]
-    assert (renewal.share, renewal.resting) == (0, 5.0)
-    stage.clock.advance(5)
+    assert (renewal.share, renewal.resting) == (0, 1.0)
+    stage.clock.advance(1)
     assert stage.registry.renew("one", {_HOST: 8})[_HOST].share == 1
 
 

@@ -210,7 +210,8 @@ class Model(RuleBasedStateMachine):
             return
         assert after.rests == before.rests + 1
         assert before.rests == 0 or self.probes.get(name) == holder
-        doubled = min(policy.FIRST_REST_SECONDS * 2**before.rests, policy.LONGEST_REST_SECONDS)
+        first = policy.FIRST_REFUSED_REST_SECONDS if report.refused else policy.FIRST_UNREACHABLE_REST_SECONDS
+        doubled = min(first * 2**before.rests, policy.LONGEST_REST_SECONDS)
         expected = requested or doubled
         assert rest.seconds == pytest.approx(expected, abs=1e-4)
         many = policy.REFUSED_RESTS if report.refused else policy.UNREACHABLE_RESTS

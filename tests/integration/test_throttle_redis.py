@@ -167,7 +167,7 @@ def test_hosts_expire(server: redis.Redis, registry: RedisRegistry, clock: Clock
     registry.acquire("b.example", _LIMIT, "one", 1, True)
     registry.report("b.example", "one", Report(refused=True), True)
     lifetimes = [server.ttl(name) for name in (keys.host(_HOST), keys.host("b.example"), keys.leases(_HOST))]
-    assert lifetimes == [policy.IDLE_SECONDS, policy.TROUBLED_SECONDS + 5, policy.TROUBLED_SECONDS]
+    assert lifetimes == [policy.IDLE_SECONDS, policy.TROUBLED_SECONDS + 1, policy.TROUBLED_SECONDS]
     registry.release("one", _HOST, 1)
     assert not server.exists(keys.leases(_HOST))
     server.delete(keys.host(_HOST))
@@ -227,8 +227,8 @@ def test_permissions_of_a_worker_suffice(server: redis.Redis, restricted: redis.
     assert made.renew("one", {_HOST: 1})[_HOST].wanted
     made.release("one", _HOST, 1)
     made.forget("two", [_HOST])
-    assert made.report(_HOST, "one", Report(refused=True), True) == Rest(_HOST, 5.0)
-    assert made.next_rest(1.0) == Rest(_HOST, 5.0)
+    assert made.report(_HOST, "one", Report(refused=True), True) == Rest(_HOST, 1.0)
+    assert made.next_rest(1.0) == Rest(_HOST, 1.0)
     hosts.set_limit(restricted, _HOST, HostLimit(1))
     assert described_now(restricted).cause is Cause.REFUSED
     hosts.lift(restricted, _HOST)

@@ -78,6 +78,6 @@ def test_transient_reasons_are_worth_retrying() -> None:
     """`retry` repeats temporary failures, failed saves, lost or cancelled tasks, and internal errors."""
     assert set(errors.WORTH_RETRYING) == {
         *(Reason.DNS, Reason.CONNECT, Reason.TIMEOUT, Reason.HTTP_5XX, Reason.RATE_LIMITED, Reason.TRUNCATED),
-        *(Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL),
+        *(Reason.HOST_RESTING, Reason.STORAGE, Reason.LOST, Reason.CANCELLED, Reason.INTERNAL),
     }
     assert list(errors.WORTH_RETRYING) == sorted(set(errors.WORTH_RETRYING))

@@ -38,6 +38,15 @@ def test_longest_override_that_covers_a_host_decides(name: str, limit: HostLimit
     assert ThrottleOptions().limit_for(name) == HostLimit(16, None)
 
 
+def test_slower_rate_for_one_host() -> None:
+    """A rate for one host keeps the host's other limits, and never replaces a lower rate."""
+    slowed = _OPTIONS.slowed("Upload.Wikimedia.org.", 0.1)
+    assert slowed.limit_for("upload.wikimedia.org") == HostLimit(_UPLOAD.concurrency, 0.1)
+    assert slowed.limit_for("wikimedia.org") == _WIKIMEDIA
+    assert slowed.slowed("upload.wikimedia.org", 5.0) is slowed
+    assert ThrottleOptions().slowed("a.example", 2.0).limit_for("a.example") == HostLimit(16, 2.0)
+
+
 def test_options_survive_json() -> None:
     """The options come back from JSON equal, and fields of a later version are ignored."""
     value = json.loads(json.dumps(asdict(_OPTIONS)))

@@ -1,0 +1,342 @@
+"""Hold a process's permits, and ask the fleet for more.
+
+The fleet counts permits for each host in Redis (`tasks.throttle.registry`). A process keeps the permits it got, and
+uses them for its next images of the same host. So most requests need no round trip. A host with a rate is different:
+each of its requests needs a booking.
+
+If no permit is free, the slot waits for a moment, but only if a permit is likely to become free within the gate's
+patience. Otherwise the gate raises `HostBusy`, so that the slot can fetch an image of another host.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from math import inf
+from time import monotonic
+from typing import Protocol, TypeVar
+
+import redis
+
+from tasks.deadline import Deadline
+from tasks.errors import HostRestingError
+from tasks.request_gate import Answer
+from tasks.retry_later import HostBusy
+from tasks.throttle.host_key import HostKeys
+from tasks.throttle.host_permits import HostPermits
+from tasks.throttle.policy import LEASE_SECONDS
+from tasks.throttle.registry import Grant, Registry, Report, Rest, Why
+from tasks.throttle_options import HostLimit, Target, ThrottleOptions
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+#: The longest wait for a permit, in seconds, during which an image keeps its slot.
+SHORT_WAIT_SECONDS = 0.5
+#: Seconds before the end of a lease from which a process no longer uses its permits. The margin covers the time
+#: between a check and the request.
+_LEASE_MARGIN_SECONDS = 2.0
+#: A booking that is used later than this is not used, because the next requests of the host may already be due.
+_BOOKING_TOLERANCE_SECONDS = 0.25
+#: Seconds between two rounds of the gate's thread.
+_TICK_SECONDS = 0.25
+#: Seconds between two renewals of the permits, and seconds after which an unused permit is given back.
+_RENEW_SECONDS, _IDLE_SECONDS = 1.0, 0.5
+#: Seconds after which a host without permits, waiting slots and news is forgotten.
+_FORGET_SECONDS = 60.0
+
+
+_TEXTS = {
+    Why.FULL: "has all its permits in use",
+    Why.RATE: "has reached its rate",
+    Why.RESTING: "rests, because it refused requests or did not answer",
+    Why.HALF_OPEN: "is being probed after a rest",
+    Why.GIVEN_UP: "refused requests or did not answer, again and again",
+    Why.SETTLING: "waits until the fleet has counted its requests again",
+}
+
+
+class Retry(Protocol):
+    """Calls a function, and calls it again if it failed for a reason that may pass."""
+
+    def __call__(self, step: Callable[[], _T]) -> _T:
+        """Return the result of the function."""
+
+
+def _call_once(step: Callable[[], _T]) -> _T:
+    return step()
+
+
+class HostPermit:
+    """A permit in use."""
+
+    __slots__ = ("_gate", "_host", "_is_booking", "_started")
+
+    def __init__(self, gate: HostGate, host: HostPermits, is_booking: bool) -> None:
+        self._gate, self._host, self._is_booking, self._started = gate, host, is_booking, monotonic()
+
+    def end(self, answer: Answer | None) -> float | None:
+        """Give the permit back, report the answer, and return the seconds for which the host rests."""
+        return self._gate.end(self._host, answer, monotonic() - self._started, self._is_booking)
+
+
+class HostGate:
+    """The gate of one process; thread-safe."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        holder: str,
+        keys: HostKeys,
+        patience: float = SHORT_WAIT_SECONDS,
+        serve: Callable[[], object] | None = None,
+        retry: Retry = _call_once,
+    ) -> None:
+        """Create the gate. Its thread starts with the first request.
+
+        Args:
+            registry: the fleet's state of hosts.
+            holder: the name of this process in the registry.
+            keys: finds the key of a request's host.
+            patience: the longest wait for a permit, in seconds; infinite for a process that can't fetch other images
+                meanwhile.
+            serve: sends the parked tasks of free hosts back to the queue; called a few times a second.
+            retry: calls a function of the registry, and calls it again while Redis is unreachable.
+        """
+        self._registry, self._holder, self._keys, self.patience = registry, holder, keys, patience
+        self._serve, self._retry = serve, retry
+        self._lock = threading.Lock()
+        self._hosts: dict[str, HostPermits] = {}
+        self._renewed_at = monotonic()
+        self._woken = threading.Event()
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def enter(self, target: Target, throttle: ThrottleOptions, deadline: Deadline) -> HostPermit:
+        """Wait for the permission for a request, at most `patience` seconds. The wait extends the deadline.
+
+        Raises:
+            HostBusy: the host has no permit within this time.
+            HostRestingError: the host rested too often in a row.
+            DnsError: the limit is for addresses, and the host has none.
+        """
+        key = self._keys.key(target, throttle.scope)
+        limit = throttle.limit_for(target.host)
+        with self._lock:
+            host = self._hosts.get(key)
+            if host is None:
+                host = self._hosts[key] = HostPermits(key, threading.Condition(self._lock), throttle.adaptive)
+                self._start()
+            host.adaptive = throttle.adaptive
+            if limit.rate is None and host.has_free_permit(monotonic(), throttle.adaptive):
+                host.use()
+                return HostPermit(self, host, False)
+        started = monotonic()
+        try:
+            return self._wait(host, limit, throttle.adaptive, started)
+        finally:
+            deadline.extend(monotonic() - started)
+
+    def _wait(self, host: HostPermits, limit: HostLimit, adaptive: bool, started: float) -> HostPermit:
+        while True:
+            with self._lock:
+                now = monotonic()
+                if limit.rate is None and host.has_free_permit(now, adaptive):
+                    host.use()
+                    return HostPermit(self, host, False)
+                patience = started + self.patience - now
+                if adaptive and host.given_up and now < host.resting_until:
+                    raise _resting_error(host)
+                ask = not host.asking and (host.must_ask or host.next_change(now, adaptive) == inf)
+                if ask:
+                    host.asking, host.must_ask = True, False
+                else:
+                    wait = host.expected_wait(now, adaptive)
+                    if wait > patience:
+                        raise HostBusy(host.key, _TEXTS[host.why], wait)
+                    host.waiting += 1
+                    host.changed.wait(min(max(host.next_change(now, adaptive), 0.01), max(patience, 0.01), 1.0))
+                    host.waiting -= 1
+            if ask and (permit := self._ask(host, limit, adaptive)) is not None:
+                return permit
+
+    def _ask(self, host: HostPermits, limit: HostLimit, adaptive: bool) -> HostPermit | None:
+        """Ask the fleet for permits; return a permit, or None if there is none now."""
+        sent = monotonic()
+        # With a rate, the fleet gives one permit at a time, with the time of the request.
+        want = 1 if limit.rate is not None else host.waiting + 1
+        grant: Grant | None = None
+        try:
+            grant = self._retry(lambda: self._registry.acquire(host.key, limit, self._holder, want, adaptive))
+        finally:
+            with self._lock:
+                host.asking = False
+                if grant is not None:
+                    self._record(host, grant, sent)
+                host.changed.notify_all()
+        if grant.why is Why.GIVEN_UP:
+            raise _resting_error(host)
+        if not grant.permits:
+            return None
+        if limit.rate is None:
+            return HostPermit(self, host, False)
+        return self._use_booking(host, grant.wait, sent, adaptive)
+
+    def _record(self, host: HostPermits, grant: Grant, sent: float) -> None:
+        """Record a reply of the fleet, and use one of the granted permits."""
+        now = monotonic()
+        if grant.permits:
+            host.held += grant.permits
+            host.share = max(host.share, host.held)
+            host.use()
+            host.expires = sent + LEASE_SECONDS - _LEASE_MARGIN_SECONDS
+            host.refused_until = 0.0
+            host.is_probing, host.given_up = grant.why is Why.HALF_OPEN, False
+        else:
+            host.why, host.refused_until, host.latency = grant.why, now + grant.wait, grant.latency
+            if grant.why in (Why.RESTING, Why.GIVEN_UP):
+                host.resting_until, host.given_up = now + grant.wait, grant.why is Why.GIVEN_UP
+
+    def _use_booking(self, host: HostPermits, wait: float, sent: float, adaptive: bool) -> HostPermit | None:
+        """Wait until the booked time and return the permit; None if the booked time has passed."""
+        permit = HostPermit(self, host, True)
+        time.sleep(wait)
+        if monotonic() - sent - wait > _BOOKING_TOLERANCE_SECONDS or (adaptive and monotonic() < host.resting_until):
+            permit.end(None)
+            return None
+        return permit
+
+    def end(self, host: HostPermits, answer: Answer | None, seconds: float, is_booking: bool) -> float | None:
+        """Take a permit back after its use; return the seconds for which the host rests from now, or None."""
+        bad = answer is not None and (answer.refused or answer.failed)
+        with self._lock:
+            host.end_use(seconds, is_kept=not is_booking)
+            is_urgent = host.wanted or host.surplus
+            if answer is not None and answer.latency is not None and not bad:
+                host.answered += 1
+                host.latencies += answer.latency
+            probed = host.is_probing and answer is not None
+            report = host.take_answers() if probed and not bad else None
+            host.is_probing = host.is_probing and not probed
+        if is_urgent:
+            self._woken.set()
+        if bad and answer is not None:
+            report = Report(slow=int(answer.failed), refused=answer.refused, retry_after=answer.retry_after)
+        return None if report is None else self.report(host.key, report, host.adaptive)
+
+    def report(self, key: str, report: Report, adaptive: bool) -> float | None:
+        """Report answers or failures of a host; return the seconds for which the host rests from now, or None."""
+        rest = self._retry(lambda: self._registry.report(key, self._holder, report, adaptive))
+        if rest is None:
+            return None
+        self._record_rest(rest)
+        return rest.seconds
+
+    def _record_rest(self, rest: Rest) -> None:
+        """Send no request to a host until the end of its rest. A rest of 0 s ends the rest."""
+        with self._lock:
+            host = self._hosts.get(rest.key)
+            if host is not None:
+                host.resting_until, host.given_up = monotonic() + rest.seconds, rest.given_up
+                host.why, host.refused_until = Why.RESTING, 0.0
+                host.changed.notify_all()
+
+    def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> None:
+        """Report that an image failed because its host gave no response."""
+        self.report(self._keys.key(target, throttle.scope), Report(unreachable=True), throttle.adaptive)
+
+    def stop(self) -> None:
+        """Give all permits back, because this process ends; if Redis is unreachable, they expire."""
+        self._stopped.set()
+        self._woken.set()
+        with self._lock:
+            hosts = [host.key for host in self._hosts.values() if host.held]
+        with suppress(redis.RedisError):
+            self._registry.forget(self._holder, hosts)
+
+    def _start(self) -> None:
+        """Start the threads, unless they run already."""
+        if not self._threads:
+            self._threads = [
+                threading.Thread(target=self._repeat, args=(step,), name=f"host-gate-{step.__name__}", daemon=True)
+                for step in (self._maintain, self._listen)
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    def _repeat(self, step: Callable[[], None]) -> None:
+        """Repeat a step until this process ends."""
+        while not self._stopped.is_set():
+            try:
+                step()
+            except redis.RedisError as error:
+                _log.warning("could not renew the permits for hosts: %s", error)
+                self._stopped.wait(_RENEW_SECONDS)
+            except Exception:  # noqa: BLE001  # without these threads, permits would expire
+                _log.exception("internal error while renewing the permits for hosts")
+                self._stopped.wait(_RENEW_SECONDS)
+
+    def _maintain(self) -> None:
+        self._woken.wait(_TICK_SECONDS)
+        self._woken.clear()
+        self.tick()
+        if self._serve is not None:
+            self._serve()
+
+    def _listen(self) -> None:
+        """Wait for the rests that other processes cause."""
+        rest = self._registry.next_rest(_RENEW_SECONDS)
+        if rest is not None:
+            self._record_rest(rest)
+
+    def tick(self) -> None:
+        """Give back unused permits, and once a second report the answers and renew the remaining permits.
+
+        Raises:
+            redis.RedisError: Redis is unreachable. Permits that were not given back expire.
+        """
+        sent = monotonic()
+        is_due = sent - self._renewed_at >= _RENEW_SECONDS
+        released: dict[str, int] = {}
+        held: dict[str, int] = {}
+        reports: list[tuple[HostPermits, Report]] = []
+        with self._lock:
+            for host in self._hosts.values():
+                if count := host.take_unused(is_due):
+                    released[host.key] = count
+                if is_due and host.answered:
+                    reports.append((host, host.take_answers()))
+                if is_due and host.held and not host.asking:
+                    held[host.key] = host.held
+        for key, count in released.items():
+            self._registry.release(self._holder, key, count)
+        if is_due:
+            self._renewed_at = sent
+            for host, report in reports:
+                self.report(host.key, report, host.adaptive)
+            self._renew(held, sent)
+
+    def _renew(self, held: Mapping[str, int], sent: float) -> None:
+        renewals = self._registry.renew(self._holder, held) if held else {}
+        with self._lock:
+            for key, renewal in renewals.items():
+                host = self._hosts.get(key)
+                if host is None:
+                    continue
+                host.wanted = renewal.wanted
+                host.expires = sent + LEASE_SECONDS - _LEASE_MARGIN_SECONDS
+                if not renewal.resting:
+                    host.share = renewal.share
+                elif host.adaptive and host.resting_until < sent:
+                    # The message about this rest was lost, so it is unknown whether the host is given up.
+                    host.resting_until, host.why, host.share = sent + renewal.resting, Why.RESTING, 0
+                    host.must_ask = True
+            for host in list(self._hosts.values()):
+                if not (host.held or host.waiting or host.asking) and sent - host.used_at > _FORGET_SECONDS:
+                    del self._hosts[host.key]
+
+
+def _resting_error(host: HostPermits) -> HostRestingError:
+    return HostRestingError(f"{host.key} {_TEXTS[Why.GIVEN_UP]}, so this image was not tried")

@@ -1,0 +1,109 @@
+"""What a process knows of a host: its permits, the slots that wait for one, and the host's rest."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from math import inf
+from time import monotonic
+
+from tasks.throttle.registry import Report, Why
+
+#: The weight of the last request in the smoothed time of a request.
+_SMOOTHING = 0.2
+
+
+@dataclass(slots=True)
+class HostPermits:
+    """What this process knows of a host. Times are seconds of the monotonic clock."""
+
+    key: str
+    changed: threading.Condition
+    #: Whether the run of the latest request lets the host rest.
+    adaptive: bool
+    #: The permits of this process, and the permits in use.
+    held: int = 0
+    used: int = 0
+    #: The number of permits that this process may keep.
+    share: float = inf
+    #: Whether other processes or parked tasks wait for permits.
+    wanted: bool = False
+    #: The number of slots that wait here, and whether one of them is asking the fleet.
+    waiting: int = 0
+    asking: bool = False
+    #: The end of the permits, unless they are renewed.
+    expires: float = 0.0
+    #: The end of the host's rest, and the end of the wait that the fleet asked for.
+    resting_until: float = 0.0
+    refused_until: float = 0.0
+    why: Why = Why.FULL
+    #: Whether images fail while the host rests, and whether this is unknown.
+    given_up: bool = False
+    must_ask: bool = False
+    #: The smoothed seconds for which a request uses a permit.
+    hold_seconds: float = 0.0
+    #: The host's latency in seconds, as the fleet has observed it.
+    latency: float = 0.0
+    #: The smallest number of unused permits since the last renewal, and permits that this process gives back.
+    spare: int = 0
+    surplus: int = 0
+    #: The time of the last request.
+    used_at: float = field(default_factory=monotonic)
+    #: Whether the request in flight is the probe after a rest.
+    is_probing: bool = False
+    #: Answers since the last report: their number, and the sum of their latencies in seconds.
+    answered: int = 0
+    latencies: float = 0.0
+
+    def has_free_permit(self, now: float, adaptive: bool) -> bool:
+        """Return whether a request can start at once; ``adaptive`` tells whether the host's rest counts."""
+        return self.used < self.held and now < self.expires and not (adaptive and now < self.resting_until)
+
+    def expected_wait(self, now: float, adaptive: bool) -> float:
+        """Return the seconds until the next waiting slot is likely to get a permit."""
+        if adaptive and now < self.resting_until:
+            return self.resting_until - now
+        asked = max(self.refused_until - now, 0.0)
+        if not self.held:
+            # Another process has all permits, and keeps each of them for at least this time.
+            return max(asked, self.latency)
+        own = self.hold_seconds * (self.waiting + 1) / self.held
+        return own if self.used >= self.held else asked
+
+    def next_change(self, now: float, adaptive: bool) -> float:
+        """Return the seconds until the fleet may give permits, unless a permit is given back here before."""
+        until = max(self.resting_until, self.refused_until) if adaptive else self.refused_until
+        return until - now if until > now else inf
+
+    def use(self) -> None:
+        """Take a free permit."""
+        self.used += 1
+        self.spare = min(self.spare, self.held - self.used)
+        self.used_at = monotonic()
+
+    def end_use(self, seconds: float, is_kept: bool) -> None:
+        """Give a permit back to this process, or to the fleet if it is not kept."""
+        self.used -= 1
+        self.hold_seconds += _SMOOTHING * (seconds - self.hold_seconds) if self.hold_seconds else seconds
+        if not is_kept or self.held > self.share:
+            self.held -= 1
+            self.surplus += 1
+        self.changed.notify()
+
+    def take_unused(self, is_due: bool) -> int:
+        """Return how many permits to give back now, and no longer count them.
+
+        Unused permits are given back at once if others want them, and else if they were unused since the last renewal.
+        """
+        unused = 0 if self.waiting else self.held - self.used if self.wanted else self.spare if is_due else 0
+        self.held -= unused
+        released, self.surplus = unused + self.surplus, 0
+        if is_due:
+            self.spare = self.held - self.used
+        return released
+
+    def take_answers(self) -> Report:
+        """Return a report of the good answers since the last report."""
+        report = Report(ok=self.answered, latency=self.latencies / self.answered if self.answered else 0.0)
+        self.answered, self.latencies = 0, 0.0
+        return report
