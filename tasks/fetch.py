@@ -45,7 +45,7 @@ from tasks.model import (
 )
 from tasks.previous_image import PreviousFile
 from tasks.redaction import redacted
-from tasks.retry_later import NO_PRIOR_ATTEMPTS, PriorAttempts, RetryLater
+from tasks.retry_later import NO_PRIOR_ATTEMPTS, HostBusy, PriorAttempts, RetryLater
 from tasks.storage import shard_status
 from tasks.storage.file_names import check_name
 from tasks.storage.store import Store
@@ -101,22 +101,28 @@ def fetch(
 
     Raises:
         RetryLater: the server asks for a wait that is too long for a slot; only with ``defer_long_waits``.
+        HostBusy: the gate of the downloader gives no permission for a first request soon.
     """
     delivery = _Delivery(request, run, store, downloader)
     if request.refused is not None:
         return refused_outcome(delivery.key, request.refused)
     try:
         facts = delivery.fetch()
+    except HostBusy as busy:
+        if delivery.attempts == request.prior.attempts:
+            raise
+        # The task's message does not count these attempts, so the task is sent again with their number.
+        raise RetryLater(str(busy), countdown(busy.wait), delivery.spent()) from None
     except FetchError as error:
         download = delivery.download
         if download is not None:
             # An error in the image itself has no facts about the response, so add these facts.
             error.http_status, error.final_url = download.http_status, download.final_url
         if defer_long_waits and isinstance(error, LongWaitError) and error.retry_after is not None:
-            prior = PriorAttempts(delivery.attempts, delivery.seconds())
-            raise RetryLater(_text(error), countdown(error.retry_after), prior) from None
+            raise RetryLater(_text(error), countdown(error.retry_after), delivery.spent()) from None
         if judge is not None:
             judge(error)
+        downloader.report_unreachable(error, run.fetch.throttle)
         facts = {**_failure_facts(error), "tls_unverified": download is not None and download.tls_unverified}
     except MemoryError as error:
         facts = _failure_facts(InternalError(f"out of memory: {error}"))
@@ -180,6 +186,10 @@ class _Delivery:
     def seconds(self) -> float:
         """Return the seconds spent on the image, including earlier deliveries."""
         return round(self.request.prior.seconds + time.monotonic() - self.started, 4)
+
+    def spent(self) -> PriorAttempts:
+        """Return the attempts and seconds so far, for the next delivery."""
+        return PriorAttempts(self.attempts, self.seconds())
 
     def fetch(self) -> dict[str, Any]:
         """Fetch and save the image; return the fields of its Outcome.

@@ -20,6 +20,7 @@ from tasks.broker.ack_batcher import BatchedRequest
 from tasks.broker.backend import UnloggedResult
 from tasks.broker.fitness import RetryElsewhere
 from tasks.broker.redis_retry import retry_until_redis_is_back
+from tasks.broker.requeue import unacked_keys
 from tasks.broker.shard_signal import notify_shard_done
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
 from tasks.collect import STALE_VOID_REASONS, VOID_REASONS, IncompleteShardError, PoisonShardError, collect
@@ -27,10 +28,11 @@ from tasks.errors import CancelledError, FetchError, InternalError, RateLimitedE
 from tasks.fetch import FetchRequest, failed_outcome, fetch
 from tasks.model import Outcome, Refusal, RunOptions, image_key
 from tasks.redaction import redacted
-from tasks.retry_later import PriorAttempts, RetryLater
+from tasks.retry_later import HostBusy, PriorAttempts, RetryLater
 from tasks.storage.manifest import CorruptManifestError
 from tasks.storage.plan import CorruptPlanError
 from tasks.storage.shard_parquet import CorruptShardFileError
+from tasks.throttle.parking import ParkedTask
 
 _log = logging.getLogger(__name__)
 #: Maximum length of an Outcome in a task's event, in characters.
@@ -113,8 +115,8 @@ def fetch_image(
     Raises:
         Retry: Celery's exception. The task was sent again, and this delivery ends. If the server asks for another long
             wait, the countdown is that wait plus jitter. A task for another worker is sent at once.
-        Ignore: Celery's exception. The run ends early, and `resume` will fetch the image. The chord does not count this
-            image's part. The chord's other parts stay counted.
+        Ignore: Celery's exception. The chord does not count this image's part, and its other parts stay counted. Either
+            the image's host is busy and the task is parked, or the run ends early and `resume` will fetch the image.
     """
     try:
         run = worker.run_cache().options(run_id, revision)
@@ -136,13 +138,15 @@ def fetch_image(
         path=path,
         expected_hash=expected_hash,
     )
-    retry: RetryLater | RetryElsewhere | None = None
+    retry: RetryLater | RetryElsewhere | HostBusy | None = None
     try:
         outcome = _fetch(self, request, run, tried_by)
-    except (RetryLater, RetryElsewhere) as error:
+    except (RetryLater, RetryElsewhere, HostBusy) as error:
         retry = error
     # Raise the error outside of the except block, because Celery's events would otherwise show the caught exception,
     # too.
+    if isinstance(retry, HostBusy):
+        raise _park(self, retry, run_id, index // run.shard_size)
     if isinstance(retry, RetryLater):
         raise _requeue_later(self, retry)
     if retry is not None:
@@ -157,6 +161,7 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
     Raises:
         RetryLater: the server asks for a wait that is too long for a slot.
         RetryElsewhere: another worker should fetch the image.
+        HostBusy: the image's host is busy, and the image was not tried.
     """
     fitness = worker.fitness()
     shard, key = request.index // run.shard_size, image_key(request.index, run.shard_size)
@@ -174,7 +179,8 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
     else:
         with worker.mark_running(task), _track_running(task, run.run_id, request.recover) as crashes:
             if crashes >= poison.ISOLATE_AFTER_CRASHES and request.refused is None:
-                outcome = isolation.fetch(request, run)
+                with downloader.permit(request.url, run.fetch):
+                    outcome = isolation.fetch(request, run)
             else:
                 outcome = fetch(request, run, store, downloader, defer_long_waits=True, judge=judge)
     if outcome.http_status is not None:
@@ -186,6 +192,18 @@ def _drop_task(task: Task[Any, Any]) -> Ignore:
     """Return the exception with which Celery acknowledges a task without counting it. Flower shows it as revoked."""
     if settings().task_events:
         task.send_event("task-revoked", terminated=False, signum=None, expired=False)
+    return Ignore()
+
+
+def _park(task: Task[Any, Any], busy: HostBusy, run_id: str, shard: int) -> Ignore:
+    """Park a task until its host is free; return the exception with which Celery ends this delivery.
+
+    The message itself is parked. So this delivery's acknowledgement finds no message any more.
+    """
+    tag = task.request.properties["delivery_tag"]
+    parked = ParkedTask(tag, busy.host, run_id, shard)
+    unacked = unacked_keys(transport.Channel.worker_id)
+    retry_until_redis_is_back(lambda: worker.parking().park(parked, unacked))
     return Ignore()
 
 

@@ -40,6 +40,10 @@ from tasks.previous_image import PreviousFile
 from tasks.storage import plan, shard_status
 from tasks.storage.locations import missing_folders, open_allowed
 from tasks.storage.store import Store
+from tasks.throttle.gate import HostGate
+from tasks.throttle.host_key import HostKeys
+from tasks.throttle.parking import Parking
+from tasks.throttle.redis_registry import RedisRegistry
 
 _log = logging.getLogger(__name__)
 #: Seconds for which a run's options are cached. A cancelled run may continue for this time.
@@ -154,7 +158,30 @@ def downloader() -> Downloader:
     Raises:
         SettingsError, CommandError: the worker's network settings can't be used.
     """
-    return create_downloader(robots_store=RedisRobotsStore(redis_client()))
+    return create_downloader(robots_store=RedisRobotsStore(redis_client()), gate=gate())
+
+
+@cache
+def gate() -> HostGate:
+    """Return the gate that asks the fleet for each host's permits.
+
+    Raises:
+        SettingsError: as `network_settings.guard`.
+    """
+    keys = HostKeys(network_settings.guard().address_of)
+    return HostGate(
+        RedisRegistry(redis_client()),
+        transport.Channel.worker_id,
+        keys,
+        serve=parking().serve,
+        retry=retry_until_redis_is_back,
+    )
+
+
+@cache
+def parking() -> Parking:
+    """Return the parked tasks."""
+    return Parking(redis_client())
 
 
 @cache
@@ -265,6 +292,8 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
         )
     if unknown := unknown_variables(os.environ):
         _log.warning("these environment variables are unknown and have no effect: %s", ", ".join(unknown))
+    worker = WorkerId.current(str(sender.hostname))
+    transport.Channel.worker_id = worker.name
     try:
         if not settings().store_roots:
             raise SettingsError(
@@ -284,21 +313,21 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
         _log.critical("this worker can't start: %s", error)
         raise SystemExit(1) from error
     progress()
-    _start_heartbeat(WorkerId.current(str(sender.hostname)), sorted(sender.app.amqp.queues.consume_from))
+    _start_heartbeat(worker, sorted(sender.app.amqp.queues.consume_from))
     runtime_tuning.reduce_garbage_collection()
     # The objects loaded so far are kept until the process ends, so the garbage collector need not search them.
     gc.freeze()
 
 
 def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
-    """Start this worker's heartbeats. From now on, its unacknowledged messages are recorded under its id."""
-    transport.Channel.worker_id = worker.name
+    """Start this worker's heartbeats."""
     connect = partial(broker_client.client, app.conf.imagefleet_broker_url, retry=False)
     heartbeat = Heartbeat(worker, connect, transport.known_tags, queues)
     heartbeat.start()
 
     @worker_shutdown.connect(weak=False)
     def _stop(**_: Any) -> None:
+        gate().stop()
         heartbeat.stop()
 
 

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from producer.comparison.comparison import Comparison
     from producer.output.run_file import RunConfig
     from tasks.model import ImageRequest
+    from tasks.throttle.gate import HostGate
 
 
 _threads_option = click.option(
@@ -230,7 +232,7 @@ def _compare(
     root = out.resolve()
     current_result().comparison_folder = out
     places = comparison.stores(root)
-    downloader = downloading.create_downloader(request.allow_networks, request.proxied)
+    downloader = downloading.create_downloader(request.allow_networks, request.proxied, gate=_baseline_gate())
     with (
         get_worker_pool(
             replace(request, roots=[places[comparison.FLEET].root], insecure=config.fetch.insecure)
@@ -248,6 +250,20 @@ def _compare(
             display.close()
             click.pause("Flower shows the fleet. Press any key to stop both.", err=True)
         return found
+
+
+def _baseline_gate() -> HostGate:
+    """Return the gate of this process, which keeps the same limits per host as the fleet.
+
+    A baseline can't fetch other images while it waits for a host, so it waits for as long as it takes.
+    """
+    from tasks.download import network_settings
+    from tasks.throttle.gate import HostGate
+    from tasks.throttle.host_key import HostKeys
+    from tasks.throttle.memory_registry import MemoryRegistry
+
+    guard = network_settings.guard()
+    return HostGate(MemoryRegistry(), "baseline", HostKeys(guard.address_of), patience=inf)
 
 
 def _show_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:

@@ -15,10 +15,10 @@ from config.limits import bounds_of
 from producer.cli.image_parameters import IMAGE_OPTIONS, ImageParameters
 from producer.cli.json_result import enable_json
 from producer.cli.parameter_types import BrokerUrl, Duration, Size, int_range
+from producer.cli.throttle_parameters import THROTTLE_OPTIONS, ThrottleParameters
 from tasks.download import headers
 from tasks.image_options import DEFAULT_FORMATS
 from tasks.model import FetchOptions, HeaderOptions, Verify
-from tasks.throttle_options import RobotsPolicy, ThrottleOptions
 
 if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
@@ -40,12 +40,13 @@ class DownloadParameters:
     max_redirects: int
     allow_downgrade: bool
     ignore_opt_out: bool
-    robots: str
     insecure: bool
     user_agent: str | None
     referer: str | None
     headers: tuple[str, ...]
     verify: str
+    throttle: ThrottleParameters
+    max_parked: int
     images: ImageParameters
 
     def run_config(self) -> RunConfig:
@@ -73,7 +74,6 @@ class DownloadParameters:
             allow_downgrade=self.allow_downgrade,
             ignore_opt_out=self.ignore_opt_out,
             insecure=self.insecure,
-            throttle=ThrottleOptions(robots=RobotsPolicy(self.robots)),
             headers=self._header_options(),
             verify=Verify(self.verify),
             resize=self.images.resize_options(),
@@ -81,8 +81,9 @@ class DownloadParameters:
             formats=self.images.formats or DEFAULT_FORMATS,
             extract_exif=self.images.extract_exif,
             phash=self.images.phash,
+            throttle=self.throttle.throttle_options(),
         )
-        return RunConfig(fetch, self.shard_size, self.window)
+        return RunConfig(fetch, self.shard_size, self.window, self.max_parked)
 
     def _header_options(self) -> HeaderOptions:
         given = {"--user-agent": self.user_agent, "--referer": self.referer}
@@ -164,6 +165,13 @@ download_options = grouped(
         help="Maximum number of shards in flight.",
     ),
     click.option(
+        "--max-parked",
+        type=int_range(limits.PARKED_SHARDS),
+        default=64,
+        show_default=True,
+        help="Maximum number of further shards in flight if all their remaining images wait for busy hosts.",
+    ),
+    click.option(
         "--timeout",
         type=Duration(bounds_of(FetchOptions, "timeout").least),
         default=_defaults.timeout,
@@ -215,14 +223,6 @@ download_options = grouped(
         help="Also download images if the server opts out by noai, noimageai, noindex or noimageindex in X-Robots-Tag.",
     ),
     click.option(
-        "--robots",
-        type=click.Choice([policy.value for policy in RobotsPolicy]),
-        default=_defaults.throttle.robots.value,
-        show_default=True,
-        help="obey: fetch each host's robots.txt once, and download no image that it forbids to the User-Agent. "
-        "ignore: do not fetch it.",
-    ),
-    click.option(
         "--insecure",
         is_flag=True,
         help="Also download from https servers with an unverifiable certificate or an old version of TLS. The "
@@ -245,8 +245,9 @@ download_options = grouped(
         show_default=True,
         help="header: check an image by its header only. decode: also decode every frame.",
     ),
+    *THROTTLE_OPTIONS,
     *IMAGE_OPTIONS,
-    parts={"images": ImageParameters},
+    parts={"throttle": ThrottleParameters, "images": ImageParameters},
 )
 _fleet_size_options = (
     click.option(

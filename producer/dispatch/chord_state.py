@@ -1,11 +1,11 @@
 """Read from Redis which tasks are queued, which tasks workers hold, and which chord parts are counted.
 
-A message is in a queue, or in the hash of a worker's unacknowledged messages. It moves between the two in one atomic
-step. So a task is lost if two things are true: neither place has its message, and its part is not counted. A task goes
-from a queue to a worker, and is then counted as a chord part. Redis is read in this order too: queues, workers, counted
-parts. So a task that moves on during the reading is not missed. But a task that is requeued during the reading may be
-missed, because its message moves back to a queue. So a task counts as lost after two inspections in a row have missed
-it.
+A message is in a queue, in the hash of a worker's unacknowledged messages, or parked until its host is free. It moves
+between these places in one atomic step. So a task is lost if two things are true: no place has its message, and its
+part is not counted. A task goes from a queue to a worker, and is then counted as a chord part. Redis is read in this
+order too: queues, workers, parked messages, counted parts. So a task that moves on during the reading is not missed.
+But a task that is requeued during the reading may be missed, because its message moves back to a queue. So a task
+counts as lost after two inspections in a row have missed it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import redis
 
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE, app
 from tasks.model import Outcome, Reason
+from tasks.throttle.parking import Parking
 
 #: The number of messages to read from a queue at a time.
 _CHUNK_MESSAGES = 1000
@@ -39,7 +40,7 @@ class ChordState:
 
 
 def pending_task_ids(server: redis.Redis, run_id: str, unacked_hashes: Iterable[str]) -> frozenset[str]:
-    """Return the ids of a run's tasks that have a message in a queue or at a worker.
+    """Return the ids of a run's tasks that have a message in a queue, at a worker, or parked.
 
     Args:
         server: a client with `decode_responses`.
@@ -57,6 +58,9 @@ def pending_task_ids(server: redis.Redis, run_id: str, unacked_hashes: Iterable[
         for record in cast("list[str]", server.hvals(name)):
             if (task_id := _message_task_id(orjson.loads(record)[0])).startswith(prefix):
                 found.add(task_id)
+    for text in Parking(server).messages():
+        if (task_id := _message_task_id(orjson.loads(text))).startswith(prefix):
+            found.add(task_id)
     return frozenset(found)
 
 

@@ -20,6 +20,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 
 from producer.dispatch import chord_state
 from producer.dispatch.drain import Drain
+from producer.dispatch.parked_shards import ParkedShards
 from producer.dispatch.progress import Progress, Timing
 from producer.dispatch.publisher import ChordPublisher
 from producer.dispatch.recovery import ShardInFlight, ShardRecovery
@@ -40,6 +41,7 @@ from tasks.celery import app
 from tasks.errors import CommandError, RunInterruptedError
 from tasks.model import RunOptions, shard_name
 from tasks.storage.store import Store
+from tasks.throttle.redis_registry import RedisRegistry
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class DispatchOptions:
 
     #: The maximum number of shards in flight.
     window: int = 1
+    #: The maximum number of further shards in flight, all of whose remaining images wait for busy hosts.
+    max_parked: int = 64
     #: Whether an earlier command started the run. In such a run, some images may already be done, and some tasks may be
     #: in Redis.
     resumed: bool = False
@@ -107,6 +111,7 @@ class Dispatcher:
         self._saving_check = SavingCheck(store, self._unfit)
         #: The number of images in completed shards. Only images sent by this command count.
         self._images_completed = 0
+        self._parked = ParkedShards(server, options.run_id, self._publisher, dispatch.max_parked)
         #: The number of shards sent or skipped so far. The next shard has this number.
         self._sent = 0
         self._done_before = 0
@@ -202,7 +207,7 @@ class Dispatcher:
 
     def _can_send(self) -> bool:
         return (
-            len(self._in_flight) < self._dispatch.window
+            len(self._in_flight) - self._parked.places(self._in_flight) < self._dispatch.window
             and self._sent < self._planner.shards
             and not self._finishing.is_set()
         )
@@ -216,6 +221,7 @@ class Dispatcher:
             return
         for signal in self._with_redis(lambda: read_signals(self._server, self._run_id, seconds)):
             self._handle_signal(signal)
+        self._with_redis(lambda: self._parked.refresh(self._in_flight.values()))
         inspect_all = time.monotonic() - self._inspected_at > _INSPECT_INTERVAL_SECONDS
         for in_flight in list(self._in_flight.values()):
             if in_flight.signalled_at or inspect_all:
@@ -325,6 +331,7 @@ class Dispatcher:
         So no measured time includes connecting.
         """
         self._renew_record()
+        RedisRegistry(self._server).prepare()
         with app.producer_or_acquire() as producer:
             producer.connection.ensure_connection(max_retries=1)
             producer.channel  # noqa: B018  # the first access opens it

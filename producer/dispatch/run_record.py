@@ -11,6 +11,7 @@ import redis
 from config import limits
 from tasks.broker import keys
 from tasks.model import RunOptions
+from tasks.throttle.keys import parked_shards
 
 #: Seconds between two writes that check whether Redis still has the record.
 _CHECK_INTERVAL_SECONDS = 3.0
@@ -63,4 +64,4 @@ class RunRecord:
 
 def drop_run(server: redis.Redis, run_id: str) -> None:
     """Delete a run's keys, so that workers acknowledge its queued tasks without fetching."""
-    server.delete(*keys.run_keys(run_id))
+    server.delete(*keys.run_keys(run_id), parked_shards(run_id))

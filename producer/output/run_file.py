@@ -65,6 +65,8 @@ class RunConfig:
     fetch: FetchOptions = field(default_factory=FetchOptions)
     shard_size: Annotated[int, limits.SHARD_SIZE] = 1000
     window: Annotated[int, limits.WINDOW] = 8
+    #: The maximum number of further shards in flight if all their remaining images wait for busy hosts.
+    max_parked: Annotated[int, limits.PARKED_SHARDS] = 64
     #: The folder of the previous run to refresh, or None.
     previous_run: str | None = None
     output: OutputOptions = field(default_factory=OutputOptions)

@@ -17,6 +17,10 @@ _NAMES = {
     "format": "--output-format",
     "sidecars": "--sidecar",
     "header": "--no-header",
+    "concurrency": "--per-host-concurrency",
+    "rate": "--per-host-rate",
+    "scope": "--per",
+    "overrides": "--host-limits",
 }
 
 

@@ -317,7 +317,13 @@ class Run:
             epoch=record.epoch,
             previous_run=record.options.previous_run,
         )
-        dispatch = DispatchOptions(record.options.window, self._found is not None, record.retried, pool.local)
+        dispatch = DispatchOptions(
+            record.options.window,
+            record.options.max_parked,
+            resumed=self._found is not None,
+            retried=record.retried,
+            local=pool.local,
+        )
         return Dispatcher(options, self._store, self._planner, server, partial(self._check, pool), dispatch)
 
     def _check(self, pool: WorkerPool) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import requests
@@ -24,13 +25,27 @@ from tasks.download.conditional import Validators
 from tasks.download.connection import BadHeaderError
 from tasks.download.cookies import Cookies, with_cookies
 from tasks.download.error_mapping import map_exception
-from tasks.download.retry import backoff, long_wait_error
+from tasks.download.retry import backoff, long_wait_error, rest_error
 from tasks.download.robots import RobotsChecker, RobotsStore
-from tasks.errors import BadResponseError, BlockedAddressError, FetchError, InvalidUrlError, RedirectError, TlsError
+from tasks.errors import (
+    BadResponseError,
+    BlockedAddressError,
+    ConnectError,
+    FetchError,
+    FetchTimeoutError,
+    HostRestingError,
+    InvalidUrlError,
+    RedirectError,
+    TlsError,
+    TruncatedError,
+)
 from tasks.model import FetchOptions
 from tasks.redaction import redacted
-from tasks.throttle_options import RobotsPolicy
+from tasks.request_gate import Answer, OpenGate, Permit, RequestGate
+from tasks.throttle_options import RobotsPolicy, ThrottleOptions
 
+#: The statuses with which a host asks for fewer requests.
+_REFUSAL_STATUSES = frozenset({http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE})
 #: Advice for the user if a server can't be verified.
 _INSECURE_HINT = "use --insecure to download it anyway"
 _INSECURE_NOT_ALLOWED_HINT = "--insecure requires IMAGEFLEET_ALLOW_INSECURE_TLS on this worker"
@@ -63,11 +78,16 @@ class Downloader:
         sessions: Sessions,
         sleep: Callable[[float], None] = time.sleep,
         robots_store: RobotsStore | None = None,
+        gate: RequestGate | None = None,
     ) -> None:
-        """Take the process's sessions, a function that sleeps, and the fleet's robots.txt files."""
+        """Take the process's sessions, a function that sleeps, the fleet's robots.txt files and the gate for requests.
+
+        Without a gate, there are no limits per host.
+        """
         self._sessions = sessions
         self._sleep = sleep
         self._robots = RobotsChecker(self._fetch_robots, robots_store)
+        self._gate: RequestGate = gate or OpenGate()
 
     def download(
         self,
@@ -84,28 +104,39 @@ class Downloader:
             url: the URL as in the URL list.
             options: the run's limits and retries.
             deadline: the deadline of all attempts together.
-            on_attempt: called before each attempt.
+            on_attempt: called after each attempt that sent a request.
             prior_attempts: attempts of earlier deliveries, which count against ``options.retries``.
             validators: for a conditional request. If the image is unchanged, the returned Download is ``unchanged`` and
                 has no body.
 
         Raises:
-            LongWaitError: the server requests a wait that is too long to hold a slot for, and another attempt is left.
+            LongWaitError: the server requests a wait that is too long to hold a slot for, or rests, and another attempt
+                is left.
+            HostBusy: the gate gives no permission for a request soon.
             FetchError: the last attempt failed.
         """
         target = urls.parse(url)
         reader = BodyReader(options, deadline)
         retry = prior_attempts
         while True:
-            on_attempt()
             try:
-                return self._attempt(target, reader, validators)
+                result = self._attempt(target, reader, validators)
+            except HostRestingError:
+                raise
             except FetchError as error:
+                on_attempt()
                 if error.retry_after is not None and error.retry_after > options.max_retry_after:
                     raise long_wait_error(error, options, retry) from error
-                wait = backoff(retry, options.backoff, error.retry_after)
-                if not error.retryable or retry >= options.retries or wait >= deadline.remaining:
+                if not error.retryable or retry >= options.retries:
                     raise
+                if error.rest is not None and error.rest > self._gate.patience:
+                    raise rest_error(error, error.rest) from error
+                wait = backoff(retry, options.backoff, error.retry_after)
+                if wait >= deadline.remaining:
+                    raise
+            else:
+                on_attempt()
+                return result
             self._sleep(wait)
             retry += 1
 
@@ -122,9 +153,32 @@ class Downloader:
             return False
         return self._sessions.look_up_ahead(target.host, on_answer)
 
+    @contextmanager
+    def permit(self, url: str, options: FetchOptions) -> Iterator[None]:
+        """Hold a permit for a URL's host while the block runs, because another process downloads the URL.
+
+        Raises:
+            HostBusy, HostRestingError: as `RequestGate.enter`.
+        """
+        try:
+            target = urls.parse(url)
+        except InvalidUrlError:
+            yield
+            return
+        permit = self._gate.enter(target, options.throttle, Deadline(options.timeout, options.deadline))
+        try:
+            yield
+        finally:
+            permit.end(None)
+
+    def report_unreachable(self, error: FetchError, throttle: ThrottleOptions) -> None:
+        """Report that an image failed because its host gave no response, and that this worker is not the cause."""
+        if error.silent_host is not None and error.retryable:
+            self._gate.report_unreachable(error.silent_host, throttle)
+
     def _attempt(self, start: urls.Url, reader: BodyReader, validators: Validators | None) -> Download:
         """Download a URL and follow its redirects, without a retry."""
-        options, deadline = reader.options, reader.deadline
+        options = reader.options
         adapter = self._sessions.adapter(options.insecure)
         unverified = False
         url = start
@@ -136,22 +190,19 @@ class Downloader:
         headers = request_headers(options.headers, self._sessions.contact, True)
         for _ in range(options.max_redirects + 1):
             final_url = None if url == start else redacted(url.text)
-            if options.throttle.robots is RobotsPolicy.OBEY:
-                self._check_robots(url, final_url, reader)
-            sent, conditional = _with_range_or_validators(headers, reader.partial_from(url), validators, final_url)
-            if cookie is not None:
-                sent = with_cookies(sent, cookie)
             try:
-                response = _send_request(adapter, url, deadline, sent)
-                unverified = unverified or adapter.tls_unverified
-                location = _redirect_location(response, deadline) if response.status_code in REDIRECT_STATUSES else None
-                if location is None:
-                    body = reader.read(response, url, conditional)
-                    etag, last_modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-                    return Download(body, response.status_code, final_url, etag, last_modified, unverified)
+                permit = self._enter(url, options, reader.deadline)
+                sent, conditional = _with_range_or_validators(headers, reader.partial_from(url), validators, final_url)
+                if cookie is not None:
+                    sent = with_cookies(sent, cookie)
+                response, location, body = _request(adapter, url, reader, sent, conditional, permit)
             except FetchError as error:
                 _add_context(error, final_url, options)
                 raise
+            unverified = unverified or adapter.tls_unverified
+            if location is None:
+                etag, last_modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+                return Download(body, response.status_code, final_url, etag, last_modified, unverified)
             if "Set-Cookie" in response.headers:
                 cookies = cookies or Cookies()
                 cookies.store(url, response.raw.headers.getlist("Set-Cookie"))
@@ -164,24 +215,23 @@ class Downloader:
             seen.add((url.text, cookie))
         raise RedirectError(f"more than {options.max_redirects} redirects", http_status=response.status_code)
 
-    def _check_robots(self, url: urls.Url, final_url: str | None, reader: BodyReader) -> None:
-        """Return normally if the robots.txt of a URL's host allows the URL.
-
-        Raises:
-            FetchError: the file forbids the URL, or can't be fetched.
-        """
-        try:
-            self._robots.check(url, reader.options, reader.deadline)
-        except FetchError as error:
-            _add_context(error, final_url, reader.options)
-            raise
+    def _enter(self, url: urls.Url, options: FetchOptions, deadline: Deadline) -> Permit:
+        """Return the permit for a request, if the host's robots.txt allows the request."""
+        throttle = options.throttle
+        # A request for robots.txt needs a permit of its own, so it comes first.
+        if throttle.robots is RobotsPolicy.OBEY and (delay := self._robots.check(url, options, deadline)):
+            throttle = throttle.slowed(url.host, 1 / delay)
+        return self._gate.enter(url, throttle, deadline)
 
     def _fetch_robots(self, url: urls.Url, options: FetchOptions, deadline: Deadline) -> bytes:
         return self._attempt(url, RobotsReader(options, deadline), None).body
 
 
 def create_downloader(
-    allow: Iterable[str] | None = None, proxied: bool = True, robots_store: RobotsStore | None = None
+    allow: Iterable[str] | None = None,
+    proxied: bool = True,
+    robots_store: RobotsStore | None = None,
+    gate: RequestGate | None = None,
 ) -> Downloader:
     """Create the downloader configured by this process's environment.
 
@@ -190,6 +240,7 @@ def create_downloader(
             IMAGEFLEET_ALLOW_NETWORKS.
         proxied: whether to use the proxy in IMAGEFLEET_PROXY; False for servers on this machine.
         robots_store: shares robots.txt files with other processes; None for a process without a fleet.
+        gate: gives the permission for each request; None for no limits.
 
     Raises:
         SettingsError: a variable has an invalid value.
@@ -202,7 +253,7 @@ def create_downloader(
         proxy,
         settings().allow_insecure_tls,
     )
-    return Downloader(sessions, robots_store=robots_store)
+    return Downloader(sessions, robots_store=robots_store, gate=gate)
 
 
 def _with_range_or_validators(
@@ -254,6 +305,44 @@ def _send_request(adapter: GuardedAdapter, url: urls.Url, deadline: Deadline, he
         raise map_exception(error, url, deadline) from error
     except (ValueError, http.client.HTTPException) as error:
         raise BadResponseError(f"the response of {url.host} is not HTTP: {error}") from error
+
+
+def _request(
+    adapter: GuardedAdapter,
+    url: urls.Url,
+    reader: BodyReader,
+    headers: Mapping[str, str],
+    conditional: bool,
+    permit: Permit,
+) -> tuple[Response, str | None, bytes]:
+    """Send a request and end its permit; return the response, the Location of a redirect or None, and the body."""
+    started, latency = time.monotonic(), None
+    try:
+        response = _send_request(adapter, url, reader.deadline, headers)
+        latency = time.monotonic() - started
+        is_redirect = response.status_code in REDIRECT_STATUSES
+        location = _redirect_location(response, reader.deadline) if is_redirect else None
+        body = reader.read(response, url, conditional) if location is None else b""
+    except FetchError as error:
+        error.rest = permit.end(_answer(error, latency))
+        if latency is None:
+            error.silent_host = url
+        raise
+    except BaseException:
+        permit.end(None)
+        raise
+    permit.end(Answer(latency))
+    return response, location, body
+
+
+def _answer(error: FetchError, latency: float | None) -> Answer | None:
+    """Return what an error says about the host; ``latency`` is None if there was no response."""
+    if latency is None:
+        # Perhaps this worker's network is broken. `tasks.fetch` finds out and reports the host.
+        return None
+    if error.http_status in _REFUSAL_STATUSES:
+        return Answer(latency, refused=True, retry_after=error.retry_after)
+    return Answer(latency, failed=isinstance(error, FetchTimeoutError | TruncatedError | ConnectError))
 
 
 def _redirect_location(response: Response, deadline: Deadline) -> str | None:

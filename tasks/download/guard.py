@@ -28,7 +28,10 @@ from tasks.download.ip_addresses import Address, embedded_ipv4, is_public
 from tasks.download.resolver import Resolver
 from tasks.errors import BlockedAddressError, ConnectError, DnsError, DnsUnavailableError, FetchTimeoutError
 from tasks.file_descriptors import is_exhausted
+from tasks.throttle_options import Target
 
+#: Timeout of a look-up that only finds the key of a limit per address, in seconds.
+_ADDRESS_TIMEOUT_SECONDS = 5.0
 _NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
 #: Ports of services other than the web. A server of such a service could read an HTTP request as commands, so browsers
 #: block these ports (https://fetch.spec.whatwg.org/#port-blocking).
@@ -179,6 +182,14 @@ class Guard:
             if reason := self._denial_reason(host, address, port):
                 raise _blocked_address_error(host, address, port, reason)
         return answers
+
+    def address_of(self, target: Target) -> str:
+        """Return an address of a request's host; the same answer of the resolver always gives the same address.
+
+        Raises:
+            BlockedAddressError, DnsError: as `resolve`.
+        """
+        return min(str(answer[4][0]) for answer in self.resolve(target.host, target.port, _ADDRESS_TIMEOUT_SECONDS))
 
     def _look_up(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
         try:

@@ -68,3 +68,12 @@ def long_wait_error(error: FetchError, options: FetchOptions, retry: int) -> Rat
     )
     failure.final_url = error.final_url
     return failure
+
+
+def rest_error(error: FetchError, rest: float) -> LongWaitError:
+    """Return the error that requeues an image until the end of its host's rest, in seconds."""
+    failure = LongWaitError(
+        f"{error}: the host rests for {rest:.0f} s", http_status=error.http_status, retry_after=rest
+    )
+    failure.final_url = error.final_url
+    return failure

@@ -79,8 +79,8 @@ class RobotsChecker:
         self._pending: dict[str, Future[RobotsRules]] = {}
         self._lock = threading.Lock()
 
-    def check(self, url: Url, options: FetchOptions, deadline: Deadline) -> None:
-        """Return normally if the host's robots.txt allows a URL.
+    def check(self, url: Url, options: FetchOptions, deadline: Deadline) -> float | None:
+        """Check that the host's robots.txt allows a URL; return its crawl delay in seconds, or None.
 
         Args:
             url: the URL that will be requested.
@@ -102,6 +102,7 @@ class RobotsChecker:
             raise RobotsDeniedError(
                 f"robots.txt of {url.origin} forbids it to {token} (use --robots ignore to download the image anyway)"
             )
+        return rules.crawl_delay(token)
 
     def _obtain(self, url: Url, options: FetchOptions, deadline: Deadline) -> RobotsRules:
         """Return a host's rules from the store or from the host. Only one thread asks; the others wait for it."""

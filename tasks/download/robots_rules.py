@@ -1,4 +1,4 @@
-"""The rules of a host's robots.txt (RFC 9309): which URLs a robot may request. No I/O.
+"""The rules of a host's robots.txt (RFC 9309): which URLs a robot may request, and how fast. No I/O.
 
 The parser is the library protego, which Scrapy uses, too. Unlike the standard library's parser, protego supports
 wildcards and lets the longest matching rule win, as RFC 9309 requires. It is imported only if a file has rules.
@@ -23,6 +23,8 @@ MAX_BYTES = 500 * 1024
 RULES_SECONDS = 3600.0
 #: Seconds for which a host is not asked again after its server failed (RFC 9309, section 2.3.1.4).
 UNREACHABLE_SECONDS = 60.0
+#: The longest crawl delay that is honoured, in seconds.
+MAX_CRAWL_DELAY_SECONDS = 10.0
 #: The bytes of a byte order mark. Some files have only a part of it.
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 #: Without such a line, a file has no rules. For example, many servers send a web page instead of a missing file.
@@ -94,8 +96,10 @@ class RobotsRules:
         """
         if not self.text:
             return True
-        parsed = self._parsed.get(token) or self._parse_for(token)
-        return parsed.can_fetch(f"http://host{target}", token)
+        return self._rules_for(token).can_fetch(f"http://host{target}", token)
+
+    def _rules_for(self, token: str) -> Protego:
+        return self._parsed.get(token) or self._parse_for(token)
 
     def _parse_for(self, token: str) -> Protego:
         # Many slots ask at once when the file has arrived.
@@ -107,6 +111,14 @@ class RobotsRules:
                     self._parsed.clear()
                 self._parsed[token] = parsed
         return parsed
+
+    def crawl_delay(self, token: str) -> float | None:
+        """Return the seconds between two requests of a robot, at most `MAX_CRAWL_DELAY_SECONDS`; None for no limit.
+
+        RFC 9309 has no crawl delay, but many files do.
+        """
+        delay = self._rules_for(token).crawl_delay(token) if self.text else None
+        return min(delay, MAX_CRAWL_DELAY_SECONDS) if delay else None
 
     def to_json(self) -> str:
         """Return the rules as JSON."""

@@ -19,6 +19,7 @@ from tasks.download.guard import Guard
 from tasks.fetch import FetchRequest, fetch
 from tasks.model import FetchOptions, RunOptions
 from tasks.storage.local_store import LocalStore
+from tasks.throttle_options import RobotsPolicy, ThrottleOptions
 
 SLOTS = 64
 #: The maximum size of a body in bytes, and the deadline of a download in seconds.
@@ -26,6 +27,15 @@ CAP, DEADLINE = 1 << 20, 4.0
 HEAVY = ("/fault/gzip-bomb", "/fault/huge?declared=no")
 #: The bombs whose decoders need an extra window, the size of this window in bytes, and the number of bombs at a time.
 WINDOWED, WINDOW, AT_ONCE = ("/fault/br-bomb", "/fault/zstd-bomb"), 16 << 20, 16
+
+
+_OPTIONS = FetchOptions(
+    timeout=1.0,
+    deadline=DEADLINE,
+    retries=0,
+    max_bytes=CAP,
+    throttle=ThrottleOptions(robots=RobotsPolicy.OBEY),
+)
 
 
 def main() -> None:
@@ -37,7 +47,7 @@ def main() -> None:
     jobs = [*faults, *(HEAVY[number % len(HEAVY)] for number in range(2 * SLOTS))]
     others = range(len(jobs), len(jobs) + AT_ONCE)
     jobs += [WINDOWED[number % len(WINDOWED)] for number in others]
-    run = RunOptions(folder, 1000, FetchOptions(timeout=1.0, deadline=DEADLINE, retries=0, max_bytes=CAP))
+    run = RunOptions(folder, 1000, _OPTIONS)
     store, downloader = LocalStore(Path(folder)), Downloader(Sessions(Guard([url.removeprefix("http://")])))
 
     def attempt(index: int) -> tuple[str, str | None, float]:

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from tasks.broker import client as broker_client
+from tasks.throttle import hosts
 from tests.conftest import installed, lacking, redis_program, required
 from tests.integration import processes
 from tests.waiting import wait_for
@@ -28,6 +29,17 @@ def redis_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     """Give the TCP port of a Redis for the whole session. The fleet uses database 0 of this Redis."""
     with processes.redis_server(tmp_path_factory.mktemp("redis")) as port:
         yield port
+
+
+@pytest.fixture(autouse=True)
+def _rested_hosts(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test, end the rests of all hosts at the session's Redis, because other tests use the same hosts."""
+    yield
+    if "redis_port" in request.fixturenames:
+        with processes.connect(f"redis://127.0.0.1:{request.getfixturevalue('redis_port')}/0") as server:
+            for host in hosts.list_hosts(server):
+                if host.rests:
+                    hosts.lift(server, host.key)
 
 
 @pytest.fixture(scope="session")

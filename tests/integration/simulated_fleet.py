@@ -319,7 +319,7 @@ class Producer:
         self.reports: list[Progress] = []
         self.ended = False
         options = replace(options, out=str(store.root))
-        dispatch = DispatchOptions(window, resumed, retried)
+        dispatch = DispatchOptions(window, resumed=resumed, retried=retried)
         self._job = _KillableDispatcher(options, store, planner, self._client, self._check, dispatch)
         self._future: Future[Timing] = stage.pool.submit(self._job.run, self.reports.append)
         self._future.add_done_callback(lambda _: self._end())

@@ -23,7 +23,9 @@ def test_each_file_is_written_once(redis_port: int, demo_url: str, store_root: P
     # The latency is long enough for all twenty tasks to run at once.
     source.write_text(f"{demo_url}/changing?latency=1\n" * COUNT)
     before = processes.request_count(demo_url, "/changing")
-    argv = processes.command(["run", source, "--out", out, "--broker", broker, "--json"])
+    argv = processes.command(
+        ["run", source, "--out", out, "--broker", broker, "--json", "--per-host-concurrency", str(2 * COUNT)]
+    )
     with processes.started("run", argv, tmp_path) as run, processes.connect(broker) as server:
         processes.eventually(lambda: server.llen(IMAGE_QUEUE) == COUNT, "ten tasks")
         originals = [str(message) for message in server.lrange(IMAGE_QUEUE, 0, -1)]

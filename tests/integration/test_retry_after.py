@@ -66,6 +66,8 @@ def running(server: redis.Redis, folder: Path, urls: list[str], *options: str) -
         "--json",
         "--max-retry-after",
         "0",
+        # Without this option, the host of the images would rest, and its images would be parked.
+        "--no-adaptive",
         *options,
     ]
     with processes.started("producer", processes.command(words), folder) as producer:

@@ -19,6 +19,7 @@ from producer.cli.output_parameters import OutputParameters
 from producer.cli.parameters import DownloadParameters
 from producer.cli.run_commands import run
 from producer.cli.source_parameters import SourceParameters
+from producer.cli.throttle_parameters import ThrottleParameters
 from tasks.model import OUTCOME_FIELDS, Outcome, Reason, Status
 from tasks.storage import manifest
 
@@ -141,6 +142,7 @@ def test_command_is_valid(words: list[str]) -> None:
     values = parse(words)
     assert values["source"] == words[0]
     values["images"] = build(ImageParameters, values)
+    values["throttle"] = build(ThrottleParameters, values)
     for convert in (
         build(SourceParameters, values).options,
         build(DownloadParameters, values).run_config,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import itertools
+import math
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -32,8 +35,11 @@ from tasks.errors import (
     TruncatedError,
 )
 from tasks.model import HeaderOptions
+from tasks.throttle.gate import HostGate
+from tasks.throttle.host_key import HostKeys
+from tasks.throttle.memory_registry import MemoryRegistry
 from tests.unit.conftest import ONCE, Canned, always, response
-from tests.unit.download.attempts import cut_off, failure
+from tests.unit.download.attempts import cut_off, download, failure
 from tests.unit.download.robots_cases import CASES, Case
 from tests.unit.download.robots_site import DENY_ALL, DENY_X, OBEY, Site, decision, site
 
@@ -334,3 +340,23 @@ def test_waiting_threads_get_errors_of_their_own() -> None:
         first, second = (result.exception() for result in results)
     assert first is not second
     assert repr(first) == repr(second) == "BlockedAddressError('robots.txt: no')"
+
+
+def test_crawl_delay_paces_a_host(sessions_to: Callable[..., Sessions]) -> None:
+    """The images of a host with a crawl delay are requested one after another, with this delay between them."""
+    times: list[float] = []
+
+    def answer(request: bytes) -> list[bytes]:
+        is_robots = request.startswith(b"GET /robots.txt ")
+        if not is_robots:
+            times.append(time.monotonic())
+        return [response(b"User-agent: *\nCrawl-delay: 0.1\n" if is_robots else b"image")]
+
+    gate = HostGate(MemoryRegistry(), "one", HostKeys(lambda _: "127.0.0.1"), math.inf)
+    with Canned(answer) as server, ThreadPoolExecutor(4) as threads:
+        downloader = Downloader(sessions_to(server.address), gate=gate)
+        list(threads.map(lambda number: download(downloader, f"{server.url}/{number}", OBEY), range(4)))
+    gate.stop()
+    times.sort()
+    assert all(later - earlier > 0.05 for earlier, later in itertools.pairwise(times))
+    assert times[-1] - times[0] > 0.25

@@ -12,6 +12,7 @@ from protego import Protego
 from tasks.download import robots_rules
 from tasks.download.robots_rules import (
     MAX_BYTES,
+    MAX_CRAWL_DELAY_SECONDS,
     RULES_SECONDS,
     UNREACHABLE_SECONDS,
     RobotsRules,
@@ -122,6 +123,26 @@ def test_rules_for_one_robot_are_those_of_the_whole_file(lines: list[str], token
     text = "\n".join(lines)
     expected = [Protego.parse(text).can_fetch(f"http://host{path}", token) for path in ("/", "/a", "/ab")]
     assert [RobotsRules(text).allows(path, token) for path in ("/", "/a", "/ab")] == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "delay"),
+    [
+        ("Crawl-delay: 2", 2.0),
+        ("crawl-delay: 0.5", 0.5),
+        ("Crawl-delay: 86400", MAX_CRAWL_DELAY_SECONDS),
+        ("Crawl-delay: 0", None),
+        ("Crawl-delay: -1", None),
+        ("Crawl-delay: soon", None),
+        ("Crawl-delay: inf", None),
+        ("Disallow:", None),
+    ],
+)
+def test_crawl_delay(line: str, delay: float | None) -> None:
+    """A crawl delay is read up to a cap. A delay of another robot does not count."""
+    rules = RobotsRules.from_body(f"User-agent: imagefleet\n{line}\nUser-agent: other\nCrawl-delay: 7\n".encode())
+    assert rules.crawl_delay("imagefleet") == delay
+    assert RobotsRules().crawl_delay("imagefleet") is None
 
 
 def test_rules_survive_json() -> None:

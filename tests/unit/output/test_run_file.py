@@ -44,6 +44,7 @@ def test_writes_a_new_record(store: LocalStore) -> None:
             "fetch": json.loads(json.dumps(asdict(FetchOptions(retries=7)))),
             "shard_size": 10,
             "window": 2,
+            "max_parked": 64,
             "previous_run": None,
             "output": {"format": "files", "sidecars": [], "path_template": None},
             "source": json.loads(json.dumps(asdict(SourceOptions()))),

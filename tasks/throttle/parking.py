@@ -1,0 +1,98 @@
+"""Park the tasks of busy hosts in Redis, and serve them when their hosts are free.
+
+A parked task holds no slot and no place at a worker. Its message is in a list of its host, outside of the queue. One
+atomic step moves the message from the worker's unacknowledged messages to the list, and one moves it back to the queue,
+so the message is never lost on the way, and never in two places.
+
+Parking is cheaper than sending the task again with a countdown: it needs no new message, and the task comes back when
+its host is free, not when a guessed time is over.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import redis
+
+from config import limits
+from tasks.throttle import keys
+from tasks.throttle.scripts import script
+
+_PARK = Path(__file__).with_name("park.lua").read_text(encoding="utf-8")
+#: The number of hosts to serve in one call.
+_HOSTS = 50
+#: The number of messages to read or to move at a time.
+_CHUNK_MESSAGES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedTask:
+    """A task to park: its delivery, its host and its shard."""
+
+    delivery_tag: str
+    host: str
+    run_id: str
+    shard: int
+
+
+class Parking:
+    """The parked tasks of a broker."""
+
+    def __init__(self, server: redis.Redis) -> None:
+        """Take a client with decoded responses."""
+        self._server = server
+        self._park, self._serve = server.register_script(_PARK), server.register_script(script("serve"))
+
+    def park(self, task: ParkedTask, unacked: tuple[str, str]) -> bool:
+        """Move a task's message to its host's list; return whether it was still unacknowledged.
+
+        Args:
+            task: the task.
+            unacked: the keys of this worker's unacknowledged messages: the hash, and the index by time.
+
+        Raises:
+            redis.RedisError: Redis is unreachable; the message is either parked or unacknowledged.
+        """
+        parked = keys.parked(task.host), keys.PARKED_HOSTS, keys.parked_shards(task.run_id)
+        arguments = task.delivery_tag, str(uuid.uuid4()), task.host, task.run_id, task.shard, limits.RUN_RECORD_TTL
+        return bool(self._park(keys=[*unacked, *parked], args=[*arguments]))
+
+    def serve(self) -> int:
+        """Move parked tasks of free hosts back to their queues; return the number of tasks.
+
+        A call serves at most 50 hosts, chosen at random. So each host gets its turn.
+        """
+        hosts = cast("list[str]", self._server.srandmember(keys.PARKED_HOSTS, _HOSTS))
+        if not hosts:
+            return 0
+        with self._server.pipeline(transaction=False) as pipe:
+            for host in hosts:
+                places = keys.host(host), keys.leases(host), keys.HOST_LIMITS, keys.parked(host), keys.PARKED_HOSTS
+                self._serve(places, (host, _CHUNK_MESSAGES, keys.parked_shards("")), client=pipe)
+            return sum(pipe.execute())
+
+    def messages(self) -> Iterator[str]:
+        """Yield the messages of all parked tasks.
+
+        A message that is parked during the reading is added on the left, so no message is missed, and a message may
+        come twice.
+        """
+        for host in cast("set[str]", self._server.smembers(keys.PARKED_HOSTS)):
+            name, start = keys.parked(host), 0
+            while entries := cast("list[str]", self._server.lrange(name, start, start + _CHUNK_MESSAGES - 1)):
+                yield from _messages(entries)
+                start += len(entries)
+
+    def parked_in_shards(self, run_id: str) -> dict[int, int]:
+        """Return the number of parked tasks of each shard of a run; shards without parked tasks are absent."""
+        counts = cast("dict[str, str]", self._server.hgetall(keys.parked_shards(run_id)))
+        return {int(shard): int(count) for shard, count in counts.items()}
+
+
+def _messages(entries: Iterable[str]) -> Iterator[str]:
+    for entry in entries:
+        yield entry.split(" ", 3)[3]

@@ -1,0 +1,63 @@
+-- Moves parked tasks of a host back to their queues: as many as the host has free permits, or all of a host that is given
+-- up.
+--
+-- KEYS[1]  imagefleet:host:HOST      hash: the state of the host
+-- KEYS[2]  imagefleet:leases:HOST    hash: holder -> lease
+-- KEYS[3]  imagefleet:host-limits    hash: host -> JSON of the limit that an operator has set
+-- KEYS[4]  imagefleet:parked:HOST    list of "RUN SHARD QUEUE MESSAGE"; pushed on the left and served from the right
+-- KEYS[5]  imagefleet:parked-hosts   set: the hosts with parked tasks
+-- ARGV     host, the most tasks to move, the prefix of the keys of parked shards
+--
+-- Tasks that were moved a moment ago, and have no permit yet, count as permits in use: `served`, and the time
+-- `served_at`. `acquire` takes them off again.
+--
+-- Cost: O(holders of the host + moved tasks).
+-- Returns the number of moved tasks.
+
+local key = ARGV[1]
+local now = read_clock()
+local host, resting = read_host(KEYS[1], now)
+local since = now - number(host.served_at)
+local served = (since >= 0 and since < SERVED_SECONDS) and number(host.served) or 0
+
+local function room()
+    if host.given_up == '1' and resting > 0 then
+        return tonumber(ARGV[2])
+    end
+    if resting > 0 then
+        return 0
+    end
+    local limit, rate = effective_limit(host, KEYS[3], key, true)
+    if number(host.rests) > 0 then
+        limit = 1
+    end
+    local in_use = usage(read_leases(KEYS[2], now), '', now)
+    local free = math.max(limit, 1) - in_use
+    if rate then
+        local ahead = math.max(0, MAX_BOOKING_SECONDS - math.max(0, number(host.booked) - now))
+        free = math.min(free, math.ceil(ahead * rate))
+    end
+    return math.min(free - served, tonumber(ARGV[2]))
+end
+
+local moved, most = 0, room()
+while moved < most do
+    local entry = redis.call('RPOP', KEYS[4])
+    if not entry then
+        break
+    end
+    local run, shard, queue, message = string.match(entry, '^(%S+) (%S+) (%S+) (.*)$')
+    -- kombu pops on the right, so the message is the next one of its queue.
+    redis.call('RPUSH', queue, message)
+    if redis.call('HINCRBY', ARGV[3] .. run, shard, -1) <= 0 then
+        redis.call('HDEL', ARGV[3] .. run, shard)
+    end
+    moved = moved + 1
+end
+if moved > 0 then
+    redis.call('HSET', KEYS[1], 'served', served + moved, 'served_at', seconds(now))
+end
+if redis.call('EXISTS', KEYS[4]) == 0 then
+    redis.call('SREM', KEYS[5], key)
+end
+return moved
