@@ -11,6 +11,7 @@ run ``make docs``, which writes ``docs/settings.md`` from the descriptions.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -75,7 +76,8 @@ class Settings(BaseSettings):
     store_roots: Annotated[tuple[Path | StoreUrl, ...], NoDecode] = Field(
         (),
         description="Folders that a worker may write to, including subfolders: absolute paths, or URLs of "
-        "[object stores](object-stores.md) such as s3://bucket/prefix. A worker needs at least one to start.",
+        "[object stores](object-stores.md) such as s3://bucket/prefix. If a path has a comma, write the folders as a "
+        "JSON array. A worker needs at least one to start.",
     )
     ca_bundle: Path | None = Field(
         None, description="PEM file with the CA certificates to trust for https instead of the default ones."
@@ -192,7 +194,9 @@ class Settings(BaseSettings):
     @field_validator("store_roots", mode="before")
     @classmethod
     def _locations(cls, roots: object) -> object:
-        parts = cls._split(roots)
+        # Neither an absolute path nor a URL begins with a bracket.
+        is_array = isinstance(roots, str) and roots.lstrip().startswith("[")
+        parts = _json_array(str(roots)) if is_array else cls._split(roots)
         if not isinstance(parts, tuple | list):
             return parts
         locations = [parse_location(root) if isinstance(root, str) else root for root in parts]
@@ -200,6 +204,16 @@ class Settings(BaseSettings):
             if isinstance(root, Path) and not root.is_absolute():
                 raise ValueError(f"{root} is not an absolute path")
         return tuple(map(resolved, locations))
+
+
+def _json_array(text: str) -> list[str]:
+    try:
+        parts = json.loads(text)
+    except ValueError:
+        parts = None
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        raise ValueError("it begins with a bracket, but is not a JSON array of strings")
+    return parts
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

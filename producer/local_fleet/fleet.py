@@ -6,6 +6,7 @@ the producer, even if the producer is killed (see ``producer/local_fleet/supervi
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -203,10 +204,12 @@ class Fleet:
         self._supervisor.start("flower", argv, env, _SERVER_GRACE_SECONDS, restart=True)
 
     def _start_workers(self) -> None:
+        previous = self._previous_run_folders
         env = {
             **_UNSET_BROKER_SETTINGS,
             "IMAGEFLEET_BROKER_URL": self.broker_url,
-            "IMAGEFLEET_STORE_ROOTS": ",".join(str(root) for root in (*self._store_roots, *self._previous_run_folders)),
+            # Unlike a list with commas, a JSON array can have every path.
+            "IMAGEFLEET_STORE_ROOTS": json.dumps([str(root) for root in (*self._store_roots, *previous)]),
         }
         if not self._with_flower:
             # Without Flower, nothing reads the events. Events would cost up to three messages per image.

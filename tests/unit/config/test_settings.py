@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,26 @@ def test_store_roots_are_real_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert settings().store_roots == (tmp_path / "real", tmp_path / "later")
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ["/a,/b"],
+        ["/a", "/b,c"],
+        ["/ends with a space ", "/[x]", '/"quoted"', "/back\\slash", "/line\nfeed"],
+        ["/\udcff,"],
+        [],
+    ],
+)
+def test_store_roots_may_be_a_json_array(monkeypatch: pytest.MonkeyPatch, folders: list[str]) -> None:
+    """A JSON array can have every path; a comma in a path does not give another root."""
+    monkeypatch.setenv("IMAGEFLEET_STORE_ROOTS", json.dumps(folders))
+    assert settings().store_roots == tuple(map(Path, folders))
+
+
 _WRONG = {
+    "not an array": ("STORE_ROOTS", '["/data"', "not a JSON array"),
+    "numbers": ("STORE_ROOTS", "[1]", "not a JSON array"),
+    "relative root in an array": ("STORE_ROOTS", '["/data", "b"]', "b is not an absolute path"),
     "relative root": ("STORE_ROOTS", "/data,data", "data is not an absolute path"),
     "prefetch not a number": ("PREFETCH", "many", "integer"),
     "prefetch too small": ("PREFETCH", "0", "greater than or equal to 1"),
