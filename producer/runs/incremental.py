@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from config.locations import Location, parse_location, resolved
 from producer.output import lock
 from producer.output.folder import existing_run, new_run_folder, open_output, unwritable_error
 from producer.output.run_file import NAME, RunConfig, RunFile, State, resume_command
+from producer.output.shard_files import load_manifest
 from producer.runs.incremental_mode import IncrementalMode
 from producer.runs.leftover_tasks import end_tasks
 from producer.runs.option_names import differing_options
@@ -20,8 +23,11 @@ from producer.runs.resume import load_complete
 from producer.runs.run import Run
 from producer.sources import url_list
 from producer.sources.location import expand
+from producer.sources.request_stream import schema_of
 from tasks.errors import StorageError, UsageError
-from tasks.model import ImageRequest
+from tasks.model import ImageRequest, Outcome, Status
+from tasks.storage import manifest, plan
+from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 
 
@@ -177,7 +183,8 @@ def _check_extension(wanted: RunRequest, store: Store) -> RunConfig:
     """Check that a request can extend the run in a folder; return the options of that run.
 
     Raises:
-        UsageError: the run is incomplete, already has this list, or has other options.
+        UsageError: the run is incomplete, already has this list, or has other options or other columns.
+        CommandError: a manifest can't be read.
     """
     found = load_complete(store, "extended")
     source = wanted.config.source
@@ -197,7 +204,37 @@ def _check_extension(wanted: RunRequest, store: Store) -> RunConfig:
     differing = differing_options(wanted.config, replace(found.options, source=source))
     given = differing if wanted.given is None else [name for name in differing if name in wanted.given]
     _check_options(given, store)
+    _check_columns(wanted, found, store)
     return found.options
+
+
+def _check_columns(wanted: RunRequest, found: RunFile, store: Store) -> None:
+    """Check that the new manifests will have the same columns as the existing manifests.
+
+    Tools that read all manifests at once take the columns of the first manifest, and ignore or refuse other columns.
+
+    Raises:
+        UsageError: the columns differ.
+        CommandError: a manifest can't be read.
+    """
+    before = manifest.list_columns(load_manifest(0, store, found.id, None).schema)
+    types = schema_of(wanted.requests)
+    row = ImageRequest(0, "", dict.fromkeys(() if types is None else types.names))
+    ref = ShardRef(found.id, 0)
+    planned = plan.decode(plan.encode([row], ref, types))
+    now = manifest.list_columns(manifest.join(planned, [Outcome("0", Status.SUCCESS)]).schema)
+    if now == before:
+        return
+    raise UsageError(
+        f"The list can't extend the run in {store.location}",
+        "its manifests would have other columns than those of the run. "
+        f"The run has {_described(before)}; the list gives {_described(now)}",
+        "Use --caption-col, --columns and --url-col to give the same columns, or choose another --out.",
+    )
+
+
+def _described(columns: Mapping[str, pa.DataType]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in columns.items())
 
 
 def _check_options(differing: Collection[str], store: Store) -> None:

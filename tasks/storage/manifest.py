@@ -66,6 +66,11 @@ def join(plan: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
     return table
 
 
+def list_columns(schema: pa.Schema) -> dict[str, pa.DataType]:
+    """Return the names and types of a manifest's columns that come from the URL list."""
+    return {field.name: field.type for field in schema if field.name not in OUTCOME_FIELDS}
+
+
 def _distinct(names: Sequence[str]) -> list[str]:
     """Rename a URL list's columns if they are named like our columns, because tools look for our columns by name."""
     taken = set(OUTCOME_FIELDS)

@@ -16,14 +16,27 @@ from producer.runs.incremental_mode import IncrementalMode
 from producer.runs.option_names import differing_options, named_values
 from producer.sources import url_list
 from producer.sources.options import SourceOptions
+from tasks.collect import collect
 from tasks.errors import UsageError
-from tasks.model import FetchOptions, HeaderOptions, OutputFormat, OutputOptions
+from tasks.model import (
+    FetchOptions,
+    HeaderOptions,
+    Outcome,
+    OutputFormat,
+    OutputOptions,
+    Reason,
+    RunOptions,
+    Status,
+    image_key,
+)
+from tasks.storage import plan
 from tasks.storage.local_store import LocalStore
-from tests.runs import SIZE, make_run
+from tasks.storage.shard_parquet import ShardRef
+from tests.runs import RUN_ID, SIZE, make_run
 from tests.waiting import wait_for
 
-#: The fields of a run's options that no option of the command sets.
-_LIBRARY_ONLY = {"--backoff", "--max-pixels"}
+#: The fields of a run's options that no option of the command sets. They include the limits of hosts.
+_LIBRARY_ONLY = {"--backoff", "--max-pixels", "--rate", "--scope", "--overrides", "--adaptive"}
 
 
 @pytest.fixture
@@ -187,3 +200,66 @@ def test_list_in_the_folder_is_not_overwritten(tmp_path: Path, store: LocalStore
     with pytest.raises(UsageError, match="can't be overwritten: the URL list, or a part of it, is in that folder"):
         incremental.prepare(wanted, IncrementalMode.OVERWRITE, store, None)
     assert RunFile.is_in(store)
+
+
+_CAPTIONED = SourceOptions(caption_col="text", columns=("n",))
+_CAPTION = SourceOptions(caption_col="text")
+_WITH_M = SourceOptions(caption_col="text", columns=("m",))
+_LISTS = {
+    "no columns": (b'"http://a.example/"', SourceOptions(), None),
+    "same columns": (b'{"text": "A cat", "url": "http://a.example/", "n": 1}', _CAPTIONED, None),
+    "another order": (b'{"n": 2, "url": "http://a.example/", "text": "A dog"}', _CAPTIONED, None),
+    "only the caption": (
+        b'{"text": "A cat", "url": "http://a.example/"}',
+        SourceOptions(caption_col="text"),
+        "caption (string)",
+    ),
+    "another name": (
+        b'{"text": "A", "url": "http://a.example/", "m": 1}',
+        _WITH_M,
+        "m (int64)",
+    ),
+    "another type": (b'{"text": "A", "url": "http://a.example/", "n": "x"}', _CAPTIONED, "n (string)"),
+}
+
+
+@pytest.mark.parametrize("first", ["no columns", "same columns"])
+@pytest.mark.parametrize("second", _LISTS)
+def test_extension_needs_the_same_columns(tmp_path: Path, first: str, second: str) -> None:
+    """A run is extended only if all its manifests will have the same columns and types. The error names both.
+
+    Otherwise, a tool that reads all manifests at once would lose a column without an error.
+    """
+    store = LocalStore(tmp_path / "out")
+    old, new = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    old.write_bytes(_LISTS[first][0])
+    new.write_bytes(_LISTS[second][0].replace(b"a.example", b"b.example"))
+    config = RunConfig(shard_size=SIZE, source=_LISTS[first][1])
+    _complete_run(old, store, config)
+    wanted = request(new, replace(config, source=_LISTS[second][1]))
+    if _column_kinds(first) == _column_kinds(second):
+        prepared = incremental.prepare(wanted, IncrementalMode.EXTEND, store, None)
+        assert prepared.config == config
+        return
+    with pytest.raises(UsageError, match="would have other columns") as refused:
+        incremental.prepare(wanted, IncrementalMode.EXTEND, store, None)
+    assert (_LISTS[second][2] or "url (string)") in refused.value.why
+    assert RunFile.load(store).state is State.COMPLETE
+
+
+def _column_kinds(name: str) -> str:
+    return "same columns" if name == "another order" else name
+
+
+def _complete_run(source: Path, store: LocalStore, config: RunConfig) -> None:
+    """Make a complete run of a list with one shard."""
+    requests = url_list.read(str(source), config.source)
+    record = RunFile(
+        RUN_ID, str(source), str(store.root), config, plan=PlanState.COMPLETE, planned_rows=1, planned_shards=1
+    )
+    store.create_folder()
+    replace(record, state=State.COMPLETE, finished_at=1.0).create(store)
+    rows = list(requests)
+    store.create_durably(plan.name(0), plan.encode(rows, ShardRef(RUN_ID, 0), requests.schema))
+    outcomes = [Outcome(image_key(0, SIZE), Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)]
+    collect(0, outcomes, RunOptions(str(store.root), SIZE, run_id=RUN_ID), store)
