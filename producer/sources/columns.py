@@ -74,7 +74,36 @@ def choose(reader: Reader, options: SourceOptions, list_name: str) -> Selection:
                 f"it is {reader.description}, {_columns_text(reader.names)}",
                 f"Set {option} to the name of an existing column.",
             )
+    _check_values(reader, url, list_name)
     return Selection(url, passed, options.hash_col, options.path_col)
+
+
+def _check_values(reader: Reader, url: str, list_name: str) -> None:
+    """Check that the column with the URLs has single values.
+
+    Raises:
+        UsageError: its values are objects or lists.
+    """
+    kind = reader.schema([url]).field(0).type
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        named = _url_names(names) or names
+        raise UsageError(
+            f"The column {url} of {list_name[0].lower()}{list_name[1:]} holds no URLs",
+            f"its values are objects with the fields {', '.join(names[:_MAX_LISTED])}",
+            f"Name a field of the column, as in `--url-col {url}.{named[0]}`.",
+        )
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        raise UsageError(
+            f"The column {url} of {list_name[0].lower()}{list_name[1:]} holds no URLs",
+            "its values are lists",
+            "Write a list with one URL in each row. docs/lists.md shows how to convert such files.",
+        )
+
+
+def _url_names(names: Sequence[str]) -> list[str]:
+    """Return the names that are usual for a column with URLs."""
+    return [name for name in names if _NOT_LETTER.sub("", name.lower()) in _URL_NAMES]
 
 
 def check_columns(reader: Reader, selection: Selection, list_name: str) -> None:
@@ -99,7 +128,7 @@ def _find_url_column(reader: Reader, list_name: str) -> str:
     Raises:
         UsageError: there is no such column, or there are several.
     """
-    found = [name for name in reader.names if _NOT_LETTER.sub("", name.lower()) in _URL_NAMES]
+    found = _url_names(reader.names)
     if len(found) == 1:
         return found[0]
     if reader.url_in_header is not None:

@@ -47,6 +47,11 @@ class ListFiles:
             with ExitStack() as short:
                 self._open_next(file, short)
 
+    @property
+    def url_column(self) -> str | None:
+        """The column with the URLs, or None if the list has no columns."""
+        return self.selection.url if len(self._reader.names) > 1 else None
+
     def rows(self) -> Iterator[Row]:
         """Yield the rows of all files, with the values of the selected columns."""
         for number, file in enumerate(self._files):

@@ -131,7 +131,7 @@ def _check_binary(signature: Format, claimed: InputFormat | None, file: str) -> 
     """
     if signature.input_format is not None and claimed in (None, signature.input_format):
         return signature.input_format
-    raise _other_format_error(signature, file)
+    raise _other_format_error(signature, claimed, file)
 
 
 def _format_of_name(file: str) -> InputFormat | None:
@@ -181,6 +181,8 @@ def _choose_format(
     """
     found = list_format.from_rows(rows)
     seen = None if found is None else found.input_format
+    if found is not None and seen is None:
+        raise _other_format_error(found, claimed, file)
     if claimed in (InputFormat.PARQUET, InputFormat.JSON) and seen not in _JSON:
         raise UsageError(
             f"{display_name(file)} does not look like {claimed}",
@@ -195,17 +197,20 @@ def _choose_format(
     # A row of a table may look like a row of another kind of table. Only the options and the file's name can tell which
     # format the file has.
     if claimed is None or claimed is InputFormat.TEXT or seen not in (claimed, *_ROWS_OF_COLUMNS):
-        raise _other_format_error(found, file)
+        raise _other_format_error(found, claimed, file)
     return claimed
 
 
-def _other_format_error(found: Format, file: str) -> UsageError:
+def _other_format_error(found: Format, claimed: InputFormat | None, file: str) -> UsageError:
     if found.input_format is None:
-        hint = "Write its URLs to a text file, one on each line. docs/lists.md has a command for each format."
+        hint = found.hint or "Write its URLs to a text file, one on each line."
         return UsageError(f"{display_name(file)} looks like {found.name}", "this format can't be read", hint)
-    why = "its name or --input-format says otherwise"
-    if file == STANDARD_INPUT:
+    if claimed is not None:
+        why = f"it is read as {claimed}, because its name or --input-format says so"
+    elif file == STANDARD_INPUT:
         why = "standard input has no name that says so"
+    else:
+        why = "its name has no known ending, so the format of a table must be given"
     return UsageError(
         f"{display_name(file)} looks like {found.name}", why, f"Add `--input-format {found.input_format}`."
     )

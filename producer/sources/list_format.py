@@ -5,6 +5,7 @@ To add a format, add a signature to `_SIGNATURES` or a row pattern to `_ROWS`, a
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ class Format:
 
     name: str
     input_format: InputFormat | None = None
+    #: How to convert a list that can't be read; None if there is no special way.
+    hint: str | None = None
 
 
 _SIGNATURES = (
@@ -32,7 +35,11 @@ _SIGNATURES = (
 )
 _MARKUP, _TABLE = Format("HTML or XML"), Format("a table", InputFormat.CSV)
 _JSON_ARRAY, _JSON_LINES = Format("a JSON array", InputFormat.JSON), Format("JSON Lines", InputFormat.JSONL)
-_JSON_OBJECT = Format("a single JSON object")
+_JSON_OBJECT = Format(
+    "a single JSON object",
+    hint="Convert it to one object for each row. docs/lists.md (JSON) has a jq command for an object with an array of "
+    "rows, and one for an object with an array for each column.",
+)
 _TABS = Format("a table with tabs between its columns", InputFormat.TSV)
 _WORDS = Format("a table with spaces between its columns", InputFormat.WORDS)
 _ARIA2 = Format("an input file of aria2", InputFormat.ARIA2)
@@ -54,6 +61,10 @@ _FIRST_ROW = (
         _TABLE,
     ),
 )
+#: The beginning of an object whose first field is an array of texts or objects.
+_WITH_ARRAY = re.compile(r"\{\s*\"[^\"]*\"\s*:\s*\[\s*[\"{]")
+#: A row of at least this many characters may be cut off.
+_CUT_OFF = 2000
 _EXTENSION = r"\.(?:jpe?g|png|gif|webp|avif|bmp|tiff?|ico|svg)"
 #: URLs may contain commas, semicolons and pipes. URLs written by people may also contain spaces. So a row counts as a
 #: row of a table only if it is certain where a column ends. A column ends at a quotation mark, at a second URL, or
@@ -85,11 +96,26 @@ def from_rows(rows: Sequence[str]) -> Format | None:
     """
     if not rows:
         return None
+    if len(rows) == 1 and _has_arrays(rows[0]):
+        return _JSON_OBJECT
     for pattern, found in _FIRST_ROW:
         if pattern.fullmatch(rows[0]) if found is _TABLE else pattern.match(rows[0]):
             return found
     shapes = Counter(shape for row in rows if (shape := _shape(row)) is not None)
     return shapes.most_common(1)[0][0] if 2 * shapes.total() >= len(rows) else None
+
+
+def _has_arrays(row: str) -> bool:
+    """Return whether a row, which may be cut off, is an object whose fields are all arrays.
+
+    Such an object is a whole table and not a row of it. A cut off row counts if its first field fills it.
+    """
+    if _WITH_ARRAY.match(row) is None:
+        return False
+    try:
+        return all(isinstance(value, list) for value in json.loads(row).values())
+    except ValueError:
+        return len(row) > _CUT_OFF and "]" not in row
 
 
 def _shape(row: str) -> Format | None:

@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 
+from producer.formatting import pluralized
 from producer.sources.options import SourceOptions
 from producer.sources.reader import Row
+from tasks.errors import UsageError
 
 
-def choose_rows(rows: Iterator[Row], options: SourceOptions, total: int) -> Iterator[Row]:
+def choose_rows(rows: Iterator[Row], options: SourceOptions, total: int, list_name: str) -> Iterator[Row]:
     """Return the chosen rows, in the order of the list.
 
     Args:
         rows: all rows.
         options: the choice.
         total: the number of rows in the chosen part of the list. This number is needed only for a sample.
+        list_name: the list's name, for messages.
+
+    Raises:
+        UsageError: the options skip all rows.
     """
-    chosen = part(rows, options)
+    chosen = part(rows, options, list_name)
     return chosen if options.sample is None else _sample(chosen, options.sample, total, options.seed)
 
 
-def part(rows: Iterator[Row], options: SourceOptions) -> Iterator[Row]:
-    """Return the part of the rows from which a sample is taken."""
-    if options.offset == 0 and options.limit is None:
-        return rows
-    end = None if options.limit is None else options.offset + options.limit
-    return islice(rows, options.offset, end)
+def part(rows: Iterator[Row], options: SourceOptions, list_name: str) -> Iterator[Row]:
+    """Return the part of the rows from which a sample is taken.
+
+    Raises:
+        UsageError: the options skip all rows.
+    """
+    skipped = sum(1 for _ in islice(rows, options.offset))
+    first = list(islice(rows, 1))
+    if skipped and not first:
+        raise UsageError(
+            f"{list_name} has no rows after the skipped ones",
+            f"it has {pluralized(skipped, 'row')}, and --offset is {options.offset:,}",
+            "Use a smaller --offset.",
+        )
+    return islice(chain(first, rows), options.limit)
 
 
 def _sample(rows: Iterator[Row], size: int, total: int, seed: int) -> Iterator[Row]:

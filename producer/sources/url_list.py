@@ -7,8 +7,6 @@ from contextlib import ExitStack
 from itertools import chain, islice
 from typing import Any
 
-import pyarrow as pa
-
 from producer.sources import location
 from producer.sources.files import ListFiles
 from producer.sources.location import (
@@ -20,7 +18,7 @@ from producer.sources.location import (
 )
 from producer.sources.options import DEFAULT, SourceOptions
 from producer.sources.remote import shown
-from producer.sources.request_stream import RequestStream, schema_of
+from producer.sources.request_stream import OpenedList, RequestStream, schema_of
 from producer.sources.requests import make_requests
 from producer.sources.subset import choose_rows, part
 from tasks.download.urls import looks_like_url
@@ -58,19 +56,20 @@ def read(source: str, options: SourceOptions = DEFAULT) -> RequestStream:
     return RequestStream(lambda: _open(source, options))
 
 
-def _open(source: str, options: SourceOptions) -> tuple[pa.Schema, Iterator[ImageRequest]]:
+def _open(source: str, options: SourceOptions) -> OpenedList:
     # The generator opens the list itself, so that it also closes the list, however the generator ends.
     steps = _schema_and_requests(source, options)
-    return next(steps), steps
+    schema, url_column = next(steps)
+    return OpenedList(schema, steps, url_column)
 
 
 def _schema_and_requests(source: str, options: SourceOptions) -> Iterator[Any]:
-    """Yield the types of a list's columns, then its requests."""
+    """Yield the types of a list's columns with the name of the column with the URLs, then its requests."""
     total = 0 if options.sample is None else _count(source, options)
     with ExitStack() as stack:
         files = ListFiles(source, options, stack)
-        yield files.schema
-        yield from make_requests(choose_rows(files.rows(), options, total), files, options)
+        yield files.schema, files.url_column
+        yield from make_requests(choose_rows(files.rows(), options, total, display_name(source)), files, options)
 
 
 def _count(source: str, options: SourceOptions) -> int:
@@ -86,7 +85,7 @@ def _count(source: str, options: SourceOptions) -> int:
             "Save the list to a file first.",
         )
     with ExitStack() as stack:
-        return sum(1 for _ in part(ListFiles(source, options, stack).rows(), options))
+        return sum(1 for _ in part(ListFiles(source, options, stack).rows(), options, display_name(source)))
 
 
 def require_urls(requests: Iterable[ImageRequest], source: str) -> RequestStream:
@@ -103,12 +102,15 @@ def require_urls(requests: Iterable[ImageRequest], source: str) -> RequestStream
             return RequestStream(lambda: (schema_of(requests), chain(rows, rest)))
     raise UsageError(
         f"{display_name(source)} contains no URLs",
-        _describe_first(rows) if rows else "it is empty, or all its lines are blank or comments",
+        _describe_first(rows, requests) if rows else "it is empty, or all its lines are blank or comments",
         "Give a list of URLs that begin with http:// or https://, or complete its URLs with --base-url.",
     )
 
 
-def _describe_first(rows: list[ImageRequest]) -> str:
+def _describe_first(rows: list[ImageRequest], requests: Iterable[ImageRequest]) -> str:
     first = rows[0]
-    found = first.refused.message if first.refused is not None else f"row 1 is {redacted(first.url)[:80]!r}"
-    return f"none of its first {len(rows):,} rows is a URL; {found}"
+    column = requests.url_column if isinstance(requests, RequestStream) else None
+    found = f"row 1 is {redacted(first.url)[:80]!r}" if first.refused is None else first.refused.message
+    if column is None:
+        return f"none of its first {len(rows):,} rows is a URL; {found}"
+    return f"none of its first {len(rows):,} rows has a URL in column {column}; {found}"

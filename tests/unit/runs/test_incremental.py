@@ -35,8 +35,8 @@ from tasks.storage.shard_parquet import ShardRef
 from tests.runs import RUN_ID, SIZE, make_run
 from tests.waiting import wait_for
 
-#: The fields of a run's options that no option of the command sets. They include the limits of hosts.
-_LIBRARY_ONLY = {"--backoff", "--max-pixels", "--rate", "--scope", "--overrides", "--adaptive"}
+#: The fields of a run's options that no option of the command sets.
+_LIBRARY_ONLY = {"--backoff", "--max-pixels"}
 
 
 @pytest.fixture

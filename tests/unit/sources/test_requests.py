@@ -75,7 +75,103 @@ def test_offset_and_limit(hundred: str) -> None:
     assert rows(hundred, SourceOptions(offset=95)) == [95, 96, 97, 98, 99]
     assert rows(hundred, SourceOptions(limit=2)) == [0, 1]
     assert rows(hundred, SourceOptions(offset=98, limit=5)) == [98, 99]
-    assert rows(hundred, SourceOptions(offset=100)) == []
+
+
+@pytest.mark.parametrize("sample", [None, 3])
+@pytest.mark.parametrize("offset", [100, 101, 5000])
+def test_offset_past_the_end_is_refused(hundred: str, offset: int, sample: int | None) -> None:
+    """If an offset skips all rows, the error names the option and says how many rows the list has."""
+    with pytest.raises(UsageError, match="no rows after the skipped ones") as refused:
+        list(url_list.read(hundred, SourceOptions(offset=offset, limit=5, sample=sample)))
+    assert "it has 100 rows, and --offset is" in refused.value.why
+
+
+@pytest.mark.parametrize(("field", "first"), [("src", "url"), ("url", "a")])
+@pytest.mark.parametrize("as_array", [True, False])
+def test_column_of_objects_has_no_urls(tmp_path: Path, field: str, first: str, as_array: bool) -> None:
+    """If the chosen column has objects, the error suggests their field with the URLs."""
+    row = json.dumps({"id": 5, "image": {"name": "x", field: "http://a.example/", "size": 7}})
+    path = tmp_path / "list.json"
+    path.write_text(f"[{row}, {row}]" if as_array else f"{row}\n{row}\n")
+    with pytest.raises(UsageError, match=r"The column image of the list .* holds no URLs") as refused:
+        list(url_list.read(str(path), SourceOptions(url_col="image")))
+    assert "fields name" in refused.value.why
+    assert f"`--url-col image.{field}`" in refused.value.hint
+
+
+def test_column_of_lists_has_no_urls(tmp_path: Path) -> None:
+    """A column that has lists of URLs is refused before the run starts."""
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps({"urls": ["http://a.example/"], "id": 1}) + "\n" + json.dumps({"urls": [], "id": 2}))
+    with pytest.raises(UsageError, match=r"The column urls of the list .* holds no URLs: its values are lists"):
+        list(url_list.read(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b"caption,n\nA cat,1\n", "has a URL in column caption; row 1 is 'A cat'"),
+        (b'caption,n\n"",1\n', "has a URL in column caption; line 2 has no URL"),
+    ],
+)
+def test_list_without_urls_names_the_column(tmp_path: Path, body: bytes, found: str) -> None:
+    """If a chosen column has no URLs, the error names the column."""
+    path = tmp_path / "list.csv"
+    path.write_bytes(body)
+    with pytest.raises(UsageError, match="contains no URLs") as refused:
+        url_list.require_urls(url_list.read(str(path), SourceOptions(url_col="caption")), str(path))
+    assert found in refused.value.why
+
+
+_URLS = [f"http://a.example/{number}.jpg" for number in range(300)]
+_OBJECTS = {
+    "columns": json.dumps({"image_urls": _URLS[:2], "captions": ["A cat", "A dog"]}),
+    "captions first": json.dumps({"captions": ["A cat", "A dog"], "image_urls": _URLS[:2]}),
+    "many columns": json.dumps({"image_urls": _URLS, "captions": ["x"] * 300}),
+    "array of rows": json.dumps({"images": [{"url": url} for url in _URLS]}),
+    "indented": json.dumps({"image_urls": _URLS, "captions": ["x"] * 300}, indent=2),
+    "one line each": '{"image_urls": ["http://a.example/1.jpg"],\n"captions": ["x"]}\n',
+}
+
+
+@pytest.mark.parametrize("name", ["list.json", "list.jsonl", "list"])
+@pytest.mark.parametrize("body", _OBJECTS.values(), ids=_OBJECTS)
+def test_single_object_is_refused(tmp_path: Path, body: str, name: str) -> None:
+    """A file with one object for all rows is refused, whatever its name. The error says how to convert it."""
+    path = tmp_path / name
+    path.write_text(body)
+    with pytest.raises(UsageError, match="looks like a single JSON object") as refused:
+        list(url_list.read(str(path)))
+    assert "jq" in refused.value.hint
+
+
+@pytest.mark.parametrize("tags", [["a", "b"], [["x"] * 3000], []])
+@pytest.mark.parametrize("count", [1, 2])
+def test_row_with_arrays_is_no_single_object(tmp_path: Path, tags: list[object], count: int) -> None:
+    """A list may have one row, and a row may begin with an array."""
+    path = tmp_path / "list.jsonl"
+    path.write_text((json.dumps({"tags": tags, "url": _URLS[0]}) + "\n") * count)
+    requests = list(url_list.read(str(path), SourceOptions(columns=("tags",))))
+    assert [request.url for request in requests] == [_URLS[0]] * count
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "why"),
+    [
+        ("list", SourceOptions(), "its name has no known ending"),
+        ("list.dat", SourceOptions(), "its name has no known ending"),
+        ("list.txt", SourceOptions(), "it is read as text, because its name or --input-format says so"),
+        ("list.csv", SourceOptions(InputFormat.TEXT), "it is read as text, because its name or --input-format says so"),
+    ],
+)
+def test_unexpected_format_names_its_cause(tmp_path: Path, name: str, options: SourceOptions, why: str) -> None:
+    """The error for a table that is read as text says whether the file's name decided this."""
+    path = tmp_path / name
+    path.write_text("caption,url\nA cat,http://a.example/\n")
+    with pytest.raises(UsageError, match="looks like a table") as refused:
+        list(url_list.read(str(path), options))
+    assert why in refused.value.why
+    assert refused.value.hint == "Add `--input-format csv`."
 
 
 def test_sample(hundred: str) -> None:

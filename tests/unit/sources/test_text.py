@@ -86,7 +86,7 @@ _OTHER_FORMATS = {
     "JSON array": (b'["http://a/1.jpg",\n "http://a/2.jpg"]\n', "a JSON array", "--input-format json"),
     "JSON array, indented": (b'[\n  "http://a/1.jpg",\n  "http://a/2.jpg"\n]\n', "a JSON array", "--input-format json"),
     "JSON array of objects": (b'[{"url": "http://a/1.jpg"}]', "a JSON array", "--input-format json"),
-    "JSON object": (b'{\n  "urls": ["http://a/1.jpg"]\n}\n', "a single JSON object", "text file"),
+    "JSON object": (b'{\n  "urls": ["http://a/1.jpg"]\n}\n', "a single JSON object", "jq command"),
     "JSON Lines": (
         b'{"url": "http://a/1.jpg", "caption": "x"}\n{"url": "http://a/2.jpg"}\n',
         "JSON Lines",
