@@ -18,7 +18,7 @@ class Bounds:
         return math.isfinite(value) and self.least <= value and (self.greatest is None or value <= self.greatest)
 
     def __str__(self) -> str:
-        return f"at least {self.least:g}" if self.greatest is None else f"from {self.least:g} to {self.greatest:g}"
+        return f"at least {self.least:,g}" if self.greatest is None else f"from {self.least:,g} to {self.greatest:,g}"
 
 
 def bounds_of(kind: type[Any], name: str) -> Bounds:

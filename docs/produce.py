@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from benchmarks import plots, records, report
 from config.settings import Settings
-from docs import scale_tables
+from docs import option_tables, scale_tables
 from producer.cli.main import cli
 from producer.demo import ROUTES
 from tasks.errors import FetchError
@@ -46,6 +46,7 @@ PAGES = (
     "docs/faults.md",
     "docs/answers.md",
     "docs/object-stores.md",
+    "docs/library.md",
 )
 _PART = re.compile(r"(<!-- produced: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -215,6 +216,7 @@ def example(name: str) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
+    "options": option_tables.options,
     "reasons": reasons,
     "columns": columns,
     "routes": routes,

@@ -199,7 +199,8 @@ class FetchOptions:
     headers: HeaderOptions = HeaderOptions()
     #: Limit for the downloaded image, and for the saved image.
     max_pixels: Annotated[int, Bounds(1)] = 100_000_000
-    #: This option has no effect on resized images, because they are decoded anyway.
+    #: How to check an image that is saved as downloaded: read its header, or decode every frame. This option has no
+    #: effect on resized images, because they are decoded anyway.
     verify: Verify = Verify.HEADER
     resize: ResizeOptions = field(default_factory=ResizeOptions)
     filters: FilterOptions = field(default_factory=FilterOptions)
@@ -261,7 +262,8 @@ class OutputOptions:
     format: OutputFormat = OutputFormat.FILES
     #: The files beside each image; allowed only if each image has a file of its own.
     sidecars: tuple[Sidecar, ...] = ()
-    #: The template of the files' names; None for ``{shard}/{key}``. Only with files.
+    #: The template of the files' names, or the name of a template, such as ``scrapy``; None for ``{shard}/{key}``. Only
+    #: with files.
     path_template: str | None = None
 
     @classmethod

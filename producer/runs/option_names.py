@@ -37,4 +37,9 @@ def named_values(options: Any) -> Iterator[tuple[str, Any]]:
         if is_dataclass(value):
             yield from named_values(value)
         else:
-            yield _NAMES.get(item.name, f"--{item.name.replace('_', '-')}"), value
+            yield option_name(item.name), value
+
+
+def option_name(field: str) -> str:
+    """Return the option of `producer run` for a field of a run's options."""
+    return _NAMES.get(field, f"--{field.replace('_', '-')}")

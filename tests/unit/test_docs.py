@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
 from benchmarks import plots, records, report
 from docs.produce import PAGES, PARTS, ROOT, produced
+from producer.output.run_file import RunConfig
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -38,6 +41,20 @@ def test_every_generated_part_is_on_a_page() -> None:
     """Every generated part is shown on some page."""
     shown = {name for page in PAGES for name in re.findall("<!-- produced: (.+?) -->", (ROOT / page).read_text())}
     assert shown == set(PARTS)
+
+
+def test_library_page_lists_every_option() -> None:
+    """The guide of the library has a section for each class in a RunConfig, with all fields of the class."""
+    kinds: list[Any] = [RunConfig]
+    for kind in kinds:
+        hints = [part for hint in get_type_hints(kind).values() for part in (hint, *get_args(hint))]
+        kinds += [hint for hint in hints if is_dataclass(hint) and hint not in kinds]
+    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    assert len(kinds) == 9
+    for kind in kinds:
+        section = text.partition(f"### {kind.__name__}\n")[2].partition("###")[0]
+        named = re.findall(r"^\| `(\w+)`.*\| [^|]+\.", section, re.MULTILINE)
+        assert named == [field.name for field in fields(kind)], kind
 
 
 def test_links_lead_to_files() -> None:

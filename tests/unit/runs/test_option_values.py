@@ -153,8 +153,8 @@ def test_numbers_of_the_command_line_have_the_same_bounds() -> None:
 
 
 _WRONG = {
-    "shard_size 0": (RunConfig(shard_size=0), "RunConfig.shard_size can't be 0", "from 1 to 10000"),
-    "negative shard_size": (RunConfig(shard_size=-1), "RunConfig.shard_size can't be -1", "from 1 to 10000"),
+    "shard_size 0": (RunConfig(shard_size=0), "RunConfig.shard_size can't be 0", "from 1 to 10,000"),
+    "negative shard_size": (RunConfig(shard_size=-1), "RunConfig.shard_size can't be -1", "from 1 to 10,000"),
     "wrong dataclass": (FetchOptions(), "RunConfig can't be FetchOptions(", "a RunConfig"),
     "one column as text": (
         RunConfig(source=SourceOptions(columns="id")),  # type: ignore[arg-type]
