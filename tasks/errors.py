@@ -296,6 +296,11 @@ class FilteredError(FetchError):
 
     reason = Reason.FILTERED
 
+    def __init__(self, message: str, size: tuple[int | None, int | None] = (None, None)) -> None:
+        super().__init__(message)
+        #: The width and height of the downloaded image; None if it has no size.
+        self.size = size
+
 
 class OptedOutError(FetchError):
     """The server opts the image out of data sets or indexes (X-Robots-Tag)."""

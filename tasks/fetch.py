@@ -23,6 +23,7 @@ from tasks.download.retry import countdown
 from tasks.errors import (
     FetchError,
     FetchTimeoutError,
+    FilteredError,
     InternalError,
     LongWaitError,
 )
@@ -149,7 +150,10 @@ def _outcome(key: str, **facts: Any) -> Outcome:
 
 def _failure_facts(error: FetchError) -> dict[str, Any]:
     """Return an error's facts as fields of an Outcome."""
+    width, height = error.size if isinstance(error, FilteredError) else (None, None)
     return {
+        "original_width": width,
+        "original_height": height,
         "status": error.reason.status,
         "reason": error.reason,
         "error_message": _text(error),

@@ -47,7 +47,7 @@ class UnfitWorkers:
         """A note on the unfit workers for the user during the run; empty if there are none."""
         if not self._found:
             return ""
-        return f"workers that leave this run to other workers: {list_names(map(str, self._found.values()))}"
+        return f"workers that take no tasks of this run at present: {list_names(map(str, self._found.values()))}"
 
     def refresh(self, last: bool = False) -> None:
         """Read the workers' reports, and log a warning for each newly unfit worker.
@@ -68,4 +68,4 @@ class UnfitWorkers:
             if worker_id not in self._found and (last or worker_id in before or report["kind"] == "storage"):
                 worker = WorkerId.parse(worker_id)
                 unfit = self._found[worker_id] = UnfitWorker(worker.node if worker else worker_id, report["why"])
-                _log.warning("a worker leaves this run to other workers: %s", unfit)
+                _log.warning("a worker takes no tasks of this run at present: %s", unfit)

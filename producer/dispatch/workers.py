@@ -92,9 +92,7 @@ class WorkerSurvey:
                 f"some workers lack IMAGEFLEET_ALLOW_INSECURE_TLS, and verify all servers: {list_names(strict)}"
             )
         if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in self.fit if worker.troubles]:
-            found.append(
-                f"some workers have problems, and leave tasks to others until they recover: {list_names(troubled)}"
-            )
+            found.append(f"some workers have problems, and take no tasks until they recover: {list_names(troubled)}")
         if skewed := [worker for worker in self.fit if abs(worker.skew or 0.0) > MAX_SKEW_SECONDS]:
             shown = list_names(f"{worker.name} ({worker.skew:+.1f} s)" for worker in skewed)
             found.append(f"clocks of workers differ from the clock of this machine: {shown}. Synchronise them by NTP")

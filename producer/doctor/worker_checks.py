@@ -48,7 +48,7 @@ def workers_findings(workers: Sequence[WorkerInfo]) -> list[Finding]:
     if troubled := [f"{worker.name} ({'; '.join(worker.troubles)})" for worker in ours if worker.troubles]:
         todo = "Fix the cause on their hosts. Each tries a task from time to time, and resumes when one succeeds."
         findings.append(
-            Finding("unfit workers", Level.WARN, f"they leave tasks to other workers: {list_names(troubled)}", todo)
+            Finding("unfit workers", Level.WARN, f"they take no tasks at present: {list_names(troubled)}", todo)
         )
     if crowded := [worker for worker in ours if not worker.has_room]:
         findings.append(

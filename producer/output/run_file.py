@@ -228,12 +228,13 @@ class RunFile:
                 return (
                     f"That run is complete. Use `producer retry {folder}` to retry its failed images. Choose "
                     f"another --out to download the list again; add `--refresh-from {folder}` to reuse the "
-                    "unchanged images. Or use --incremental to overwrite the run, or to extend it by another list."
+                    "unchanged images. Or add `--incremental overwrite` to replace the run, or `--incremental extend` "
+                    "to add another list to it."
                 )
         # For a damaged run.json, `resume` reports the problem.
         return (
-            f"Resume it with `{resume_command(store)}`, choose another --out, or remove that folder. Or use "
-            "--incremental to continue or overwrite a run."
+            f"Resume it with `{resume_command(store)}`, choose another --out, or remove that folder. Or add "
+            "`--incremental skip` to continue a run of the same list, or `--incremental overwrite` to replace it."
         )
 
     @staticmethod

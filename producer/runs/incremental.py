@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,13 +23,16 @@ from producer.runs.removal import RunRemoval
 from producer.runs.resume import load_complete
 from producer.runs.run import Run
 from producer.sources import url_list
+from producer.sources.columns import CAPTION
 from producer.sources.location import expand
 from producer.sources.request_stream import schema_of
 from tasks.errors import StorageError, UsageError
-from tasks.model import ImageRequest, Outcome, Status
+from tasks.model import ImageRequest, Outcome, Sidecar, Status
 from tasks.storage import manifest, plan
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ def prepare(wanted: RunRequest, mode: IncrementalMode | None, store: Store, brok
         UsageError: the existing run can't be removed or extended.
         CommandError: the existing run's run.json is damaged, or that run's broker is unreachable.
     """
+    _warn_of_missing_captions(wanted)
     begin = partial(Run.begin, wanted.requests, wanted.source, store, wanted.config)
     if mode is None or not RunFile.is_in(store):
         return PreparedRun(wanted.config, begin)
@@ -135,6 +140,15 @@ def prepare(wanted: RunRequest, mode: IncrementalMode | None, store: Store, brok
         return begin()
 
     return PreparedRun(wanted.config, replace_run)
+
+
+def _warn_of_missing_captions(wanted: RunRequest) -> None:
+    if Sidecar.TXT in wanted.config.output.sidecars:
+        types = schema_of(wanted.requests)
+        if types is None or CAPTION not in types.names:
+            _log.warning(
+                "--sidecar txt saves no captions, because no column has them; name the column with --caption-col"
+            )
 
 
 def _is_inside(file: str, store: Store) -> bool:

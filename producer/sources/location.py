@@ -124,6 +124,21 @@ def is_unchanged(source: str, expected: str | None) -> bool:
     return expected is not None and fingerprint(source) == expected
 
 
+def is_single_pass(source: str) -> bool:
+    """Return whether a list can be read only once, as standard input and pipes can.
+
+    A missing file is not such a list.
+    """
+    if is_remote(source):
+        return fingerprint(source) is None and not expand(source)[1:]
+    try:
+        files = expand(source)
+    except OSError:
+        # The error is reported when the list is opened.
+        return False
+    return source == STANDARD_INPUT or any(Path(file).exists() and not Path(file).is_file() for file in files)
+
+
 def explain_difference(source: str) -> str:
     """Return the reason why `is_unchanged` is false, for messages."""
     if source == STANDARD_INPUT:

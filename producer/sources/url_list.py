@@ -76,13 +76,13 @@ def _count(source: str, options: SourceOptions) -> int:
     """Return the number of rows from which a sample is taken.
 
     Raises:
-        UsageError: the list can't be read at all, or can't be read a second time.
+        UsageError: the list can't be read, or can't be read a second time.
     """
-    if location.fingerprint(source) is None and not location.expand(source)[1:]:
+    if location.is_single_pass(source):
         raise UsageError(
             f"{display_name(source)} can't be sampled",
-            "a sample needs two passes over the list, but this list can be read only once, or can't be read at all",
-            "Save the list to a file first.",
+            "a sample needs two passes over the list, but this list can be read only once",
+            "Save the list to a file, and give that file.",
         )
     with ExitStack() as stack:
         return sum(1 for _ in part(ListFiles(source, options, stack).rows(), options, display_name(source)))

@@ -275,7 +275,7 @@ class Fitness:
             if trouble is None:
                 why = shortened(redacted(f"{error.reason}: {error}"), _WHY_LIMIT)
                 trouble = self._troubles[scope] = _Trouble(kind, why, now, now + _FIRST_PAUSE_SECONDS)
-                _log.warning("this worker is unfit and leaves tasks to other workers until a trial succeeds: %s", why)
+                _log.warning("this worker is unfit and takes no tasks until a trial succeeds: %s", why)
             elif began > trouble.found_at:
                 trouble.pause = min(2 * trouble.pause, _MAX_PAUSE_SECONDS)
                 trouble.found_at, trouble.next_trial = now, now + trouble.pause

@@ -181,7 +181,7 @@ def test_unfit_workers_cost_no_image(redis_url: str, demo_url: str, tmp_path: Pa
         assert "nreachable" in kinds["route"]
         assert "Read-only file system" in kinds["read-only"]
         assert "IMAGEFLEET_STORE_ROOTS" in kinds["stray"]
-        assert "a worker leaves this run to other workers: proxy@" in ended.err
+        assert "a worker takes no tasks of this run at present: proxy@" in ended.err
         report = json.loads(processes.producer("doctor", "--broker", redis_url, "--out", out, "--json").out)
         found = {finding["name"]: finding["found"] for finding in report["findings"]}
         assert all(f"{name}@" in found["unfit workers"] for name in ("resolver", "proxy", "route"))

@@ -417,7 +417,7 @@ def test_cancel_prints_json(main: Main, tmp_path: Path, complete: bool) -> None:
     status, output, errors = main("cancel", str(tmp_path), "--json")
     facts = {"run_id": "id", "out": str(tmp_path), "state": "complete" if complete else "cancelled"}
     assert (status, errors) == (0, "")
-    assert json.loads(output) == facts if complete else {**facts, "resume": f"producer resume {tmp_path}"}
+    assert json.loads(output) == (facts if complete else {**facts, "resume": f"producer resume {tmp_path}"})
 
 
 def test_change_of_broker_is_reported(main: Main, tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ def test_reports_a_certainly_unfit_worker_at_once(
     report_unfit(server, _BAD, "storage", certain=True)
     workers.refresh()
     workers.refresh()
-    assert caplog.messages == ["a worker leaves this run to other workers: bad@here (broken)"]
-    assert workers.note == "workers that leave this run to other workers: bad@here (broken)"
+    assert caplog.messages == ["a worker takes no tasks of this run at present: bad@here (broken)"]
+    assert workers.note == "workers that take no tasks of this run at present: bad@here (broken)"
     assert workers.storage_troubles == ["broken"]
     server.delete(keys.unfit("run"))
     workers.refresh()

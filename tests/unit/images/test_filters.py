@@ -43,13 +43,14 @@ def test_each_filter(filters: FilterOptions, passes: tuple[int, int], fails: tup
 def test_filtered_image_is_not_decoded_or_saved(
     mode: ResizeMode, demo: DemoServer, downloader: Downloader, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With and without resizing, the Outcome of an excluded image says why, and no file is saved."""
+    """With and without resizing, the Outcome of an excluded image has its size and says why. No file is saved."""
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("it was decoded"))
     options = FetchOptions(deadline=5.0, retries=0, resize=ResizeOptions(mode), filters=FilterOptions(min_size=31))
     request = FetchRequest(f"{demo.url}/images/3.png?width=40&height=30", 0)
     outcome = fetch(request, RunOptions("/out", 10, options), store, downloader)
     assert (outcome.status, outcome.reason) == (Status.FAILED_TO_RESIZE, Reason.FILTERED)
     assert outcome.error_message == "the smaller side has 30 pixels, fewer than 31 (--min-size)"
+    assert (outcome.original_width, outcome.original_height, outcome.width, outcome.height) == (40, 30, None, None)
     assert not list(Path(store.location).rglob("*.*"))
 
 

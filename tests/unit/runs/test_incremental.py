@@ -26,6 +26,7 @@ from tasks.model import (
     OutputOptions,
     Reason,
     RunOptions,
+    Sidecar,
     Status,
     image_key,
 )
@@ -263,3 +264,38 @@ def _complete_run(source: Path, store: LocalStore, config: RunConfig) -> None:
     store.create_durably(plan.name(0), plan.encode(rows, ShardRef(RUN_ID, 0), requests.schema))
     outcomes = [Outcome(image_key(0, SIZE), Status.FAILED_TO_DOWNLOAD, Reason.TIMEOUT, finished_at=101.0)]
     collect(0, outcomes, RunOptions(str(store.root), SIZE, run_id=RUN_ID), store)
+
+
+@pytest.mark.parametrize(
+    ("sidecars", "options", "is_missing"),
+    [
+        ((Sidecar.TXT,), SourceOptions(), True),
+        ((Sidecar.JSON, Sidecar.TXT), SourceOptions(columns=("n",)), True),
+        ((Sidecar.JSON,), SourceOptions(), False),
+        ((Sidecar.TXT,), SourceOptions(caption_col="text"), False),
+        ((Sidecar.TXT,), SourceOptions(columns=("caption",)), False),
+    ],
+)
+def test_captions_without_a_column_are_reported(
+    tmp_path: Path,
+    sidecars: tuple[Sidecar, ...],
+    options: SourceOptions,
+    is_missing: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A new run that is to save captions logs a warning if no column has them."""
+    source = tmp_path / "list.jsonl"
+    source.write_text('{"url": "http://a.example/", "n": 1, "text": "A cat", "caption": "A dog"}\n')
+    config = RunConfig(output=OutputOptions(sidecars=sidecars), source=options)
+    incremental.prepare(request(source, config), None, LocalStore(tmp_path / "out"), None)
+    assert ["name the column with --caption-col" in text for text in caplog.messages] == [True] * is_missing
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_refused_folder_names_the_modes(store: LocalStore, source: Path, state: State) -> None:
+    """If the folder holds a run, the error of a command without a mode names the modes that can be used."""
+    RunFile.load(store).save(store, state=state)
+    with pytest.raises(UsageError) as refused, incremental.run_folder(store.root, None, None):
+        raise AssertionError
+    modes = ["overwrite", "extend"] if state is State.COMPLETE else ["skip", "overwrite"]
+    assert all(f"`--incremental {mode}`" in refused.value.hint for mode in modes)

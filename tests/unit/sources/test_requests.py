@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -191,10 +192,31 @@ def test_sample_is_fair(hundred: str) -> None:
     assert all(60 < count < 140 for count in counts.values())
 
 
-def test_standard_input_can_not_be_sampled() -> None:
-    """A sample needs two passes, so it is refused for standard input."""
-    with pytest.raises(UsageError, match="can't be sampled"):
-        list(url_list.read("-", SourceOptions(sample=1)))
+def test_standard_input_can_not_be_sampled(tmp_path: Path) -> None:
+    """A sample needs two passes, so it is refused for standard input and for pipes."""
+    os.mkfifo(tmp_path / "pipe")
+    for source in ("-", str(tmp_path / "pipe")):
+        with pytest.raises(UsageError, match=r"can't be sampled: .* can be read only once"):
+            list(url_list.read(source, SourceOptions(sample=1)))
+
+
+@pytest.mark.parametrize("name", ["none.txt", "none*.txt", ""])
+def test_missing_list_is_reported_despite_a_sample(tmp_path: Path, name: str) -> None:
+    """With a sample, a missing list gets the same error as without a sample."""
+    errors = []
+    for sample in (None, 1):
+        with pytest.raises(UsageError) as refused:
+            list(url_list.read(str(tmp_path / name), SourceOptions(sample=sample)))
+        errors.append(str(refused.value))
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.parametrize("source", ["lists", "lists/*.txt"])
+def test_folder_of_one_list_is_sampled(tmp_path: Path, source: str) -> None:
+    """A folder or a pattern can be sampled, also with one file."""
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "a.txt").write_text("http://a/1\nhttp://a/2\n")
+    assert len(list(url_list.read(str(tmp_path / source), SourceOptions(sample=1)))) == 1
 
 
 def test_options_survive_json() -> None:
