@@ -320,10 +320,11 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
 
 
 def _start_heartbeat(worker: WorkerId, queues: Collection[str]) -> None:
-    """Start this worker's heartbeats."""
+    """Start this worker's heartbeats, and its part in the limits of hosts."""
     connect = partial(broker_client.client, app.conf.imagefleet_broker_url, retry=False)
     heartbeat = Heartbeat(worker, connect, transport.known_tags, queues)
     heartbeat.start()
+    gate().start()
 
     @worker_shutdown.connect(weak=False)
     def _stop(**_: Any) -> None:

@@ -22,9 +22,8 @@ from typing import Protocol, TypeVar
 import redis
 
 from tasks.deadline import Deadline
-from tasks.errors import HostRestingError
+from tasks.errors import FetchError
 from tasks.request_gate import Answer
-from tasks.retry_later import HostBusy
 from tasks.throttle.host_key import HostKeys
 from tasks.throttle.host_permits import HostPermits
 from tasks.throttle.policy import LEASE_SECONDS
@@ -48,16 +47,6 @@ _RENEW_SECONDS, _IDLE_SECONDS = 1.0, 0.5
 _FORGET_SECONDS = 60.0
 
 
-_TEXTS = {
-    Why.FULL: "has all its permits in use",
-    Why.RATE: "has reached its rate",
-    Why.RESTING: "rests, because it refused requests or did not answer",
-    Why.HALF_OPEN: "is being probed after a rest",
-    Why.GIVEN_UP: "refused requests or did not answer, again and again",
-    Why.SETTLING: "waits until the fleet has counted its requests again",
-}
-
-
 class Retry(Protocol):
     """Calls a function, and calls it again if it failed for a reason that may pass."""
 
@@ -72,14 +61,16 @@ def _call_once(step: Callable[[], _T]) -> _T:
 class HostPermit:
     """A permit in use."""
 
-    __slots__ = ("_gate", "_host", "_is_booking", "_started")
+    __slots__ = ("_adaptive", "_gate", "_host", "_is_booking", "_started")
 
-    def __init__(self, gate: HostGate, host: HostPermits, is_booking: bool) -> None:
-        self._gate, self._host, self._is_booking, self._started = gate, host, is_booking, monotonic()
+    def __init__(self, gate: HostGate, host: HostPermits, adaptive: bool, is_booking: bool = False) -> None:
+        self._gate, self._host, self._started = gate, host, monotonic()
+        self._adaptive, self._is_booking = adaptive, is_booking
 
     def end(self, answer: Answer | None) -> float | None:
         """Give the permit back, report the answer, and return the seconds for which the host rests."""
-        return self._gate.end(self._host, answer, monotonic() - self._started, self._is_booking)
+        seconds = monotonic() - self._started
+        return self._gate.end(self._host, answer, seconds, self._adaptive, self._is_booking)
 
 
 class HostGate:
@@ -94,7 +85,7 @@ class HostGate:
         serve: Callable[[], object] | None = None,
         retry: Retry = _call_once,
     ) -> None:
-        """Create the gate. Its thread starts with the first request.
+        """Create the gate. Its threads start with `start`, or with the first request.
 
         Args:
             registry: the fleet's state of hosts.
@@ -109,6 +100,8 @@ class HostGate:
         self._serve, self._retry = serve, retry
         self._lock = threading.Lock()
         self._hosts: dict[str, HostPermits] = {}
+        #: The hosts with permits, answers or news for the fleet. A process knows many more hosts.
+        self._active: dict[str, HostPermits] = {}
         self._renewed_at = monotonic()
         self._woken = threading.Event()
         self._stopped = threading.Event()
@@ -129,10 +122,11 @@ class HostGate:
             if host is None:
                 host = self._hosts[key] = HostPermits(key, threading.Condition(self._lock), throttle.adaptive)
                 self._start()
-            host.adaptive = throttle.adaptive
-            if limit.rate is None and host.has_free_permit(monotonic(), throttle.adaptive):
+            # A host that was just used is not forgotten.
+            host.adaptive, host.used_at = throttle.adaptive, monotonic()
+            if limit.rate is None and host.has_free_permit(host.used_at, throttle.adaptive):
                 host.use()
-                return HostPermit(self, host, False)
+                return HostPermit(self, host, throttle.adaptive)
         started = monotonic()
         try:
             return self._wait(host, limit, throttle.adaptive, started)
@@ -140,27 +134,31 @@ class HostGate:
             deadline.extend(monotonic() - started)
 
     def _wait(self, host: HostPermits, limit: HostLimit, adaptive: bool, started: float) -> HostPermit:
+        has_asked = False
         while True:
             with self._lock:
                 now = monotonic()
                 if limit.rate is None and host.has_free_permit(now, adaptive):
                     host.use()
-                    return HostPermit(self, host, False)
+                    return HostPermit(self, host, adaptive)
                 patience = started + self.patience - now
                 if adaptive and host.given_up and now < host.resting_until:
-                    raise _resting_error(host)
-                ask = not host.asking and (host.must_ask or host.next_change(now, adaptive) == inf)
+                    raise host.resting_error()
+                next_change = host.next_change(now, adaptive)
+                ask = not host.asking and (host.must_ask or next_change == inf) and (patience > 0 or not has_asked)
                 if ask:
                     host.asking, host.must_ask = True, False
                 else:
                     wait = host.expected_wait(now, adaptive)
-                    if wait > patience:
-                        raise HostBusy(host.key, _TEXTS[host.why], wait)
-                    host.waiting += 1
-                    host.changed.wait(min(max(host.next_change(now, adaptive), 0.01), max(patience, 0.01), 1.0))
-                    host.waiting -= 1
-            if ask and (permit := self._ask(host, limit, adaptive)) is not None:
-                return permit
+                    # While the fleet is being asked, the expected wait is unknown.
+                    is_known = not host.asking or next_change < inf or patience <= 0
+                    if is_known and wait > patience:
+                        raise host.busy(wait)
+                    host.wait(min(max(next_change, 0.01), max(patience, 0.01), 1.0))
+            if ask:
+                has_asked = True
+                if (permit := self._ask(host, limit, adaptive)) is not None:
+                    return permit
 
     def _ask(self, host: HostPermits, limit: HostLimit, adaptive: bool) -> HostPermit | None:
         """Ask the fleet for permits; return a permit, or None if there is none now."""
@@ -168,25 +166,30 @@ class HostGate:
         # With a rate, the fleet gives one permit at a time, with the time of the request.
         want = 1 if limit.rate is not None else host.waiting + 1
         grant: Grant | None = None
+        with self._lock:
+            returned, host.surplus = host.surplus, 0
         try:
-            grant = self._retry(lambda: self._registry.acquire(host.key, limit, self._holder, want, adaptive))
+            grant = self._retry(lambda: self._registry.acquire(host.key, limit, self._holder, want, adaptive, returned))
         finally:
             with self._lock:
                 host.asking = False
-                if grant is not None:
+                if grant is None:
+                    self._active[host.key], host.is_uncertain = host, True
+                else:
                     self._record(host, grant, sent)
                 host.changed.notify_all()
         if grant.why is Why.GIVEN_UP:
-            raise _resting_error(host)
+            raise host.resting_error()
         if not grant.permits:
             return None
         if limit.rate is None:
-            return HostPermit(self, host, False)
+            return HostPermit(self, host, adaptive)
         return self._use_booking(host, grant.wait, sent, adaptive)
 
     def _record(self, host: HostPermits, grant: Grant, sent: float) -> None:
         """Record a reply of the fleet, and use one of the granted permits."""
         now = monotonic()
+        self._active[host.key] = host
         if grant.permits:
             host.held += grant.permits
             host.share = max(host.share, host.held)
@@ -196,22 +199,35 @@ class HostGate:
             host.is_probing, host.given_up = grant.why is Why.HALF_OPEN, False
         else:
             host.why, host.refused_until, host.latency = grant.why, now + grant.wait, grant.latency
-            if grant.why in (Why.RESTING, Why.GIVEN_UP):
-                host.resting_until, host.given_up = now + grant.wait, grant.why is Why.GIVEN_UP
+            host.is_uncertain = True
+            if grant.why is Why.GIVEN_UP and host.is_probing:
+                # This process probes the host, so the images of its other slots fail meanwhile.
+                host.resting_until, host.given_up = now + grant.wait, True
+            elif grant.why in (Why.RESTING, Why.GIVEN_UP):
+                host.rest(now + grant.wait, grant.why is Why.GIVEN_UP)
 
     def _use_booking(self, host: HostPermits, wait: float, sent: float, adaptive: bool) -> HostPermit | None:
         """Wait until the booked time and return the permit; None if the booked time has passed."""
-        permit = HostPermit(self, host, True)
-        time.sleep(wait)
+        permit = HostPermit(self, host, adaptive, is_booking=True)
+        try:
+            time.sleep(wait)
+        except BaseException:
+            permit.end(None)
+            raise
         if monotonic() - sent - wait > _BOOKING_TOLERANCE_SECONDS or (adaptive and monotonic() < host.resting_until):
             permit.end(None)
             return None
         return permit
 
-    def end(self, host: HostPermits, answer: Answer | None, seconds: float, is_booking: bool) -> float | None:
+    def end(
+        self, host: HostPermits, answer: Answer | None, seconds: float, adaptive: bool, is_booking: bool
+    ) -> float | None:
         """Take a permit back after its use; return the seconds for which the host rests from now, or None."""
         bad = answer is not None and (answer.refused or answer.failed)
         with self._lock:
+            if adaptive and answer is not None and answer.refused:
+                # The host will rest. No slot may use this permit before the fleet has decided that.
+                host.share = 0
             host.end_use(seconds, is_kept=not is_booking)
             is_urgent = host.wanted or host.surplus
             if answer is not None and answer.latency is not None and not bad:
@@ -224,12 +240,19 @@ class HostGate:
             self._woken.set()
         if bad and answer is not None:
             report = Report(slow=int(answer.failed), refused=answer.refused, retry_after=answer.retry_after)
-        return None if report is None else self.report(host.key, report, host.adaptive)
+        return None if report is None else self.report(host.key, report, adaptive)
 
     def report(self, key: str, report: Report, adaptive: bool) -> float | None:
-        """Report answers or failures of a host; return the seconds for which the host rests from now, or None."""
-        rest = self._retry(lambda: self._registry.report(key, self._holder, report, adaptive))
-        if rest is None:
+        """Report answers or failures of a host; return the seconds for which the host rests from now, or None.
+
+        For a run that is not adaptive, no host rests. If the process ends while Redis is unreachable, the report is
+        lost.
+        """
+        try:
+            rest = self._retry(lambda: self._registry.report(key, self._holder, report, adaptive))
+        except redis.RedisError:
+            return None
+        if rest is None or not adaptive:
             return None
         self._record_rest(rest)
         return rest.seconds
@@ -239,25 +262,36 @@ class HostGate:
         with self._lock:
             host = self._hosts.get(rest.key)
             if host is not None:
-                host.resting_until, host.given_up = monotonic() + rest.seconds, rest.given_up
+                host.rest(monotonic() + rest.seconds, rest.given_up)
                 host.why, host.refused_until = Why.RESTING, 0.0
                 host.changed.notify_all()
+        self._woken.set()
 
     def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> None:
         """Report that an image failed because its host gave no response."""
-        self.report(self._keys.key(target, throttle.scope), Report(unreachable=True), throttle.adaptive)
+        try:
+            key = self._keys.key(target, throttle.scope)
+        except FetchError:
+            # The limit is for addresses, and the host has no address any more.
+            return
+        self.report(key, Report(unreachable=True), throttle.adaptive)
 
     def stop(self) -> None:
         """Give all permits back, because this process ends; if Redis is unreachable, they expire."""
         self._stopped.set()
         self._woken.set()
         with self._lock:
-            hosts = [host.key for host in self._hosts.values() if host.held]
+            hosts = list(self._active)
         with suppress(redis.RedisError):
             self._registry.forget(self._holder, hosts)
 
+    def start(self) -> None:
+        """Start the threads. A worker that has no task yet must serve parked tasks, too."""
+        with self._lock:
+            self._start()
+
     def _start(self) -> None:
-        """Start the threads, unless they run already."""
+        """Start the threads, unless they run already. The caller holds the lock."""
         if not self._threads:
             self._threads = [
                 threading.Thread(target=self._repeat, args=(step,), name=f"host-gate-{step.__name__}", daemon=True)
@@ -267,12 +301,16 @@ class HostGate:
                 thread.start()
 
     def _repeat(self, step: Callable[[], None]) -> None:
-        """Repeat a step until this process ends."""
+        """Repeat a step until this process ends. An outage of Redis is logged once."""
+        is_logged = False
         while not self._stopped.is_set():
             try:
                 step()
+                is_logged = False
             except redis.RedisError as error:
-                _log.warning("could not renew the permits for hosts: %s", error)
+                if not is_logged:
+                    _log.warning("the limits of hosts can't be renewed while Redis is unreachable: %s", error)
+                is_logged = True
                 self._stopped.wait(_RENEW_SECONDS)
             except Exception:  # noqa: BLE001  # without these threads, permits would expire
                 _log.exception("internal error while renewing the permits for hosts")
@@ -303,40 +341,55 @@ class HostGate:
         held: dict[str, int] = {}
         reports: list[tuple[HostPermits, Report]] = []
         with self._lock:
-            for host in self._hosts.values():
+            for host in list(self._active.values()):
+                if host.asking:
+                    continue
                 if count := host.take_unused(is_due):
                     released[host.key] = count
+                if is_due and (host.held or host.is_uncertain):
+                    held[host.key] = host.held
                 if is_due and host.answered:
                     reports.append((host, host.take_answers()))
-                if is_due and host.held and not host.asking:
-                    held[host.key] = host.held
-        for key, count in released.items():
-            self._registry.release(self._holder, key, count)
-        if is_due:
-            self._renewed_at = sent
-            for host, report in reports:
-                self.report(host.key, report, host.adaptive)
-            self._renew(held, sent)
+                # While these calls are under way, no slot asks for permits of the host. Otherwise, the renewal would
+                # replace the number of permits in Redis by a number without the new permits.
+                host.asking = host.key in released or host.key in held
+                if host.is_settled():
+                    del self._active[host.key]
+        self._call(released, held, sent, is_due)
+        for host, report in reports:
+            self.report(host.key, report, host.adaptive)
+
+    def _call(self, released: Mapping[str, int], held: Mapping[str, int], sent: float, is_due: bool) -> None:
+        """Release and renew permits. Until these calls end, no slot asks for permits of the hosts."""
+        done = False
+        try:
+            for key, count in released.items():
+                self._registry.release(self._holder, key, count)
+            if is_due:
+                self._renew(held, sent)
+                self._renewed_at = sent
+            done = True
+        finally:
+            with self._lock:
+                for host in [self._active[key] for key in {*released, *held}]:
+                    host.asking, host.is_uncertain = False, host.is_uncertain or not done
+                    host.changed.notify_all()
 
     def _renew(self, held: Mapping[str, int], sent: float) -> None:
         renewals = self._registry.renew(self._holder, held) if held else {}
         with self._lock:
             for key, renewal in renewals.items():
-                host = self._hosts.get(key)
-                if host is None:
-                    continue
-                host.wanted = renewal.wanted
+                host = self._hosts[key]
+                host.wanted, host.is_uncertain = renewal.wanted, False
                 host.expires = sent + LEASE_SECONDS - _LEASE_MARGIN_SECONDS
-                if not renewal.resting:
-                    host.share = renewal.share
-                elif host.adaptive and host.resting_until < sent:
+                if renewal.resting and host.adaptive and host.resting_until < sent:
                     # The message about this rest was lost, so it is unknown whether the host is given up.
-                    host.resting_until, host.why, host.share = sent + renewal.resting, Why.RESTING, 0
-                    host.must_ask = True
+                    host.rest(sent + renewal.resting, False)
+                    host.why, host.must_ask = Why.RESTING, True
+                elif not renewal.resting:
+                    # The rest may have begun after the renewal.
+                    is_resting = host.adaptive and host.resting_until >= sent
+                    host.share = min(host.share, renewal.share) if is_resting else renewal.share
             for host in list(self._hosts.values()):
                 if not (host.held or host.waiting or host.asking) and sent - host.used_at > _FORGET_SECONDS:
                     del self._hosts[host.key]
-
-
-def _resting_error(host: HostPermits) -> HostRestingError:
-    return HostRestingError(f"{host.key} {_TEXTS[Why.GIVEN_UP]}, so this image was not tried")

@@ -7,10 +7,20 @@ from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
 
+from tasks.errors import HostRestingError
+from tasks.retry_later import HostBusy
 from tasks.throttle.registry import Report, Why
 
 #: The weight of the last request in the smoothed time of a request.
 _SMOOTHING = 0.2
+_TEXTS = {
+    Why.FULL: "has all its permits in use",
+    Why.RATE: "has reached its rate",
+    Why.RESTING: "rests, because it refused requests or did not answer",
+    Why.HALF_OPEN: "is being probed after a rest",
+    Why.GIVEN_UP: "refused requests or did not answer, again and again",
+    Why.SETTLING: "waits until the fleet has counted its requests again",
+}
 
 
 @dataclass(slots=True)
@@ -28,7 +38,7 @@ class HostPermits:
     share: float = inf
     #: Whether other processes or parked tasks wait for permits.
     wanted: bool = False
-    #: The number of slots that wait here, and whether one of them is asking the fleet.
+    #: The number of slots that wait here, and whether a call to the fleet about the permits is under way.
     waiting: int = 0
     asking: bool = False
     #: The end of the permits, unless they are renewed.
@@ -37,6 +47,9 @@ class HostPermits:
     resting_until: float = 0.0
     refused_until: float = 0.0
     why: Why = Why.FULL
+    #: Whether the fleet may have a wrong number of permits: a call failed, or its reply was lost. This process also
+    #: doubts the number if it got no permits, because the missing permits may be its own.
+    is_uncertain: bool = False
     #: Whether images fail while the host rests, and whether this is unknown.
     given_up: bool = False
     must_ask: bool = False
@@ -55,9 +68,18 @@ class HostPermits:
     answered: int = 0
     latencies: float = 0.0
 
+    def busy(self, wait: float) -> HostBusy:
+        """Return the exception for a host without a permit; ``wait`` is the expected wait in seconds."""
+        return HostBusy(self.key, _TEXTS[self.why], wait)
+
+    def resting_error(self) -> HostRestingError:
+        """Return the error for an image of a host that is given up."""
+        return HostRestingError(f"{self.key} {_TEXTS[Why.GIVEN_UP]}, so this image was not tried")
+
     def has_free_permit(self, now: float, adaptive: bool) -> bool:
         """Return whether a request can start at once; ``adaptive`` tells whether the host's rest counts."""
-        return self.used < self.held and now < self.expires and not (adaptive and now < self.resting_until)
+        is_free = self.used < min(self.held, self.share)
+        return is_free and now < self.expires and not (adaptive and now < self.resting_until)
 
     def expected_wait(self, now: float, adaptive: bool) -> float:
         """Return the seconds until the next waiting slot is likely to get a permit."""
@@ -74,6 +96,20 @@ class HostPermits:
         """Return the seconds until the fleet may give permits, unless a permit is given back here before."""
         until = max(self.resting_until, self.refused_until) if adaptive else self.refused_until
         return until - now if until > now else inf
+
+    def wait(self, seconds: float) -> None:
+        """Wait until something changes, at most this long. The caller holds the gate's lock."""
+        self.waiting += 1
+        try:
+            self.changed.wait(seconds)
+        finally:
+            self.waiting -= 1
+
+    def rest(self, until: float, given_up: bool) -> None:
+        """Record the host's rest. Permits from before the rest are not used after it, because they are no probes."""
+        self.resting_until, self.given_up = until, given_up
+        if self.adaptive and until > monotonic():
+            self.share, self.is_probing = 0, False
 
     def use(self) -> None:
         """Take a free permit."""
@@ -93,14 +129,20 @@ class HostPermits:
     def take_unused(self, is_due: bool) -> int:
         """Return how many permits to give back now, and no longer count them.
 
-        Unused permits are given back at once if others want them, and else if they were unused since the last renewal.
+        Unused permits are given back at once if others want them or if they exceed the share, and else if they were
+        unused since the last renewal.
         """
         unused = 0 if self.waiting else self.held - self.used if self.wanted else self.spare if is_due else 0
+        unused = min(max(unused, self.held - max(self.used, int(min(self.share, self.held)))), self.held - self.used)
         self.held -= unused
         released, self.surplus = unused + self.surplus, 0
         if is_due:
             self.spare = self.held - self.used
         return released
+
+    def is_settled(self) -> bool:
+        """Return whether the fleet knows all of this host's permits and answers, and there are no permits."""
+        return not (self.held or self.surplus or self.answered or self.is_uncertain or self.asking)
 
     def take_answers(self) -> Report:
         """Return a report of the good answers since the last report."""

@@ -99,7 +99,7 @@ class Host:
         if resting:
             share = 0
         elif self.rests:
-            share = 1
+            share = int(self.probe == holder)
         elif self.limit:
             share = _fair_share(self._effective_limit(True), self._claimants(holder, now))
         else:

@@ -23,7 +23,8 @@ local _, claimants, wanted = usage(leases, holder, now)
 if resting > 0 then
     share = 0
 elseif number(host.rests) > 0 then
-    share = 1
+    -- Permits from before the rest must end before the probe, and they are no probes themselves.
+    share = host.probe == holder and 1 or 0
 elseif host.limit then
     share = fair_share(effective_limit(host, KEYS[3], key, true), claimants)
 end

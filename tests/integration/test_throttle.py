@@ -305,7 +305,11 @@ def test_renewal_tells_of_a_rest(stage: Stage) -> None:
     renewal = stage.registry.renew("one", {_HOST: 8})[_HOST]
     assert (renewal.share, renewal.resting) == (0, 1.0)
     stage.clock.advance(1)
-    assert stage.registry.renew("one", {_HOST: 8})[_HOST].share == 1
+    # Permits from before the rest are no probes.
+    assert stage.registry.renew("one", {_HOST: 8})[_HOST].share == 0
+    stage.registry.release("one", _HOST, 8)
+    stage.acquire("one")
+    assert stage.registry.renew("one", {_HOST: 1})[_HOST].share == 1
 
 
 def test_stopping_process_leaves_its_permits(stage: Stage) -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import Any
 
 import pytest
+import redis
 
 from tasks.deadline import Deadline
+from tasks.errors import DnsUnavailableError
 from tasks.request_gate import Answer
 from tasks.retry_later import HostBusy
 from tasks.throttle.gate import HostGate, HostPermit
 from tasks.throttle.host_key import HostKeys
 from tasks.throttle.memory_registry import MemoryRegistry
-from tasks.throttle.registry import Grant
-from tasks.throttle_options import HostLimit, HostScope, ThrottleOptions
+from tasks.throttle.registry import Grant, Renewal, Rest
+from tasks.throttle_options import HostLimit, HostScope, Target, ThrottleOptions
 from tests.waiting import wait_for
 
 _GOOD = Answer(latency=0.01)
@@ -197,6 +200,159 @@ def test_rate_spaces_requests() -> None:
         started = time.monotonic()
         list(pool.map(lambda _: enter(gate, options(4, 50)).end(_GOOD), range(11)))
         assert time.monotonic() - started >= 0.19
+
+
+def test_one_request_probes_a_busy_host() -> None:
+    """After each rest of a host that always refuses, one request is sent, although slots wait with older permits."""
+    registry, lock, sent = MemoryRegistry(), threading.Lock(), list[float]()
+    with gate_of(registry, patience=0.5) as gate, ThreadPoolExecutor(8) as pool:
+        permits = [enter(gate, options(4)) for _ in range(4)]
+        started = time.monotonic()
+
+        def request() -> None:
+            while time.monotonic() - started < 1.5:
+                with suppress(HostBusy):
+                    permit = enter(gate, options(4))
+                    with lock:
+                        sent.append(time.monotonic() - started)
+                    permit.end(replace(_GOOD, refused=True))
+
+        permits.pop().end(replace(_GOOD, refused=True))
+        slots = [pool.submit(request) for _ in range(8)]
+        for permit in permits:
+            permit.end(_GOOD)
+        for slot in slots:
+            slot.result(20)
+        assert len(sent) == 1
+        assert registry.acquire("a.example", HostLimit(4), "two", 1, True).rested == 2
+
+
+def test_renewal_does_not_undo_a_grant() -> None:
+    """If a slot needs a permit during a renewal, the fleet still counts the new permit afterwards."""
+    renewing, renewed = threading.Event(), threading.Event()
+
+    class SlowRegistry(CountingRegistry):
+        def renew(self, holder: str, held: Mapping[str, int]) -> Mapping[str, Renewal]:
+            renewing.set()
+            # If the gate let the slot ask for its permit during the renewal, the slot would ask now.
+            with suppress(AssertionError):
+                wait_for(lambda: len(self.asked) > 1, 0.3)
+            try:
+                return super().renew(holder, held)
+            finally:
+                renewed.set()
+
+    registry = SlowRegistry()
+    with gate_of(registry, patience=5) as gate, ThreadPoolExecutor(1) as pool:
+        first = enter(gate, options(3))
+        assert renewing.wait(5)
+        second = pool.submit(enter, gate, options(3)).result(5)
+        assert renewed.wait(5)
+        # Two permits of three are in use. Another process gets the third, although its share would be two.
+        assert registry.acquire("a.example", HostLimit(3), "two", 2, True).permits == 1
+        first.end(_GOOD)
+        second.end(_GOOD)
+
+
+def test_permit_whose_reply_was_lost_comes_back() -> None:
+    """If the reply with the host's only permit is lost, the process gets a permit again within a few seconds."""
+
+    class LossyRegistry(CountingRegistry):
+        def acquire(self, *args: Any, **options: Any) -> Grant:
+            grant = super().acquire(*args, **options)
+            if len(self.asked) == 1:
+                raise redis.ConnectionError("the connection broke after the script had run")
+            return grant
+
+    with gate_of(LossyRegistry(), patience=5) as gate:
+        with pytest.raises(redis.ConnectionError):
+            enter(gate, options(1))
+        enter(gate, options(1)).end(_GOOD)
+
+
+def test_permit_whose_release_failed_comes_back() -> None:
+    """If a release fails, another process gets the permit long before the lease ends."""
+
+    class FailingRegistry(MemoryRegistry):
+        released = 0
+
+        def release(self, holder: str, key: str, n: int) -> None:
+            self.released += 1
+            if self.released == 1:
+                raise redis.ConnectionError("the connection broke")
+            super().release(holder, key, n)
+
+    registry = FailingRegistry()
+    with gate_of(registry, "one") as one, gate_of(registry, "two", patience=8) as two:
+        enter(one, options(1)).end(_GOOD)
+        wait_for(lambda: registry.released > 0)
+        enter(two, options(1)).end(_GOOD)
+
+
+def test_late_bookings_do_not_hold_a_slot_for_ever() -> None:
+    """If each reply comes too late for its booking, the slot is freed after the patience."""
+
+    class SlowRegistry(MemoryRegistry):
+        def acquire(self, *args: Any, **options: Any) -> Grant:
+            time.sleep(0.3)
+            return super().acquire(*args, **options)
+
+    with gate_of(SlowRegistry()) as gate, pytest.raises(HostBusy):
+        enter(gate, options(4, 1000))
+
+
+def test_idle_process_serves_parked_tasks() -> None:
+    """A process that has sent no request yet serves parked tasks, because all tasks may be parked."""
+    served = threading.Event()
+    gate = HostGate(MemoryRegistry(), "one", HostKeys(lambda target: "192.0.2.1"), serve=served.set)
+    gate.start()
+    assert served.wait(5)
+    gate.stop()
+
+
+def test_each_run_decides_whether_its_refusals_matter() -> None:
+    """A refusal counts for the run that got it, even if a run of the other kind uses the host meanwhile."""
+    fixed = replace(options(), adaptive=False)
+    with gate_of(MemoryRegistry()) as gate:
+        permit, other = enter(gate, fixed), enter(gate, options())
+        assert permit.end(replace(_GOOD, refused=True, retry_after=60)) is None
+        assert other.end(replace(_GOOD, refused=True, retry_after=60)) == pytest.approx(60)
+
+
+def test_host_that_lost_its_address_is_not_reported() -> None:
+    """If the limit is for addresses, an unreachable host whose name no longer resolves raises no second error."""
+
+    def find_address(_: Target) -> str:
+        raise DnsUnavailableError("no answer")
+
+    gate = HostGate(MemoryRegistry(), "one", HostKeys(find_address))
+    gate.report_unreachable(Server(), replace(options(), scope=HostScope.IP))
+
+
+def test_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """While Redis is unreachable, each thread of the gate logs one warning."""
+
+    class DeadRegistry(MemoryRegistry):
+        failures = 0
+
+        def next_rest(self, timeout: float) -> Rest | None:
+            self.failures += 1
+            raise redis.ConnectionError("connection refused")
+
+    registry = DeadRegistry()
+    with gate_of(registry) as gate:
+        gate.start()
+        wait_for(lambda: registry.failures > 1)
+    assert len([record for record in caplog.records if "unreachable" in record.message]) == 1
+
+
+def test_host_without_permits_costs_nothing_more() -> None:
+    """The gate's thread looks only at hosts with permits or unreported answers, not at all known hosts."""
+    with gate_of(MemoryRegistry()) as gate:
+        for number in range(50):
+            enter(gate, options(), f"{number}.example").end(_GOOD)
+        wait_for(lambda: not gate._active)
+        assert len(gate._hosts) == 50
 
 
 @pytest.mark.parametrize(
