@@ -177,6 +177,7 @@ def _checked_call(out: Any, workers: Any, on_progress: Any) -> _Call:
     """
     from producer.runs.option_values import checked_options
     from producer.runs.preflight import check_network_settings, checked_broker_url
+    from tasks.download.guard import rules
     from tasks.errors import UsageError
 
     if not (on_progress is None or callable(on_progress)):
@@ -185,6 +186,11 @@ def _checked_call(out: Any, workers: Any, on_progress: Any) -> _Call:
     listener = on_progress or _ignore
     if isinstance(workers, LocalFleet):
         workers = checked_options(workers, LocalFleet, "LocalFleet")
+        try:
+            rules(workers.allow_networks or ())
+        except ValueError as error:
+            what, hint = "LocalFleet.allow_networks can't be used", "Give networks like 10.1.0.0/16 or 127.0.0.1:8765."
+            raise UsageError(what, str(error), hint) from error
         check_network_settings()
         return _Call(location, workers, None, listener)
     is_broker = isinstance(workers, Broker) and isinstance(workers.url, str) and workers.url

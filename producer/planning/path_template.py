@@ -64,7 +64,7 @@ class PathTemplate:
         if not self._fields:
             raise ValueError(
                 "it has no field, such as {key}, so all images would have the same name; "
-                f"templates with a name are {', '.join(PRESETS)}"
+                f"use a field, or one of the named templates {', '.join(PRESETS)}"
             )
         self._join([_SAMPLES.get(field, "x") for field in self._fields])
 

@@ -122,6 +122,7 @@ _INVALID: dict[str, tuple[dict[str, Any], str]] = {
     "broker's URL": ({"workers": "redis://:s3cr3t@127.0.0.1:1/0"}, "Broker(url)"),
     "no workers": ({"workers": _UNTYPED.LocalFleet(workers=0)}, "LocalFleet.workers can't be 0"),
     "network": ({"workers": _UNTYPED.LocalFleet(allow_networks="127.0.0.1")}, "LocalFleet.allow_networks"),
+    "unknown network": ({"workers": _UNTYPED.LocalFleet(allow_networks=("10.0.0.0/33",))}, "LocalFleet.allow_networks"),
     "callback": ({"on_progress": 5}, "on_progress"),
 }
 
