@@ -23,9 +23,14 @@ class Deadline:
         return self.ends - monotonic()
 
     @property
+    def is_over(self) -> bool:
+        """Whether the deadline has passed."""
+        return self.remaining <= _SLACK_SECONDS
+
+    @property
     def timeout_message(self) -> str:
         """The message for a timeout, with the name of the exceeded limit. The caller prepends the server's name."""
-        if self.remaining <= _SLACK_SECONDS:
+        if self.is_over:
             return f"did not finish within {self.seconds:g} s (--deadline)"
         return f"sent nothing for {self.timeout:g} s (--timeout)"
 

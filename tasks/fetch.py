@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import redis
+
 from tasks.deadline import Deadline
 from tasks.download.body_hash import verify_hash
 from tasks.download.conditional import Validators
@@ -103,6 +105,7 @@ def fetch(
     Raises:
         RetryLater: the server asks for a wait that is too long for a slot; only with ``defer_long_waits``.
         HostBusy: the gate of the downloader gives no permission for a first request soon.
+        redis.RedisError: the worker is stopping while Redis is unreachable.
     """
     delivery = _Delivery(request, run, store, downloader)
     if request.refused is not None:
@@ -125,6 +128,9 @@ def fetch(
             judge(error)
         downloader.report_unreachable(error, run.fetch.throttle)
         facts = {**_failure_facts(error), "tls_unverified": download is not None and download.tls_unverified}
+    except redis.RedisError:
+        # The worker is stopping and can't ask for a permit. Another worker gets the task.
+        raise
     except MemoryError as error:
         facts = _failure_facts(InternalError(f"out of memory: {error}"))
     except Exception as error:  # noqa: BLE001  # every request has an Outcome

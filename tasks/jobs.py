@@ -24,6 +24,7 @@ from tasks.broker.requeue import unacked_keys
 from tasks.broker.shard_signal import notify_shard_done
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, app
 from tasks.collect import STALE_VOID_REASONS, VOID_REASONS, IncompleteShardError, PoisonShardError, collect
+from tasks.download.downloader import Downloader
 from tasks.errors import CancelledError, FetchError, InternalError, RateLimitedError, StorageError
 from tasks.fetch import FetchRequest, failed_outcome, fetch
 from tasks.model import Outcome, Refusal, RunOptions, image_key
@@ -179,13 +180,25 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
     else:
         with worker.mark_running(task), _track_running(task, run.run_id, request.recover) as crashes:
             if crashes >= poison.ISOLATE_AFTER_CRASHES and request.refused is None:
-                with downloader.permit(request.url, run.fetch):
-                    outcome = isolation.fetch(request, run)
+                outcome = _fetch_isolated(request, run, downloader)
             else:
                 outcome = fetch(request, run, store, downloader, defer_long_waits=True, judge=judge)
     if outcome.http_status is not None:
         fitness.note_answer(run.run_id, request.url, outcome.ok, began)
     return outcome
+
+
+def _fetch_isolated(request: FetchRequest, run: RunOptions, downloader: Downloader) -> Outcome:
+    """Fetch a suspect image in a separate process, with a permit of this process; return its Outcome.
+
+    Raises:
+        HostBusy: the image's host is busy, and the image was not tried.
+    """
+    try:
+        with downloader.permit(request.url, run.fetch):
+            return isolation.fetch(request, run)
+    except FetchError as error:
+        return failed_outcome(image_key(request.index, run.shard_size), error)
 
 
 def _drop_task(task: Task[Any, Any]) -> Ignore:

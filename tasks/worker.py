@@ -31,7 +31,7 @@ from tasks.broker.liveness import WorkerId
 from tasks.broker.progress import ProgressCounters
 from tasks.broker.redis_retry import retry_until_redis_is_back
 from tasks.broker.robots_store import RedisRobotsStore
-from tasks.celery import FETCH_IMAGE, IMAGE_QUEUE, SHARD_QUEUE, app
+from tasks.celery import FETCH_IMAGE, IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE, app
 from tasks.download import network_settings
 from tasks.download.downloader import Downloader, create_downloader
 from tasks.errors import CancelledError, CommandError, StorageError
@@ -158,7 +158,7 @@ def downloader() -> Downloader:
     Raises:
         SettingsError, CommandError: the worker's network settings can't be used.
     """
-    return create_downloader(robots_store=RedisRobotsStore(redis_client()), gate=gate())
+    return create_downloader(robots_store=RedisRobotsStore(redis_client(), PROTOCOL), gate=gate())
 
 
 @cache

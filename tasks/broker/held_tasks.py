@@ -7,13 +7,16 @@ the message is requeued.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Any
 
+from tasks.broker.redis_retry import worker_is_stopping
+
+_log = logging.getLogger(__name__)
 #: The maximum number of held tasks. A worker with this many held tasks reserves no further tasks. The number is twice
 #: the number of names that a worker resolves at a time, so that the next look-up starts as soon as one ends.
 MAX_HELD = 128
@@ -56,7 +59,12 @@ class HeldTasks:
             self._last_number += 1
             number = self._last_number
             self._held[number] = partial(start, request), monotonic() + MAX_HELD_SECONDS
-        if not prepare(request, partial(self._release, number)):
+        try:
+            is_held = prepare(request, partial(self._release, number))
+        except Exception:  # noqa: BLE001  # the consumer's loop must not end because of one task
+            _log.exception("internal error in the preparation of a task, so the task starts without it")
+            is_held = False
+        if not is_held:
             self._release(number)
 
     def release_overdue(self) -> None:
@@ -71,9 +79,12 @@ class HeldTasks:
         """Start a held task, unless it was started already."""
         start, _ = self._held.pop(number, (None, 0.0))
         if start is not None:
-            # If the worker is stopping, its slots accept no more tasks.
-            with suppress(RuntimeError):
+            try:
                 start()
+            except RuntimeError:
+                # If the worker is stopping, its slots accept no more tasks.
+                if not worker_is_stopping():
+                    _log.exception("internal error: a task could not be started")
 
 
 #: The held tasks of this process.

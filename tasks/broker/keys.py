@@ -23,9 +23,9 @@ imagefleet:heartbeat:WORKER  string  15 s; deleted when the worker stops  the wo
                                                                           separated by commas
 imagefleet:running:WORKER    set     7 days; deleted when the worker      the worker: ids of the redelivered tasks
                                      stops, or is removed as dead         that it is running
-imagefleet:robots:HOST       string  1 hour; 60 s if the server failed    the process that fetched the robots.txt of a
-                                                                          host: its rules as JSON
-imagefleet:fetching:HOST     string  30 s; deleted after the fetch        the process that is fetching this robots.txt
+imagefleet:robots:N:HOST     string  1 hour; 60 s if the server failed    the process that fetched the robots.txt of a
+                                                                          host: its rules as JSON; N is `PROTOCOL`
+imagefleet:fetching:N:HOST   string  30 s; deleted after the fetch        the process that is fetching this robots.txt
 unacked:WORKER               hash    while the worker holds messages      the worker's transport, in the format of
                                                                           kombu's ``unacked``: delivery tag ->
                                                                           unacknowledged message
@@ -86,17 +86,18 @@ def running(worker: str) -> str:
     return f"imagefleet:running:{worker}"
 
 
-def robots(host: str) -> str:
+def robots(protocol: int, host: str) -> str:
     """Return the key of the rules in a host's robots.txt. The host is like ``https://a.example``.
 
-    For runs that do not verify servers, the host begins with ``insecure``.
+    For runs that do not verify servers, the host begins with ``insecure``. Workers of another protocol may write the
+    rules in another format.
     """
-    return f"imagefleet:robots:{host}"
+    return f"imagefleet:robots:{protocol}:{host}"
 
 
-def robots_claim(host: str) -> str:
+def robots_claim(protocol: int, host: str) -> str:
     """Return the key that exists while a process fetches a host's robots.txt; the host is that of `robots`."""
-    return f"imagefleet:fetching:{host}"
+    return f"imagefleet:fetching:{protocol}:{host}"
 
 
 def worker_key(key: str, worker: str) -> str:

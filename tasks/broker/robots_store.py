@@ -28,9 +28,9 @@ _MAX_CHARACTERS, _PERIOD_SECONDS = 32 * 1024 * 1024, 3600.0
 class RedisRobotsStore:
     """The rules in Redis; implements `tasks.download.robots.RobotsStore`."""
 
-    def __init__(self, server: redis.Redis) -> None:
-        """``server`` is a client with decoded responses."""
-        self._server = server
+    def __init__(self, server: redis.Redis, protocol: int) -> None:
+        """Take a client with decoded responses, and the number of the workers' message format."""
+        self._server, self._protocol = server, protocol
         #: The times and lengths of the saved rules, oldest first.
         self._saved: deque[tuple[float, int]] = deque()
         self._total = 0
@@ -39,7 +39,7 @@ class RedisRobotsStore:
     def load(self, key: str) -> str | None:
         """Return a host's rules; None if they are unknown."""
         try:
-            return cast("str | None", self._server.get(keys.robots(key)))
+            return cast("str | None", self._server.get(keys.robots(self._protocol, key)))
         except redis.RedisError as error:
             _warn(error)
             return None
@@ -49,14 +49,14 @@ class RedisRobotsStore:
         if not self._has_room(len(rules)):
             return
         try:
-            self._server.set(keys.robots(key), rules, ex=ceil(seconds))
+            self._server.set(keys.robots(self._protocol, key), rules, ex=ceil(seconds))
         except redis.RedisError as error:
             _warn(error)
 
     def claim(self, key: str) -> bool:
         """Return whether this process should fetch the file, because no other process is fetching it."""
         try:
-            return bool(self._server.set(keys.robots_claim(key), "1", nx=True, ex=_CLAIM_SECONDS))
+            return bool(self._server.set(keys.robots_claim(self._protocol, key), "1", nx=True, ex=_CLAIM_SECONDS))
         except redis.RedisError as error:
             _warn(error)
             return True
@@ -64,7 +64,7 @@ class RedisRobotsStore:
     def release(self, key: str) -> None:
         """End a claim. If the claim has expired meanwhile, this ends another process's claim, which is harmless."""
         try:
-            self._server.delete(keys.robots_claim(key))
+            self._server.delete(keys.robots_claim(self._protocol, key))
         except redis.RedisError as error:
             _warn(error)
 

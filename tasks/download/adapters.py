@@ -283,12 +283,12 @@ class Sessions:
         """Whether runs with ``--insecure`` may skip the verification of servers."""
         return self._tls.unverified is not None
 
-    def look_up_ahead(self, host: str, on_answer: Callable[[], object]) -> bool:
+    def look_up_ahead(self, host: str, port: int, on_answer: Callable[[], object]) -> bool:
         """Start to resolve a name before a request needs it, as `Resolver.look_up_ahead` does.
 
         With a proxy, the result is always False, because the proxy resolves the names.
         """
-        return self._proxy is None and self._guard.look_up_ahead(host, on_answer)
+        return self._proxy is None and self._guard.look_up_ahead(host, port, on_answer)
 
     def adapter(self, insecure: bool = False) -> GuardedAdapter:
         """Return the calling thread's adapter.

@@ -15,6 +15,7 @@ import requests
 import urllib3
 from requests import Response
 
+from config import limits
 from config.settings import settings
 from tasks.deadline import Deadline
 from tasks.download import network_settings, urls
@@ -129,7 +130,7 @@ class Downloader:
                     raise long_wait_error(error, options, retry) from error
                 if not error.retryable or retry >= options.retries:
                     raise
-                if error.rest is not None and error.rest > self._gate.patience:
+                if error.rest is not None and self._gate.patience < error.rest <= limits.MAX_COUNTDOWN:
                     raise rest_error(error, error.rest) from error
                 wait = backoff(retry, options.backoff, error.retry_after)
                 if wait >= deadline.remaining:
@@ -151,7 +152,7 @@ class Downloader:
             target = urls.parse(url)
         except InvalidUrlError:
             return False
-        return self._sessions.look_up_ahead(target.host, on_answer)
+        return self._sessions.look_up_ahead(target.host, target.port, on_answer)
 
     @contextmanager
     def permit(self, url: str, options: FetchOptions) -> Iterator[None]:
@@ -191,10 +192,11 @@ class Downloader:
         for _ in range(options.max_redirects + 1):
             final_url = None if url == start else redacted(url.text)
             try:
-                permit = self._enter(url, options, reader.deadline)
                 sent, conditional = _with_range_or_validators(headers, reader.partial_from(url), validators, final_url)
                 if cookie is not None:
                     sent = with_cookies(sent, cookie)
+                # Nothing may fail between these two steps, because the permit would be lost.
+                permit = self._enter(url, options, reader.deadline)
                 response, location, body = _request(adapter, url, reader, sent, conditional, permit)
             except FetchError as error:
                 _add_context(error, final_url, options)

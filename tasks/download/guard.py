@@ -165,8 +165,13 @@ class Guard:
         reasons = (self._denial_reason(host, inner, port) for inner in embedded_ipv4(address))
         return next((why for why in reasons if why is not None), None)
 
-    def look_up_ahead(self, host: str, on_answer: Callable[[], object]) -> bool:
-        """Start to resolve a name before a connection needs it, as `Resolver.look_up_ahead` does."""
+    def look_up_ahead(self, host: str, port: int, on_answer: Callable[[], object]) -> bool:
+        """Start to resolve a name before a connection needs it, as `Resolver.look_up_ahead` does.
+
+        If the name or the port is not permitted, the result is False, because the name is not resolved at all.
+        """
+        if self._denial_reason(host, None, port) is not None:
+            return False
         return self._resolver.look_up_ahead(host, on_answer)
 
     def resolve(self, host: str, port: int, timeout: float) -> list[tuple[Any, ...]]:
@@ -176,6 +181,9 @@ class Guard:
             BlockedAddressError: one of the addresses is not permitted on this port.
             DnsError: the name has no address, or was not resolved within ``timeout`` seconds.
         """
+        # A denied name is not sent to a name server.
+        if reason := self._denial_reason(host, None, port):
+            raise _blocked_address_error(host, None, port, reason)
         answers = self._look_up(host, port, timeout)
         for answer in answers:
             address = ipaddress.ip_address(answer[4][0])

@@ -41,6 +41,9 @@ _MAX_THREADS, _MIN_THREADS = 256, 8
 _DESCRIPTORS_PER_THREAD = 8
 #: The divisors of the number of threads for less urgent questions.
 _FAMILY_DIVISOR, _AHEAD_DIVISOR = 2, 4
+#: The maximum number of questions ahead that wait for a thread. With more, the oldest one is dropped: a worker holds at
+#: most this many tasks, so the task that needed the answer is no longer held.
+_MAX_WAITING_AHEAD = 128
 #: Seconds for which an idle thread waits for the next question.
 _IDLE_SECONDS = 10.0
 #: Two limits for a look-up while file descriptors are short: the maximum number of tries, and the seconds between two
@@ -54,6 +57,8 @@ class _Lookup:
 
     listeners: list[Listener] = field(default_factory=list)
     started_at: float | None = None
+    #: Whether a slot waits for the answer.
+    is_urgent: bool = False
 
 
 class Lookups:
@@ -85,16 +90,23 @@ class Lookups:
         return self._ask((host, family), 1 if family == socket.AF_UNSPEC else _FAMILY_DIVISOR, listener)
 
     def ask_ahead(self, host: str, listener: Listener) -> None:
-        """Look up both families of a name before a slot needs it, like `ask`."""
+        """Look up both families of a name before a slot needs it, like `ask`.
+
+        If too many names wait, the listeners of the oldest ones are never called.
+        """
         self._ask((host, socket.AF_UNSPEC), _AHEAD_DIVISOR, listener)
 
     def _ask(self, question: Question, divisor: int, listener: Listener) -> float:
         with self._lock:
             lookup = self._open.setdefault(question, _Lookup())
             lookup.listeners.append(listener)
+            is_ahead = divisor == _AHEAD_DIVISOR
+            lookup.is_urgent = lookup.is_urgent or not is_ahead
             if lookup.started_at is None:
-                self._waiting[divisor].append(question)
+                if not is_ahead or len(lookup.listeners) == 1:
+                    self._waiting[divisor].append(question)
                 self._start_waiting()
+                self._drop_excess()
             return lookup.started_at or monotonic()
 
     def _start_waiting(self) -> None:
@@ -110,6 +122,15 @@ class Lookups:
                     waiting.appendleft(question)
                     return
                 lookup.started_at = monotonic()
+
+    def _drop_excess(self) -> None:
+        """Drop the oldest questions ahead if too many wait for a thread. The caller holds the lock."""
+        ahead = self._waiting[_AHEAD_DIVISOR]
+        while len(ahead) > _MAX_WAITING_AHEAD:
+            question = ahead.popleft()
+            lookup = self._open.get(question)
+            if lookup is not None and lookup.started_at is None and not lookup.is_urgent:
+                del self._open[question]
 
     def _start(self, question: Question) -> bool:
         """Give a question to an idle thread or to a new one; return whether that was possible.

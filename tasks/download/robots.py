@@ -76,7 +76,8 @@ class RobotsChecker:
         self._rules: RecentMap[str, RobotsRules] = RecentMap(RULES_SECONDS, _MAX_REMEMBERED_CHARACTERS, _length)
         #: The number of server errors in a row.
         self._failures: RecentMap[str, int] = RecentMap(RULES_SECONDS, _MAX_HOSTS)
-        self._pending: dict[str, Future[RobotsRules]] = {}
+        #: The requests under way, each with the deadline of the image that needs the rules.
+        self._pending: dict[str, tuple[Future[RobotsRules], Deadline]] = {}
         self._lock = threading.Lock()
 
     def check(self, url: Url, options: FetchOptions, deadline: Deadline) -> float | None:
@@ -113,14 +114,20 @@ class RobotsChecker:
                 return known
             other = self._pending.get(key)
             if other is None:
-                mine = self._pending[key] = Future[RobotsRules]()
+                mine = Future[RobotsRules]()
+                self._pending[key] = mine, deadline
         if other is not None:
             try:
-                return other.result(max(deadline.remaining, 0))
+                return other[0].result(max(deadline.remaining, 0))
             except TimeoutError as error:
                 raise FetchTimeoutError(f"robots.txt of {url.origin} {deadline.timeout_message}") from error
+            except FetchTimeoutError as error:
+                # If only the other image's deadline is over, this image has time to fetch the file itself.
+                if not other[1].is_over or deadline.is_over:
+                    raise copy(error) from error
             except FetchError as error:
                 raise copy(error) from error
+            return self._obtain(url, options, deadline)
         try:
             rules = self._load_or_fetch(key, replace(url, target="/robots.txt", userinfo=None), options, deadline)
             self._rules.put(key, rules, rules.lifetime)

@@ -12,6 +12,7 @@ import redis
 from tasks.broker import client as broker_client
 from tasks.broker import keys, robots_store
 from tasks.broker.robots_store import RedisRobotsStore
+from tasks.celery import PROTOCOL
 from tasks.download import robots
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
@@ -33,7 +34,7 @@ def sessions() -> Sessions:
 @pytest.fixture
 def process(sessions: Sessions, server: redis.Redis) -> Callable[[], Downloader]:
     """Make downloaders that stand for processes of one fleet."""
-    return lambda: Downloader(sessions, robots_store=RedisRobotsStore(server))
+    return lambda: Downloader(sessions, robots_store=RedisRobotsStore(server, PROTOCOL))
 
 
 def test_processes_share_the_rules(process: Callable[[], Downloader], server: redis.Redis) -> None:
@@ -41,8 +42,8 @@ def test_processes_share_the_rules(process: Callable[[], Downloader], server: re
     with site(DENY_X) as host:
         decisions = [decision(process(), host.url + path) for path in ("/1", "/x", "/2")]
         assert (decisions, host.paths) == ([True, False, True], ["/robots.txt", "/1", "/2"])
-        assert RULES_SECONDS - 60 < int(server.ttl(keys.robots(host.url))) <= RULES_SECONDS
-        assert not server.exists(keys.robots_claim(host.url))
+        assert RULES_SECONDS - 60 < int(server.ttl(keys.robots(PROTOCOL, host.url))) <= RULES_SECONDS
+        assert not server.exists(keys.robots_claim(PROTOCOL, host.url))
 
 
 def test_processes_wait_for_the_first_one(process: Callable[[], Downloader], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +71,7 @@ def test_dead_process_is_not_waited_for(
     """If a process dies while it fetches the file, others wait for a moment, and then fetch it themselves."""
     monkeypatch.setattr(robots, "_WAIT_SECONDS", 0.2)
     with site(DENY_X) as host:
-        assert RedisRobotsStore(server).claim(host.url)
+        assert RedisRobotsStore(server, PROTOCOL).claim(host.url)
         assert not decision(process(), f"{host.url}/x")
         assert host.asked == 1
         assert decision(process(), f"{host.url}/1")
@@ -83,7 +84,7 @@ def test_failing_server_is_shared_for_a_minute(process: Callable[[], Downloader]
         errors = [failure(process(), host.url, OBEY)[0] for _ in range(2)]
         assert [type(error) for error in errors] == [RobotsUnreachableError] * 2
         assert host.paths == ["/robots.txt"]
-        assert 0 < int(server.ttl(keys.robots(host.url))) <= UNREACHABLE_SECONDS
+        assert 0 < int(server.ttl(keys.robots(PROTOCOL, host.url))) <= UNREACHABLE_SECONDS
 
 
 def test_network_error_is_not_shared(process: Callable[[], Downloader], server: redis.Redis) -> None:
@@ -107,13 +108,18 @@ def test_hosts_can_not_fill_redis(
             assert [decision(downloader, host.url + path) for path in ("/x", "/1")] == [False, True]
         now[0] += 3601
         assert not decision(downloader, f"{fourth.url}/x")
-        assert [server.exists(keys.robots(host.url)) for host in (first, second, third, fourth)] == [1, 1, 0, 1]
+        assert [server.exists(keys.robots(PROTOCOL, host.url)) for host in (first, second, third, fourth)] == [
+            1,
+            1,
+            0,
+            1,
+        ]
 
 
 def test_unreachable_redis_stops_no_download(sessions: Sessions) -> None:
     """Without Redis, each process fetches the files itself."""
     client = broker_client.client(f"redis://127.0.0.1:{processes.free_port()}", retry=False)
     with client, site(DENY_X) as host:
-        downloader = Downloader(sessions, robots_store=RedisRobotsStore(client))
+        downloader = Downloader(sessions, robots_store=RedisRobotsStore(client, PROTOCOL))
         assert [decision(downloader, host.url + path) for path in ("/1", "/x")] == [True, False]
         assert host.asked == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from PIL import Image
 
 from producer.demo import DemoServer, draw_image
@@ -249,6 +250,12 @@ def test_internal_error_is_an_outcome(
     assert error.args[0] in (outcome.error_message or "")
     assert "hunter2" not in caplog.text
     assert "secret" not in caplog.text
+
+
+def test_error_of_redis_is_not_an_outcome(store: LocalStore) -> None:
+    """If a stopping worker can't ask for a permit, the image has no Outcome here, because another worker gets it."""
+    with pytest.raises(redis.ConnectionError):
+        fetch(FetchRequest("http://a.example/1.jpg", 0), _RUN, store, Raising(redis.ConnectionError("gone")))
 
 
 def test_interrupt_is_not_swallowed(store: LocalStore) -> None:

@@ -9,8 +9,17 @@ import pytest
 import redis
 from celery.exceptions import Reject, Retry
 
-from tasks import jobs
+from tasks import isolation, jobs
+from tasks.deadline import Deadline
+from tasks.download.adapters import Sessions
+from tasks.download.downloader import Downloader
+from tasks.download.guard import Guard
+from tasks.errors import HostRestingError
+from tasks.fetch import FetchRequest
+from tasks.model import FetchOptions, Reason, RunOptions
+from tasks.request_gate import OpenGate, Permit
 from tasks.retry_later import PriorAttempts, RetryLater
+from tasks.throttle_options import Target, ThrottleOptions
 
 
 class Sending:
@@ -55,6 +64,21 @@ def test_stopping_worker_does_not_wait_to_resend(monkeypatch: pytest.MonkeyPatch
     task: Any = Sending(1)
     with pytest.raises(redis.ConnectionError):
         jobs._requeue_later(task, _LATER)
+
+
+def test_suspect_image_of_a_resting_host_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the host of a suspect image is given up, the image gets an Outcome, because an error would end its chord."""
+
+    class Resting(OpenGate):
+        def enter(self, target: Target, throttle: ThrottleOptions, deadline: Deadline) -> Permit:
+            raise HostRestingError("a.example rests")
+
+    monkeypatch.setattr(isolation, "fetch", lambda *_: pytest.fail("the image was requested"))
+    run = RunOptions("/out", 10, FetchOptions())
+    outcome = jobs._fetch_isolated(
+        FetchRequest("http://a.example/1.jpg", 3), run, Downloader(Sessions(Guard()), gate=Resting())
+    )
+    assert outcome.reason is Reason.HOST_RESTING
 
 
 @pytest.mark.parametrize("arguments", [["http://a.example/1.jpg"], [], ["run", 0, *range(12)]])

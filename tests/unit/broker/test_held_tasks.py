@@ -58,8 +58,27 @@ def test_task_is_held_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (started, len(held)) == (["a", "b"], 0)
 
 
-def test_task_released_after_the_workers_end_is_not_started() -> None:
-    """When the worker stops, its slots accept no tasks. The released task's message stays unacknowledged."""
+def test_error_of_a_preparation_starts_the_task(caplog: pytest.LogCaptureFixture) -> None:
+    """If a preparation fails, the error is logged, and the task starts, because the consumer's loop must go on."""
+
+    def fail(*_: object) -> bool:
+        raise ValueError("broken")
+
+    held, started = HeldTasks(2), list[str]()
+    held.start_when_prepared("a", fail, started.append)
+    assert (started, len(held)) == (["a"], 0)
+    assert "preparation of a task" in caplog.text
+
+
+@pytest.mark.parametrize("is_stopping", [True, False])
+def test_task_released_after_the_workers_end_is_not_started(
+    is_stopping: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the worker stops, its slots accept no tasks. The released task's message stays unacknowledged.
+
+    While the worker runs, the same error is logged.
+    """
+    monkeypatch.setattr(held_tasks, "worker_is_stopping", lambda: is_stopping)
 
     def refuse(_: object) -> None:
         raise RuntimeError("cannot schedule new futures after shutdown")
@@ -68,6 +87,7 @@ def test_task_released_after_the_workers_end_is_not_started() -> None:
     held.start_when_prepared("a", hold(releases), refuse)
     releases[0]()
     assert len(held) == 0
+    assert ("could not be started" in caplog.text) == (not is_stopping)
 
 
 @pytest.mark.parametrize(

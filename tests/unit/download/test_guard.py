@@ -329,6 +329,18 @@ def test_refusal_names_the_address(host: str, port: int, message: str) -> None:
         Guard().check_host(host, port)
 
 
+@pytest.mark.parametrize(("host", "port"), [("a.denied.example", 80), ("a.example", 25)])
+def test_denied_name_is_not_resolved(monkeypatch: pytest.MonkeyPatch, host: str, port: int) -> None:
+    """A denied name, or a name with a denied port, is never sent to a name server, also not ahead of time."""
+    asked: list[str] = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda host, *_, **__: asked.append(host))
+    guard = Guard(deny=["denied.example"])
+    assert not guard.look_up_ahead(host, port, lambda: None)
+    with pytest.raises(BlockedAddressError):
+        guard.resolve(host, port, 5)
+    assert asked == []
+
+
 def test_name_is_resolved_once(monkeypatch: pytest.MonkeyPatch, listener: socket.socket) -> None:
     """The connection goes to the checked address, even if the name resolves differently a moment later."""
     port = listener.getsockname()[1]

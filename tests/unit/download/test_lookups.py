@@ -133,6 +133,23 @@ def test_slot_overtakes_look_ups_ahead(slow: SlowResolver) -> None:
     assert set(slow.asked.values()) == {1}
 
 
+def test_waiting_look_ups_ahead_are_limited(slow: SlowResolver) -> None:
+    """With a dead name server, the oldest look-ups ahead are dropped. A slot's question is never dropped."""
+    lookups, answers = slow.lookups(4), SimpleQueue[Any]()
+    lookups.ask_ahead("first.example", ignore)
+    for number in range(8):
+        lookups.ask_ahead(f"{number}.example", ignore)
+    for number in range(8):
+        lookups.ask(f"{number}.example", _ANY, answers.put)
+    for number in range(1000):
+        lookups.ask_ahead(f"ahead{number}.example", ignore)
+    assert len(lookups._open) == 1 + 8 + module._MAX_WAITING_AHEAD
+    slow.end()
+    assert {answers.get(timeout=PATIENCE)[0] for _ in range(8)} == {f"{number}.example" for number in range(8)}
+    assert slow.asked["ahead999.example"] == 1
+    assert "ahead0.example" not in slow.asked
+
+
 def test_idle_threads_are_reused_and_end(slow: SlowResolver, monkeypatch: pytest.MonkeyPatch) -> None:
     """One question after another uses the same thread, which ends after an idle time."""
     monkeypatch.setattr(module, "_IDLE_SECONDS", 0.2)

@@ -42,6 +42,7 @@ from tests.unit.conftest import ONCE, Canned, always, response
 from tests.unit.download.attempts import cut_off, download, failure
 from tests.unit.download.robots_cases import CASES, Case
 from tests.unit.download.robots_site import DENY_ALL, DENY_X, OBEY, Site, decision, site
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -298,6 +299,30 @@ def test_threads_share_one_request(obeying: Callable[[], Downloader]) -> None:
         go.set()
         assert [item.result() for item in decisions] == [path != "x" for path in "x123x456"]
         assert server.asked == 1
+
+
+def test_waiting_thread_does_not_inherit_a_deadline() -> None:
+    """If the slot that fetches the file runs out of time, a waiting slot with time left fetches it itself."""
+    asked, waiting = list[float](), threading.Event()
+
+    def fetch(_: urls.Url, __: object, deadline: Deadline) -> bytes:
+        asked.append(deadline.seconds)
+        if len(asked) == 1:
+            waiting.wait(5)
+            time.sleep(max(deadline.remaining, 0))
+            raise FetchTimeoutError("the file did not finish within 0.2 s (--deadline)")
+        return DENY_X
+
+    checker, url = RobotsChecker(fetch), urls.parse("http://a.example/1.jpg")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(checker.check, url, OBEY, Deadline(5, 0.2))
+        wait_for(lambda: bool(asked))
+        second = pool.submit(checker.check, url, OBEY, Deadline(5, 30))
+        waiting.set()
+        with pytest.raises(FetchTimeoutError):
+            first.result(5)
+        assert second.result(5) is None
+    assert asked == [0.2, 30]
 
 
 def test_waiting_thread_keeps_its_deadline(obeying: Callable[[], Downloader]) -> None:
