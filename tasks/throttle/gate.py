@@ -168,8 +168,15 @@ class HostGate:
         grant: Grant | None = None
         with self._lock:
             returned, host.surplus = host.surplus, 0
+
+        def acquire() -> Grant:
+            nonlocal returned
+            # If the reply is lost, the next try must not return the same permits again.
+            once, returned = returned, 0
+            return self._registry.acquire(host.key, limit, self._holder, want, adaptive, once)
+
         try:
-            grant = self._retry(lambda: self._registry.acquire(host.key, limit, self._holder, want, adaptive, returned))
+            grant = self._retry(acquire)
         finally:
             with self._lock:
                 host.asking = False
@@ -200,10 +207,7 @@ class HostGate:
         else:
             host.why, host.refused_until, host.latency = grant.why, now + grant.wait, grant.latency
             host.is_uncertain = True
-            if grant.why is Why.GIVEN_UP and host.is_probing:
-                # This process probes the host, so the images of its other slots fail meanwhile.
-                host.resting_until, host.given_up = now + grant.wait, True
-            elif grant.why in (Why.RESTING, Why.GIVEN_UP):
+            if grant.why in (Why.RESTING, Why.GIVEN_UP):
                 host.rest(now + grant.wait, grant.why is Why.GIVEN_UP)
 
     def _use_booking(self, host: HostPermits, wait: float, sent: float, adaptive: bool) -> HostPermit | None:
