@@ -126,15 +126,21 @@ local settle = settling()
 if settle > 0 then
     return reply(0, settle, 'settling')
 end
-local given_up = host.given_up == '1' and 'given_up'
 if adaptive and resting > 0 then
-    return reply(0, resting, given_up or 'resting')
+    return reply(0, resting, host.given_up == '1' and 'given_up' or 'resting')
 end
 if half_open and in_use > 0 then
-    return reply(0, PROBE_WAIT_SECONDS, given_up or 'half_open')
+    -- Perhaps the host answers the probe, so its images wait, even if it is given up.
+    return reply(0, PROBE_WAIT_SECONDS, 'half_open')
 end
 
-local wanted = math.min(number(ARGV[3]), fair_share(limit, claimants) - own.permits)
+local share = fair_share(limit, claimants)
+if rate then
+    -- Each permit is given back after its request, so no holder keeps more than its share. One more permit lets a
+    -- holder work while another one has no task.
+    share = share + 1
+end
+local wanted = math.min(number(ARGV[3]), share - own.permits)
 if rate then
     wanted = math.min(wanted, 1)
 end

@@ -131,10 +131,11 @@ class Host:
         limit = 1 if half_open else self._effective_limit(adaptive)
         own, in_use = self.leases[holder], sum(lease.permits for lease in self.leases.values())
         if half_open and in_use:
-            return 0, policy.PROBE_WAIT_SECONDS, Why.GIVEN_UP if self.given_up else Why.HALF_OPEN
-        wanted = min(want, _fair_share(limit, self._claimants(holder, now)) - own.permits)
-        if rate is not None:
-            wanted = min(wanted, 1)
+            # Perhaps the host answers the probe, so its images wait, even if it is given up.
+            return 0, policy.PROBE_WAIT_SECONDS, Why.HALF_OPEN
+        share = _fair_share(limit, self._claimants(holder, now))
+        # With a rate, each permit is given back after its request, so no holder keeps more than its share.
+        wanted = min(want, share - own.permits) if rate is None else min(1, share + 1 - own.permits)
         granted = max(0, min(wanted, limit - in_use))
         if granted < wanted:
             own.refused = now

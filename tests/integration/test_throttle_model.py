@@ -184,7 +184,7 @@ class Model(RuleBasedStateMachine):
             assert start >= self.booked.get(name, -1.0) + 1 / limit.rate - 1e-4, f"{name} is too fast"
             self.booked[name] = start
         others = sum(self.held[one].get(name, 0) > 0 for one in self._live() if one != holder)
-        share = max(1, -(-allowed // (1 + others)))
+        share = max(1, -(-allowed // (1 + others))) + (limit.rate is not None)
         assert self.held[holder][name] <= share, f"{holder} has more than its share of {name}"
 
     def _report(self, name: str, holder: str, report: Report) -> None:
