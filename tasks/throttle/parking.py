@@ -27,6 +27,8 @@ _PARK = Path(__file__).with_name("park.lua").read_text(encoding="utf-8")
 _HOSTS = 50
 #: The number of messages to read or to move at a time.
 _CHUNK_MESSAGES = 1000
+#: The beginning of the delivery tags of messages that were parked.
+_TAG_PREFIX = "parked-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,9 @@ class Parking:
         Raises:
             redis.RedisError: Redis is unreachable; the message is either parked or unacknowledged.
         """
-        parked = keys.parked(task.host), keys.PARKED_HOSTS, keys.parked_shards(task.run_id)
-        arguments = task.delivery_tag, str(uuid.uuid4()), task.host, task.run_id, task.shard, limits.RUN_RECORD_TTL
+        parked = keys.parked(task.host), keys.PARKED_HOSTS, keys.parked_shards(task.run_id), keys.host(task.host)
+        tags = task.delivery_tag, f"{_TAG_PREFIX}{uuid.uuid4()}"
+        arguments = *tags, task.host, task.run_id, task.shard, limits.RUN_RECORD_TTL, _TAG_PREFIX
         return bool(self._park(keys=[*unacked, *parked], args=[*arguments]))
 
     def serve(self) -> int:

@@ -9,7 +9,7 @@
 -- ARGV     host, the most tasks to move, the prefix of the keys of parked shards
 --
 -- Tasks that were moved a moment ago, and have no permit yet, count as permits in use: `served`, and the time
--- `served_at`. `acquire` takes them off again.
+-- `served_at`. `acquire` takes them off again, and `park` if they are parked again.
 --
 -- Cost: O(holders of the host + moved tasks).
 -- Returns the number of moved tasks.
