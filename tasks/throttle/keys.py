@@ -20,6 +20,7 @@ imagefleet:parked:HOST       list    while tasks are parked              `Parkin
 imagefleet:parked-hosts      set     while tasks are parked              `Parking`: the hosts with parked tasks
 imagefleet:parked-shards:ID  hash    7 days; deleted when the run ends   `Parking`: shard -> number of parked tasks
 imagefleet:workers           set     see ``tasks/broker/keys.py``        read only: the workers that have not stopped
+imagefleet:run:ID            string  see ``tasks/broker/keys.py``        read only: exists until the run ends
 ===========================  ======  ==================================  ============================================
 
 HOST is the text that a limit counts for: a name, a registrable domain or an address. If all these keys are lost, the
@@ -55,6 +56,11 @@ def leases(key: str) -> str:
 def parked(key: str) -> str:
     """Return the key of the tasks that wait for a host."""
     return f"imagefleet:parked:{key}"
+
+
+def run(run_id: str) -> str:
+    """Return the key that exists while a run goes on. The broker's keys contain the same name."""
+    return f"imagefleet:run:{run_id}"
 
 
 def parked_shards(run_id: str) -> str:

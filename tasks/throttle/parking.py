@@ -67,7 +67,8 @@ class Parking:
     def serve(self) -> int:
         """Move parked tasks of free hosts back to their queues; return the number of tasks.
 
-        A call serves at most 50 hosts, chosen at random. So each host gets its turn.
+        A call serves at most 50 hosts, chosen at random. So each host gets its turn. All tasks of ended runs are moved,
+        because they need no permits.
         """
         hosts = cast("list[str]", self._server.srandmember(keys.PARKED_HOSTS, _HOSTS))
         if not hosts:
@@ -75,7 +76,7 @@ class Parking:
         with self._server.pipeline(transaction=False) as pipe:
             for host in hosts:
                 places = keys.host(host), keys.leases(host), keys.HOST_LIMITS, keys.parked(host), keys.PARKED_HOSTS
-                self._serve(places, (host, _CHUNK_MESSAGES, keys.parked_shards("")), client=pipe)
+                self._serve(places, (host, _CHUNK_MESSAGES, keys.parked_shards(""), keys.run("")), client=pipe)
             return sum(pipe.execute())
 
     def messages(self) -> Iterator[str]:

@@ -1,12 +1,12 @@
 -- Moves parked tasks of a host back to their queues: as many as the host has free permits, or all of a host that is given
--- up.
+-- up. Tasks of ended runs need no permits, because a worker drops them at once. So they don't delay tasks of other runs.
 --
 -- KEYS[1]  imagefleet:host:HOST      hash: the state of the host
 -- KEYS[2]  imagefleet:leases:HOST    hash: holder -> lease
 -- KEYS[3]  imagefleet:host-limits    hash: host -> JSON of the limit that an operator has set
 -- KEYS[4]  imagefleet:parked:HOST    list of "RUN SHARD QUEUE MESSAGE"; pushed on the left and served from the right
 -- KEYS[5]  imagefleet:parked-hosts   set: the hosts with parked tasks
--- ARGV     host, the most tasks to move, the prefix of the keys of parked shards
+-- ARGV     host, the most tasks to move, the prefix of the keys of parked shards, the prefix of the keys of runs
 --
 -- Tasks that were moved a moment ago, and have no permit yet, count as permits in use: `served`, and the time
 -- `served_at`. `acquire` takes them off again, and `park` if they are parked again.
@@ -40,13 +40,30 @@ local function room()
     return math.min(free - served, tonumber(ARGV[2]))
 end
 
-local moved, most = 0, room()
-while moved < most do
-    local entry = redis.call('RPOP', KEYS[4])
+local ended = {}
+
+-- Returns whether a run has no record any more.
+local function has_ended(run)
+    if ended[run] == nil then
+        ended[run] = redis.call('EXISTS', ARGV[4] .. run) == 0
+    end
+    return ended[run]
+end
+
+local moved, counted, most = 0, 0, room()
+while moved < tonumber(ARGV[2]) do
+    local entry = redis.call('LRANGE', KEYS[4], -1, -1)[1]
     if not entry then
         break
     end
     local run, shard, queue, message = string.match(entry, '^(%S+) (%S+) (%S+) (.*)$')
+    if not has_ended(run) then
+        if counted >= most then
+            break
+        end
+        counted = counted + 1
+    end
+    redis.call('RPOP', KEYS[4])
     -- kombu pops on the right, so the message is the next one of its queue.
     redis.call('RPUSH', queue, message)
     if redis.call('HINCRBY', ARGV[3] .. run, shard, -1) <= 0 then
@@ -54,8 +71,9 @@ while moved < most do
     end
     moved = moved + 1
 end
-if moved > 0 then
-    redis.call('HSET', KEYS[1], 'served', served + moved, 'served_at', seconds(now))
+if counted > 0 then
+    redis.call('HSET', KEYS[1], 'served', served + counted, 'served_at', seconds(now))
+    keep(KEYS[1], host)
 end
 if redis.call('EXISTS', KEYS[4]) == 0 then
     redis.call('SREM', KEYS[5], key)
