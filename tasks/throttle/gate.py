@@ -43,8 +43,9 @@ _BOOKING_TOLERANCE_SECONDS = 0.25
 _TICK_SECONDS = 0.25
 #: Seconds between two renewals of the permits, and seconds after which an unused permit is given back.
 _RENEW_SECONDS, _IDLE_SECONDS = 1.0, 0.5
-#: Seconds after which a host without permits, waiting slots and news is forgotten.
-_FORGET_SECONDS = 60.0
+#: Seconds after which an unused host without permits and waiting slots is forgotten. A list may have a million hosts,
+#: and a host takes 1.5 KB.
+_FORGET_SECONDS = 10.0
 
 
 class Retry(Protocol):
@@ -102,7 +103,7 @@ class HostGate:
         self._hosts: dict[str, HostPermits] = {}
         #: The hosts with permits, answers or news for the fleet. A process knows many more hosts.
         self._active: dict[str, HostPermits] = {}
-        self._renewed_at = monotonic()
+        self._renewed_at = self._swept_at = monotonic()
         self._woken = threading.Event()
         self._stopped = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -394,6 +395,9 @@ class HostGate:
                     # The rest may have begun after the renewal.
                     is_resting = host.adaptive and host.resting_until >= sent
                     host.share = min(host.share, renewal.share) if is_resting else renewal.share
-            for host in list(self._hosts.values()):
-                if not (host.held or host.waiting or host.asking) and sent - host.used_at > _FORGET_SECONDS:
-                    del self._hosts[host.key]
+            if sent - self._swept_at > _FORGET_SECONDS / 2:
+                self._swept_at = sent
+                self._hosts = {key: host for key, host in self._hosts.items() if self._is_needed(host, sent)}
+
+    def _is_needed(self, host: HostPermits, now: float) -> bool:
+        return host.key in self._active or host.waiting > 0 or host.asking or now - host.used_at < _FORGET_SECONDS

@@ -355,6 +355,16 @@ def test_host_without_permits_costs_nothing_more() -> None:
         assert len(gate._hosts) == 50
 
 
+def test_unused_hosts_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that is unused for a while takes no more memory. A host in use is kept."""
+    monkeypatch.setattr("tasks.throttle.gate._FORGET_SECONDS", 0.1)
+    with gate_of(MemoryRegistry()) as gate:
+        permit = enter(gate, options())
+        enter(gate, options(), "b.example").end(_GOOD)
+        wait_for(lambda: list(gate._hosts) == ["a.example"])
+        permit.end(_GOOD)
+
+
 @pytest.mark.parametrize(
     ("server", "scope", "key"),
     [
