@@ -9,7 +9,7 @@ from PIL import Image
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, FetchTimeoutError, TooManyPixelsError, UndecodableError
 from tasks.image_options import DEFAULT_FORMATS, ImageFormat
-from tasks.images import completeness, identify, memory_estimate
+from tasks.images import completeness, identify, jpeg_xl, memory_estimate
 from tasks.images.identify import ImageInfo
 from tasks.images.metadata.removal import retry_without_metadata
 from tasks.images.pixel_budget import PIXEL_BUDGET
@@ -49,6 +49,7 @@ def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline, formats: tu
     # Pillow keeps an animation's image in memory from frame to frame, so keep its pixels reserved.
     with identify.open_image(body, max_pixels, formats) as image, ExitStack() as reservation:
         reserved = 0
+        jpeg_xl.limit_time(image, deadline)
         info = identify.image_info(image)
         # Decode a JPEG at an eighth of its width and height. In this way, the decoder reads all of the data, but
         # produces only a 64th of the pixels.

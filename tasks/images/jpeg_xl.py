@@ -24,7 +24,8 @@ import brotli
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from tasks.errors import AnimationError, InternalError, UndecodableError
+from tasks.deadline import Deadline
+from tasks.errors import AnimationError, FetchTimeoutError, InternalError, UndecodableError
 from tasks.file_descriptors import retry_when_exhausted
 from tasks.images.extras import import_extra
 from tasks.images.metadata.limits import MAX_PIECES
@@ -77,18 +78,21 @@ class JpegXlFile(ImageFile):
         # The real mode is known after decoding.
         self._mode = "RGB"
         self._is_decoded = False
+        #: The end of the decoding, in addition to the limits of the decoder; see `limit_time`.
+        self.deadline: Deadline | None = None
 
     def load(self) -> Any:
         """Decode the pixels.
 
         Raises:
             UndecodableError: the pixels are damaged or truncated. `AnimationError`: the image is an animation.
+            FetchTimeoutError: the deadline passed.
             InternalError: this worker can't start the decoder.
         """
         if not self._is_decoded:
             if self._header.is_animated:
                 raise AnimationError("an animation in JPEG XL can't be decoded, but it can be saved as downloaded")
-            decoded, profile = _decode(b"".join(_codestream(self._body)), self.width * self.height)
+            decoded, profile = _decode(b"".join(_codestream(self._body)), self.width * self.height, self.deadline)
             if decoded.size != self.size:
                 raise UndecodableError("the decoded image has another size than its header says")
             self.im, self._mode, self._is_decoded = decoded.im, decoded.mode, True
@@ -101,6 +105,12 @@ class JpegXlFile(ImageFile):
         exif = Image.Exif()
         exif.load(_exif_data(self._body))
         return exif
+
+
+def limit_time(image: ImageFile, deadline: Deadline) -> None:
+    """End the decoding of a JPEG XL image at a deadline. Images in other formats are decoded without a time limit."""
+    if isinstance(image, JpegXlFile):
+        image.deadline = deadline
 
 
 def require_decoder() -> None:
@@ -252,24 +262,27 @@ def _exif_data(body: bytes) -> bytes:
     return b""
 
 
-def _decode(codestream: bytes, pixels: int) -> tuple[Image.Image, bytes]:
+def _decode(codestream: bytes, pixels: int, deadline: Deadline | None) -> tuple[Image.Image, bytes]:
     """Decode a codestream in another process; return the image and its colour profile.
 
     Args:
         codestream: the codestream.
         pixels: the number of pixels in its header, for the limit of memory.
+        deadline: the end of the decoding, if it is before the time limit of the decoder.
 
     Raises:
         UndecodableError: the decoder rejects the codestream, or needs too much memory or time.
+        FetchTimeoutError: the deadline passed.
         InternalError: this worker can't start the process.
     """
     memory, seconds = _BASE_BYTES + _BYTES_A_PIXEL * pixels, _BASE_SECONDS + pixels // _PIXELS_A_SECOND
+    timeout = _MAX_SECONDS if deadline is None else min(_MAX_SECONDS, max(deadline.remaining, 0))
     try:
         ended = _run_process(
             (sys.executable, "-P", str(_PROGRAM), str(memory), str(seconds)),
             input=codestream,
             capture_output=True,
-            timeout=_MAX_SECONDS,
+            timeout=timeout,
             # Ctrl-C in the terminal does not reach the process, because the worker finishes its current images first.
             start_new_session=True,
             check=False,
@@ -279,6 +292,8 @@ def _decode(codestream: bytes, pixels: int) -> tuple[Image.Image, bytes]:
         unavailable.is_worker_fault = True
         raise unavailable from error
     except subprocess.TimeoutExpired:
+        if deadline is not None and deadline.is_over:
+            raise FetchTimeoutError("the deadline passed before the image was decoded") from None
         raise UndecodableError(f"the image can't be decoded within {_MAX_SECONDS} s") from None
     if ended.returncode != 0:
         raise UndecodableError("the image is damaged, or it needs much more memory or time than its size explains")

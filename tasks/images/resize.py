@@ -17,7 +17,7 @@ from PIL.ImageFile import ImageFile
 from tasks.deadline import Deadline
 from tasks.errors import FetchError, UndecodableError
 from tasks.image_options import DEFAULT_FORMATS, EncodeFormat, ImageFormat, Interpolation, ResizeOptions
-from tasks.images import colour, completeness, identify, memory_estimate
+from tasks.images import colour, completeness, identify, jpeg_xl, memory_estimate
 from tasks.images.encode import check_sides, encode
 from tasks.images.geometry import SIDEWAYS, Geometry, resize_geometry
 from tasks.images.identify import EncodedImage, ImageInfo
@@ -82,12 +82,13 @@ def resize_image(
         NotAnImageError, TooManyPixelsError: as in `open_image`. TooManyPixelsError also occurs if a side of the result
             is too long for the format.
         UndecodableError: the image is broken, or its colours are undefined.
-        FetchTimeoutError: the deadline passed before the pixels could be reserved.
+        FetchTimeoutError: the deadline passed before the pixels could be reserved, or before a JPEG XL was decoded.
         OSError: this machine could not create the file for the encoded image, or could not write to it.
     """
 
     def resize(readable: bytes) -> EncodedImage:
         with identify.open_image(readable, max_pixels, formats) as image:
+            jpeg_xl.limit_time(image, deadline)
             result = _resize(image, readable, options, max_pixels, deadline)
         # An image that needs no change keeps all its bytes, even if only some of the bytes can be read.
         return replace(result, body=body) if result.body is readable else result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import sys
+import time
 from collections.abc import Iterable
 
 import brotli
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.deadline import Deadline
-from tasks.errors import InternalError, NotAnImageError, TooManyPixelsError, UndecodableError
+from tasks.errors import FetchTimeoutError, InternalError, NotAnImageError, TooManyPixelsError, UndecodableError
 from tasks.image_options import DEFAULT_FORMATS, EncodeFormat, FilterOptions, ImageFormat, ResizeMode, ResizeOptions
 from tasks.images import identify, jpeg_xl
 from tasks.images.decode import decode_all_frames
@@ -221,6 +222,21 @@ def test_decoder_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UndecodableError, match=r"within 0\.001 s"):
             decode_all_frames(_CODESTREAM, _LIMIT, soon(), _FORMATS)
     assert decode_all_frames(_CODESTREAM, _LIMIT, soon(), _FORMATS).width == 90
+
+
+def test_deadline_ends_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder ends at the image's deadline, although its own limit is a minute."""
+    program = "import time, sys; sys.stdin.buffer.read(); time.sleep(30)"
+    run = jpeg_xl._run_process
+    monkeypatch.setattr(jpeg_xl, "_run_process", lambda *_, **options: run((sys.executable, "-c", program), **options))
+    for decode in (
+        lambda: decode_all_frames(_CODESTREAM, _LIMIT, Deadline(5, 0.3), _FORMATS),
+        lambda: resize_image(_CODESTREAM, ResizeOptions(ResizeMode.BORDER, 32), _LIMIT, Deadline(5, 0.3), _FORMATS),
+    ):
+        started = time.monotonic()
+        with pytest.raises(FetchTimeoutError, match="the deadline passed before the image was decoded"):
+            decode()
+        assert time.monotonic() - started < PATIENCE
 
 
 def test_decoder_can_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
