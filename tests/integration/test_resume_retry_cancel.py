@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from producer.demo import draw_image
 from tasks.celery import IMAGE_QUEUE
 from tests.integration import processes
+from tests.unit.conftest import Canned, response
 
 _IMAGES = 240
 _SHARD = 40
@@ -80,11 +83,11 @@ def lines(demo_url: str, images: int = _IMAGES) -> str:
 
 @contextmanager
 def started_run(
-    fleet: str, demo_url: str, out: Path, folder: Path, *options: str, stdin: bool = False
+    fleet: str, demo_url: str, out: Path, folder: Path, *options: str, stdin: bool = False, text: str | None = None
 ) -> Iterator[Running]:
     """Start a run of a list that is in a file or on standard input."""
     source = folder / "list.txt"
-    source.write_text(lines(demo_url))
+    source.write_text(text or lines(demo_url))
     arguments = ["run", "-" if stdin else source, "--out", out, "--broker", fleet, "--json"]
     argv = processes.command([*arguments, "--shard-size", str(_SHARD), "--window", "2", *options])
     before = processes.request_count(demo_url, "/images")
@@ -208,17 +211,31 @@ def test_one_signal_finishes_the_downloads_in_progress(
         assert running.requested == _IMAGES
 
 
-def test_two_interrupts_drop_what_is_queued(running: Running) -> None:
+def test_two_interrupts_drop_what_is_queued(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
     """A second Ctrl-C drops the queued tasks without fetching them. The manifests stay, and the run can be resumed."""
-    running.interrupt()
-    processes.eventually(lambda: "Ctrl-C again" in running.producer.err, "the note")
-    running.interrupt()
-    assert running.producer.wait().code == 130
-    assert running.manifests()
-    with processes.connect(running.broker) as server:
-        processes.eventually(lambda: not server.llen(IMAGE_QUEUE), "an empty queue")
-    running.again("resume", "--json").json()
-    running.assert_whole()
+    may_answer = threading.Event()
+
+    def answer(_: bytes) -> list[bytes]:
+        may_answer.wait(60)
+        return [response(draw_image(1, 8, 8, "png"))]
+
+    with Canned(answer) as slow:
+        # The downloads in progress can't end before the second Ctrl-C.
+        urls = lines(demo_url).splitlines()
+        urls[_SHARD] = f"{slow.url}/1.png"
+        with started_run(fleet, demo_url, out, tmp_path, text="\n".join(urls)) as running:
+            running.until_begun()
+            processes.eventually(lambda: slow.requests, "a request that has no answer yet")
+            running.interrupt()
+            processes.eventually(lambda: "Ctrl-C again" in running.producer.err, "the note")
+            running.interrupt()
+            assert running.producer.wait().code == 130
+            may_answer.set()
+            assert running.manifests()
+            with processes.connect(running.broker) as server:
+                processes.eventually(lambda: not server.llen(IMAGE_QUEUE), "an empty queue")
+            running.again("resume", "--json").json()
+            running.assert_whole()
 
 
 def test_repeated_interrupts_end_likewise(running: Running) -> None:

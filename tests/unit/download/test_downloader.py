@@ -31,6 +31,9 @@ from tasks.errors import (
     TruncatedError,
 )
 from tasks.model import FetchOptions, HeaderOptions
+from tasks.throttle.gate import HostGate
+from tasks.throttle.host_key import HostKeys
+from tasks.throttle.memory_registry import MemoryRegistry
 from tests.unit.conftest import ONCE, Canned, always, response
 from tests.unit.download.attempts import download, failure
 
@@ -303,3 +306,13 @@ def test_user_agent_contains_the_contact() -> None:
     assert request_headers(HeaderOptions(), None, True)["User-Agent"] == USER_AGENT
     contact = request_headers(HeaderOptions(), "https://fleet.example/about", True)
     assert contact["User-Agent"] == f"{USER_AGENT} (+https://fleet.example/about)"
+
+
+def test_rest_beyond_the_longest_countdown_is_not_requeued(sessions_to: Callable[..., Sessions]) -> None:
+    """A message may not wait for longer than the longest countdown, so the image fails, even if its run would wait."""
+    options = replace(ONCE, retries=1, deadline=60, max_retry_after=1000)
+    with Canned(always(response(b"", "429 Slow down", "Retry-After: 600"))) as server:
+        gate = HostGate(MemoryRegistry(), "one", HostKeys(lambda _: "192.0.2.1"))
+        error, attempts = failure(Downloader(sessions_to(server.address), gate=gate), server.url, options)
+        gate.stop()
+    assert (type(error), attempts) == (RateLimitedError, 1)
