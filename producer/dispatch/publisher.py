@@ -13,6 +13,7 @@ from typing import Any
 
 from celery import Signature
 
+from producer.dispatch.spread import spread_hosts
 from tasks import model
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE, IMAGE_QUEUE, SHARD_QUEUE, app
 from tasks.download.urls import MAX_LENGTH
@@ -99,9 +100,7 @@ class ChordPublisher:
         wanted = {request.index for request in sent}
         reply_to = app.thread_oid
         with app.producer_or_acquire() as producer, producer.batch(_BATCH_MESSAGES):
-            for place, request in enumerate(requests):
-                if request.index not in wanted:
-                    continue
+            for place, request in spread_hosts([pair for pair in enumerate(requests) if pair[1].index in wanted]):
                 # A worker refuses a URL that is longer than the limit. So the URL is cut one character after the limit.
                 url = request.url[: MAX_LENGTH + 1]
                 # This does the same as `send_task`, without looking up the route and the options again for each image.
