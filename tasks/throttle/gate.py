@@ -203,11 +203,10 @@ class HostGate:
             host.share = max(host.share, host.held)
             host.use()
             host.expires = sent + LEASE_SECONDS - _LEASE_MARGIN_SECONDS
-            host.refused_until = 0.0
+            host.refused_until, host.refusals = 0.0, 0
             host.is_probing, host.given_up = grant.why is Why.HALF_OPEN, False
         else:
-            host.why, host.refused_until, host.latency = grant.why, now + grant.wait, grant.latency
-            host.is_uncertain = True
+            host.refuse(grant, now)
             if grant.why in (Why.RESTING, Why.GIVEN_UP):
                 host.rest(now + grant.wait, grant.why is Why.GIVEN_UP)
 
@@ -234,7 +233,7 @@ class HostGate:
                 # The host will rest. No slot may use this permit before the fleet has decided that.
                 host.share = 0
             host.end_use(seconds, is_kept=not is_booking)
-            is_urgent = host.wanted or host.surplus
+            is_urgent = host.surplus or host.lends(monotonic())
             if answer is not None and answer.latency is not None and not bad:
                 host.answered += 1
                 host.latencies += answer.latency
@@ -349,7 +348,7 @@ class HostGate:
             for host in list(self._active.values()):
                 if host.asking:
                     continue
-                if count := host.take_unused(is_due):
+                if count := host.take_unused(sent, is_due):
                     released[host.key] = count
                 if is_due and (host.held or host.is_uncertain):
                     held[host.key] = host.held

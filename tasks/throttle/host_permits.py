@@ -9,7 +9,7 @@ from time import monotonic
 
 from tasks.errors import HostRestingError
 from tasks.retry_later import HostBusy
-from tasks.throttle.registry import Report, Why
+from tasks.throttle.registry import Grant, Report, Why
 
 #: The weight of the last request in the smoothed time of a request.
 _SMOOTHING = 0.2
@@ -21,6 +21,10 @@ _TEXTS = {
     Why.GIVEN_UP: "refused requests or did not answer, again and again",
     Why.SETTLING: "waits until the fleet has counted its requests again",
 }
+#: Seconds after a wait for which a process keeps its unused permits.
+_SCARCE_SECONDS = 0.05
+#: The longest time between two questions to the fleet while permits of this process become free soon.
+_LONGEST_PAUSE_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -41,6 +45,9 @@ class HostPermits:
     #: The number of slots that wait here, and whether a call to the fleet about the permits is under way.
     waiting: int = 0
     asking: bool = False
+    #: When a slot last began to wait, and how often in a row the fleet had no more permits for this process.
+    waited_at: float = -inf
+    refusals: int = 0
     #: The end of the permits, unless they are renewed.
     expires: float = 0.0
     #: The end of the host's rest, and the end of the wait that the fleet asked for.
@@ -99,11 +106,20 @@ class HostPermits:
 
     def wait(self, seconds: float) -> None:
         """Wait until something changes, at most this long. The caller holds the gate's lock."""
-        self.waiting += 1
+        self.waiting, self.waited_at = self.waiting + 1, monotonic()
         try:
             self.changed.wait(seconds)
         finally:
             self.waiting -= 1
+
+    def refuse(self, grant: Grant, now: float) -> None:
+        """Record that the fleet gave no permits."""
+        # If the waiting slots will get permits of this process sooner, the fleet is asked less and less often.
+        is_brief = grant.why is Why.FULL and self.held and self.hold_seconds * self.waiting / self.held < grant.wait
+        self.refusals = self.refusals + 1 if is_brief else 0
+        wait = max(grant.wait, min(grant.wait * 2**self.refusals, _LONGEST_PAUSE_SECONDS))
+        self.why, self.refused_until, self.latency = grant.why, now + wait, grant.latency
+        self.is_uncertain = True
 
     def rest(self, until: float, given_up: bool) -> None:
         """Record the host's rest. Permits from before the rest are not used after it, because they are no probes."""
@@ -126,13 +142,20 @@ class HostPermits:
             self.surplus += 1
         self.changed.notify()
 
-    def take_unused(self, is_due: bool) -> int:
+    def lends(self, now: float) -> bool:
+        """Return whether unused permits go to others at once.
+
+        If slots waited here a moment ago, they need the permits themselves. Otherwise permits would go to and fro.
+        """
+        return self.wanted and not self.waiting and now - self.waited_at > _SCARCE_SECONDS
+
+    def take_unused(self, now: float, is_due: bool) -> int:
         """Return how many permits to give back now, and no longer count them.
 
         Unused permits are given back at once if others want them or if they exceed the share, and else if they were
         unused since the last renewal.
         """
-        unused = 0 if self.waiting else self.held - self.used if self.wanted else self.spare if is_due else 0
+        unused = 0 if self.waiting else self.held - self.used if self.lends(now) else self.spare if is_due else 0
         unused = min(max(unused, self.held - max(self.used, int(min(self.share, self.held)))), self.held - self.used)
         self.held -= unused
         released, self.surplus = unused + self.surplus, 0
