@@ -20,7 +20,7 @@ import redis
 
 from config import limits
 from tasks.throttle import keys
-from tasks.throttle.scripts import script
+from tasks.throttle.scripts import call_each, script
 
 _PARK = Path(__file__).with_name("park.lua").read_text(encoding="utf-8")
 #: The number of hosts to serve in one call.
@@ -73,11 +73,14 @@ class Parking:
         hosts = cast("list[str]", self._server.srandmember(keys.PARKED_HOSTS, _HOSTS))
         if not hosts:
             return 0
-        with self._server.pipeline(transaction=False) as pipe:
-            for host in hosts:
-                places = keys.host(host), keys.leases(host), keys.HOST_LIMITS, keys.parked(host), keys.PARKED_HOSTS
-                self._serve(places, (host, _CHUNK_MESSAGES, keys.parked_shards(""), keys.run("")), client=pipe)
-            return sum(pipe.execute())
+        calls = [
+            (
+                (keys.host(host), keys.leases(host), keys.HOST_LIMITS, keys.parked(host), keys.PARKED_HOSTS),
+                (host, _CHUNK_MESSAGES, keys.parked_shards(""), keys.run("")),
+            )
+            for host in hosts
+        ]
+        return sum(call_each(self._server, self._serve, calls))
 
     def messages(self) -> Iterator[str]:
         """Yield the messages of all parked tasks.

@@ -32,8 +32,8 @@ def script(step: str, clock: str = CLOCK) -> str:
 def call_each(server: redis.Redis, step: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
     """Call a step with each pair of keys and arguments, in one round trip; return the replies.
 
-    The step must be idempotent, because all calls are repeated if the server does not know the script yet. redis-py's
-    own pipelines of scripts would ask for the script each time, which is another round trip.
+    A repeated step must do no harm, because all calls are repeated if the server does not know the script yet.
+    redis-py's own pipelines of scripts would ask for the script each time, which is another round trip.
     """
     with server.pipeline(transaction=False) as pipe:
         for keys, arguments in calls:

@@ -9,7 +9,8 @@
 -- ARGV     host, the most tasks to move, the prefix of the keys of parked shards, the prefix of the keys of runs
 --
 -- Tasks that were moved a moment ago, and have no permit yet, count as permits in use: `served`, and the time
--- `served_at`. `acquire` takes them off again, and `park` if they are parked again.
+-- `served_at` of the first. `acquire` takes them off again, and `park` if they are parked again. A task that uses a
+-- permit of its worker is not taken off, so all are forgotten after SERVED_SECONDS.
 --
 -- Cost: O(holders of the host + moved tasks).
 -- Returns the number of moved tasks.
@@ -72,7 +73,8 @@ while moved < tonumber(ARGV[2]) do
     moved = moved + 1
 end
 if counted > 0 then
-    redis.call('HSET', KEYS[1], 'served', served + counted, 'served_at', seconds(now))
+    local first = served > 0 and host.served_at or seconds(now)
+    redis.call('HSET', KEYS[1], 'served', served + counted, 'served_at', first)
     keep(KEYS[1], host)
 end
 if redis.call('EXISTS', KEYS[4]) == 0 then

@@ -12,6 +12,7 @@ from tasks.throttle import keys
 from tasks.throttle.parking import ParkedTask, Parking
 from tasks.throttle.redis_registry import RedisRegistry
 from tasks.throttle_options import HostLimit
+from tests.waiting import wait_for
 
 _HOST, _QUEUE, _UNACKED = "a.example", "imagefleet.images.0", ("unacked:one", "unacked_index:one")
 
@@ -59,6 +60,26 @@ def test_parked_task_returns_when_its_host_is_free(server: redis.Redis, registry
     assert json.loads(message)["args"] == []
     assert json.loads(message)["properties"]["delivery_tag"] != "tag-run-0"
     assert len(list(parking.messages())) == 2
+
+
+def test_served_tasks_that_do_not_ask_the_fleet_are_forgotten(server: redis.Redis, registry: RedisRegistry) -> None:
+    """If half of the served tasks use a permit that their worker already has, all permits are soon served again."""
+    server.set(keys.run("run"), "{}")
+    parking, limit = Parking(server), HostLimit(4)
+    registry.release("one", _HOST, 1)
+    assert registry.acquire(_HOST, limit, "one", 1, True).permits == 1
+    registry.release("one", _HOST, 1)
+    assert all(park(server, "run", index) for index in range(1000))
+
+    def serve() -> int:
+        moved = parking.serve()
+        for _ in range(moved // 2):
+            assert registry.acquire(_HOST, limit, "one", 1, True).permits == 1
+            registry.release("one", _HOST, 1)
+        return moved
+
+    assert [serve(), serve()] == [4, 2]
+    wait_for(lambda: serve() == 4)
 
 
 def test_tasks_of_an_ended_run_do_not_delay_others(server: redis.Redis, registry: RedisRegistry) -> None:
