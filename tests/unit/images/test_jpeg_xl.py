@@ -214,7 +214,7 @@ def test_decoder_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as changed:
         changed.setattr(jpeg_xl, "_BASE_BYTES", 40 * 1024 * 1024)
         changed.setattr(jpeg_xl, "_BYTES_A_PIXEL", 0)
-        noise = encoded(Image.effect_noise((1000, 1000), 90), "JXL", quality=90, effort=1)
+        noise = encoded(Image.effect_noise((2500, 2500), 90), "JXL", quality=90, effort=1)
         with pytest.raises(UndecodableError, match="more memory or time"):
             decode_all_frames(noise, _LIMIT, soon(), _FORMATS)
     with monkeypatch.context() as changed:
