@@ -51,8 +51,8 @@ local function has_ended(run)
     return ended[run]
 end
 
-local moved, counted, most = 0, 0, room()
-while moved < tonumber(ARGV[2]) do
+local found, counted, most = {}, 0, room()
+while #found < tonumber(ARGV[2]) do
     local entry = redis.call('LRANGE', KEYS[4], -1, -1)[1]
     if not entry then
         break
@@ -65,12 +65,14 @@ while moved < tonumber(ARGV[2]) do
         counted = counted + 1
     end
     redis.call('RPOP', KEYS[4])
-    -- kombu pops on the right, so the message is the next one of its queue.
-    redis.call('RPUSH', queue, message)
+    found[#found + 1] = {queue, message}
     if redis.call('HINCRBY', ARGV[3] .. run, shard, -1) <= 0 then
         redis.call('HDEL', ARGV[3] .. run, shard)
     end
-    moved = moved + 1
+end
+for place = #found, 1, -1 do
+    -- kombu pops on the right, so the message that was parked first is the next one of its queue.
+    redis.call('RPUSH', found[place][1], found[place][2])
 end
 if counted > 0 then
     local first = served > 0 and host.served_at or seconds(now)
@@ -80,4 +82,4 @@ end
 if redis.call('EXISTS', KEYS[4]) == 0 then
     redis.call('SREM', KEYS[5], key)
 end
-return moved
+return #found
