@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.counting_server import CountingServer, Reply, Served, most_in_a_second, most_open
+from tests.counting_server import CountingServer, Reply, Served, most_in_a_second, most_open
 from tests.faults.harness import Arena, verify_output
 from tests.integration import processes
 

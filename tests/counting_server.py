@@ -40,13 +40,16 @@ class CountingServer(LoopbackServer):
 
     request_queue_size = 1024
 
-    def __init__(self, body: bytes, reply: Callable[[float], Reply]) -> None:
-        """Take the image, and the function that chooses the answer to a request by its start."""
-        super().__init__(_Handler)
+    def __init__(self, body: bytes, reply: Callable[[float], Reply], port: int = 0) -> None:
+        """Take the image, the function that chooses the answer to a request by its start, and the port."""
+        super().__init__(_Handler, port)
         self.body, self.reply = body, reply
         self.requests: list[Served] = []
         self._lock = threading.Lock()
         self.first: float | None = None
+
+    def handle_error(self, *_: object) -> None:
+        """Print nothing if a killed client has closed its connection."""
 
     def begin(self, now: float) -> Reply:
         """Note that a request has started, and return its answer; one request at a time."""
