@@ -82,6 +82,8 @@ class FetchError(Exception):
         self.rest: float | None = None
         #: The host that gave no response; None if there was one.
         self.silent_host: Target | None = None
+        #: Whether the request was the probe after a rest of the host.
+        self.is_probe = False
 
 
 class CommandError(Exception):

@@ -126,7 +126,9 @@ def fetch(
             raise RetryLater(_text(error), countdown(error.retry_after), delivery.spent()) from None
         if judge is not None:
             judge(error)
-        downloader.report_unreachable(error, run.fetch.throttle)
+        rest = downloader.report_unreachable(error, run.fetch.throttle)
+        if defer_long_waits and error.is_probe and rest is not None and delivery.attempts <= run.fetch.retries:
+            raise RetryLater(_text(error), countdown(rest), delivery.spent()) from None
         facts = {**_failure_facts(error), "tls_unverified": download is not None and download.tls_unverified}
     except redis.RedisError:
         # The worker is stopping and can't ask for a permit. Another worker gets the task.

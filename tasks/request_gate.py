@@ -31,6 +31,10 @@ class Answer:
 class Permit(Protocol):
     """The permission for one request."""
 
+    @property
+    def is_probe(self) -> bool:
+        """Whether the request probes the host after a rest."""
+
     def end(self, answer: Answer | None) -> float | None:
         """Give the permission back when the response is read; called exactly once.
 
@@ -57,12 +61,18 @@ class RequestGate(Protocol):
             HostRestingError: the host rested too often in a row, so its images are not tried now.
         """
 
-    def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> None:
-        """Report that an image failed because its host gave no response."""
+    def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> float | None:
+        """Report that an image failed because its host gave no response.
+
+        Returns:
+            the seconds for which the host rests from now; None if it does not rest.
+        """
 
 
 class _Free:
     """The permission of a gate without limits."""
+
+    is_probe = False
 
     def end(self, answer: Answer | None) -> float | None:
         """Return None."""
@@ -81,5 +91,6 @@ class OpenGate:
         """Return a permission at once."""
         return _FREE
 
-    def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> None:
-        """Do nothing."""
+    def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> float | None:
+        """Return None."""
+        return None

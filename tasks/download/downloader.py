@@ -130,6 +130,9 @@ class Downloader:
                     raise long_wait_error(error, options, retry) from error
                 if not error.retryable or retry >= options.retries:
                     raise
+                if error.is_probe and error.silent_host is not None:
+                    # The host is still dead, and rests again when this is reported.
+                    raise
                 if error.rest is not None and self._gate.patience < error.rest <= limits.MAX_COUNTDOWN:
                     raise rest_error(error, error.rest) from error
                 wait = backoff(retry, options.backoff, error.retry_after)
@@ -172,10 +175,14 @@ class Downloader:
         finally:
             permit.end(None)
 
-    def report_unreachable(self, error: FetchError, throttle: ThrottleOptions) -> None:
-        """Report that an image failed because its host gave no response, and that this worker is not the cause."""
-        if error.silent_host is not None and error.retryable:
-            self._gate.report_unreachable(error.silent_host, throttle)
+    def report_unreachable(self, error: FetchError, throttle: ThrottleOptions) -> float | None:
+        """Report that an image failed because its host gave no response, and that this worker is not the cause.
+
+        Return the seconds for which the host rests from now; None if it does not rest.
+        """
+        if error.silent_host is None or not error.retryable:
+            return None
+        return self._gate.report_unreachable(error.silent_host, throttle)
 
     def _attempt(self, start: urls.Url, reader: BodyReader, validators: Validators | None) -> Download:
         """Download a URL and follow its redirects, without a retry."""
@@ -326,6 +333,7 @@ def _request(
         location = _redirect_location(response, reader.deadline) if is_redirect else None
         body = reader.read(response, url, conditional) if location is None else b""
     except FetchError as error:
+        error.is_probe = permit.is_probe
         error.rest = permit.end(_answer(error, latency))
         if latency is None:
             error.silent_host = url

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from math import inf
 from time import monotonic
-from typing import Protocol, TypeVar
 
 import redis
 
@@ -27,10 +26,9 @@ from tasks.request_gate import Answer
 from tasks.throttle.host_key import HostKeys
 from tasks.throttle.host_permits import HostPermits
 from tasks.throttle.policy import LEASE_SECONDS
-from tasks.throttle.registry import Grant, Registry, Report, Rest, Why
+from tasks.throttle.registry import Grant, Registry, Report, Rest, Retry, Why, call_once
 from tasks.throttle_options import HostLimit, Target, ThrottleOptions
 
-_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 #: The longest wait for a permit, in seconds, during which an image keeps its slot.
 SHORT_WAIT_SECONDS = 0.5
@@ -48,17 +46,6 @@ _RENEW_SECONDS, _IDLE_SECONDS = 1.0, 0.5
 _FORGET_SECONDS = 10.0
 
 
-class Retry(Protocol):
-    """Calls a function, and calls it again if it failed for a reason that may pass."""
-
-    def __call__(self, step: Callable[[], _T]) -> _T:
-        """Return the result of the function."""
-
-
-def _call_once(step: Callable[[], _T]) -> _T:
-    return step()
-
-
 class HostPermit:
     """A permit in use."""
 
@@ -67,6 +54,11 @@ class HostPermit:
     def __init__(self, gate: HostGate, host: HostPermits, adaptive: bool, is_booking: bool = False) -> None:
         self._gate, self._host, self._started = gate, host, monotonic()
         self._adaptive, self._is_booking = adaptive, is_booking
+
+    @property
+    def is_probe(self) -> bool:
+        """Whether the request probes the host after a rest."""
+        return self._host.is_probing
 
     def end(self, answer: Answer | None) -> float | None:
         """Give the permit back, report the answer, and return the seconds for which the host rests."""
@@ -84,7 +76,7 @@ class HostGate:
         keys: HostKeys,
         patience: float = SHORT_WAIT_SECONDS,
         serve: Callable[[], object] | None = None,
-        retry: Retry = _call_once,
+        retry: Retry = call_once,
     ) -> None:
         """Create the gate. Its threads start with `start`, or with the first request.
 
@@ -271,14 +263,14 @@ class HostGate:
                 host.changed.notify_all()
         self._woken.set()
 
-    def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> None:
-        """Report that an image failed because its host gave no response."""
+    def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> float | None:
+        """Report that an image got no response from its host; return the seconds for which the host rests."""
         try:
             key = self._keys.key(target, throttle.scope)
         except FetchError:
             # The limit is for addresses, and the host has no address any more.
-            return
-        self.report(key, Report(unreachable=True), throttle.adaptive)
+            return None
+        return self.report(key, Report(unreachable=True), throttle.adaptive)
 
     def stop(self) -> None:
         """Give all permits back, because this process ends; if Redis is unreachable, they expire."""

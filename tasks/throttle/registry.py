@@ -10,12 +10,14 @@ so the clocks of the workers do not matter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tasks.throttle_options import HostLimit
+
+_T = TypeVar("_T")
 
 
 class Why(StrEnum):
@@ -101,6 +103,18 @@ class Rest:
     #: The remaining time; 0 if the host may be used again.
     seconds: float
     given_up: bool = False
+
+
+class Retry(Protocol):
+    """Calls a method of a registry, and calls it again if it failed for a reason that may pass."""
+
+    def __call__(self, step: Callable[[], _T]) -> _T:
+        """Return the result of the method."""
+
+
+def call_once(step: Callable[[], _T]) -> _T:
+    """Call a method of a registry, and return its result."""
+    return step()
 
 
 class Registry(Protocol):

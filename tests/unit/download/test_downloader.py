@@ -35,7 +35,7 @@ from tasks.throttle.gate import HostGate
 from tasks.throttle.host_key import HostKeys
 from tasks.throttle.memory_registry import MemoryRegistry
 from tests.unit.conftest import ONCE, Canned, always, response
-from tests.unit.download.attempts import download, failure
+from tests.unit.download.attempts import cut_off, download, failure
 
 _FAULTS: dict[str, tuple[type[FetchError], int | None, str]] = {
     "/fault/not-found": (HttpClientError, 404, "HTTP 404 Not Found"),
@@ -316,3 +316,18 @@ def test_rest_beyond_the_longest_countdown_is_not_requeued(sessions_to: Callable
         error, attempts = failure(Downloader(sessions_to(server.address), gate=gate), server.url, options)
         gate.stop()
     assert (type(error), attempts) == (RateLimitedError, 1)
+
+
+def test_probe_without_a_response_is_not_repeated(sessions_to: Callable[..., Sessions]) -> None:
+    """If the probe of a host gets no response, the image has only this attempt, so that the host rests again soon."""
+    options = replace(ONCE, retries=2, backoff=0.01)
+    refusal = iter([(response(b"", "429 Slow down", "Retry-After: 1"),)])
+    with Canned(lambda _: next(refusal, None) or cut_off()) as server:
+        gate = HostGate(MemoryRegistry(), "one", HostKeys(lambda _: "192.0.2.1"), patience=10)
+        downloader = Downloader(sessions_to(server.address), gate=gate)
+        failure(downloader, server.url, ONCE)
+        probed, attempts = failure(downloader, server.url, options)
+        rest = downloader.report_unreachable(probed, options.throttle)
+        gate.stop()
+    assert (probed.is_probe, attempts) == (True, 1)
+    assert rest == pytest.approx(10)
