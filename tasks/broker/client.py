@@ -34,6 +34,11 @@ _TLS_HINT = (
     "Start Redis there, or check the address. The server must use TLS, with a certificate for this host name, signed "
     "by the CA in IMAGEFLEET_BROKER_CA_FILE or ssl_ca_certs."
 )
+_SOCKET_HINT = (
+    "Check that the fleet or the Redis there is still running. A local fleet restarts its Redis within seconds, so try "
+    "again."
+)
+_HINTS = {"rediss": _TLS_HINT, "redis+socket": _SOCKET_HINT}
 #: Three numbers of connections: the maximum for a producer, the maximum for a worker, and the number that a worker adds
 #: when it starts to work.
 PRODUCER_CONNECTIONS, WORKER_CONNECTIONS, MORE_CONNECTIONS = 12, 24, 8
@@ -218,7 +223,7 @@ def translate_errors(url: str) -> Iterator[None]:
             what = f"The broker {shown} can't be used now" if problem.temporary else f"The broker {shown} refuses us"
             raise CommandError(what, problem.text, problem.hint) from error
         if isinstance(error, redis.ConnectionError | redis.TimeoutError):
-            hint = _TLS_HINT if url.startswith("rediss:") else _CONNECT_HINT
+            hint = _HINTS.get(url.partition(":")[0], _CONNECT_HINT)
             raise CommandError(f"The broker {shown} can't be reached", str(error) or "no answer", hint) from error
         if isinstance(error, redis.ResponseError):
             raise CommandError(f"The broker {shown} refuses us", problem.text, problem.hint) from error

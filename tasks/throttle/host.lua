@@ -11,6 +11,7 @@
 --   booked           the earliest time that the rate allows for the next booking
 --   rests            rests in a row
 --   until, rest      when the latest rest ends, and its length in seconds
+--   rested           when the latest rest began
 --   given_up         1 if the host is given up
 --   cause            why the host rested: refused or unreachable
 --   probe            the holder of the current or latest probe

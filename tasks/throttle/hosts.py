@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, Self, cast
@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 import orjson
 import redis
 
-from tasks.throttle import keys
+from tasks.throttle import keys, policy
 from tasks.throttle.registry import Cause, Why
 from tasks.throttle.scripts import CLOCK, call_each, script
 from tasks.throttle_options import HostLimit
@@ -51,6 +51,10 @@ class HostState:
     #: The smoothed and the best latency; None before the first good answer.
     latency: float | None
     best_latency: float | None
+    #: The number of parked tasks, which wait in Redis until the host is free.
+    parked: int = 0
+    #: The seconds since the latest rest began or the limit was last halved; None if neither has happened.
+    troubled: float | None = None
 
     @property
     def open_limit(self) -> int | None:
@@ -63,6 +67,12 @@ class HostState:
             return 1
         operator = self.operator_limit.concurrency if self.operator_limit else self.limit.concurrency
         return min(self.limit.concurrency, operator, self.adaptive_limit or self.limit.concurrency)
+
+    @property
+    def rate(self) -> float | None:
+        """The number of requests that may begin per second; None for no maximum."""
+        rates = [limit.rate for limit in (self.limit, self.operator_limit) if limit and limit.rate is not None]
+        return min(rates, default=None)
 
     @classmethod
     def from_json(cls, key: str, value: Mapping[str, Any]) -> Self:
@@ -82,6 +92,8 @@ class HostState:
             **{name: int(state.get(name, 0)) for name in ("ok", "slow", "refused", "unreachable")},
             latency=float(state["latency"]) if "latency" in state else None,
             best_latency=float(state["best"]) if "best" in state else None,
+            parked=value["parked"],
+            troubled=value.get("troubled"),
         )
         return replace(found, why=_why(found, "given_up" in state))
 
@@ -89,20 +101,48 @@ class HostState:
 def list_hosts(server: redis.Redis, clock: str = CLOCK) -> Iterator[HostState]:
     """Yield the state of each host that the fleet has used in the last hour, the longest unused first.
 
-    Hosts that rested or have a reduced limit are kept for a day.
+    Hosts that rested or have a reduced limit are kept for a day. Hosts with a limit of an operator are always kept.
 
     Raises:
         redis.RedisError: Redis is unreachable.
     """
+    used = cast("list[str]", server.zrange(keys.HOSTS, 0, -1))
+    limited = cast("list[str]", server.hkeys(keys.HOST_LIMITS))
+    yield from _describe(server, dict.fromkeys([*used, *limited]), clock)
+
+
+def list_hosts_since(server: redis.Redis, since: float) -> Iterator[HostState]:
+    """Yield the state of each host that the fleet has used since a time, which is a Unix time of Redis's clock.
+
+    A host that was used up to a minute earlier may be among them.
+
+    Raises:
+        redis.RedisError: Redis is unreachable.
+    """
+    used = cast("list[str]", server.zrangebyscore(keys.HOSTS, since - policy.KEEP_SECONDS, "+inf"))
+    yield from _describe(server, used, CLOCK)
+
+
+def find_host(server: redis.Redis, key: str) -> HostState | None:
+    """Return the state of a host; None if the fleet does not know the host.
+
+    Raises:
+        redis.RedisError: Redis is unreachable.
+    """
+    return next(_describe(server, [key], CLOCK), None)
+
+
+def _describe(server: redis.Redis, hosts: Iterable[str], clock: str) -> Iterator[HostState]:
+    """Yield the states of hosts. Hosts without a state and without a limit are left out."""
     describe = server.register_script(script("describe", clock))
-    found = iter(cast("list[str]", server.zrange(keys.HOSTS, 0, -1)))
+    found = iter(hosts)
     while batch := list(islice(found, _BATCH)):
-        calls = [((keys.host(key), keys.leases(key), keys.HOST_LIMITS), (key,)) for key in batch]
+        calls = [((keys.host(key), keys.leases(key), keys.HOST_LIMITS, keys.parked(key)), (key,)) for key in batch]
         replies = [orjson.loads(reply) for reply in call_each(server, describe, calls)]
-        # The index also contains hosts whose state has expired.
-        yield from (
-            HostState.from_json(key, reply) for key, reply in zip(batch, replies, strict=True) if reply["state"]
-        )
+        for key, reply in zip(batch, replies, strict=True):
+            # The index also contains hosts whose state has expired.
+            if reply["state"] or "set" in reply:
+                yield HostState.from_json(key, reply)
 
 
 def set_limit(server: redis.Redis, key: str, limit: HostLimit) -> None:

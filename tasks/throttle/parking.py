@@ -25,6 +25,8 @@ from tasks.throttle.scripts import call_each, script
 _PARK = Path(__file__).with_name("park.lua").read_text(encoding="utf-8")
 #: The number of hosts to serve in one call.
 _HOSTS = 50
+#: The number of hosts whose parked tasks are counted.
+_COUNTED_HOSTS = 200
 #: The number of messages to read or to move at a time.
 _CHUNK_MESSAGES = 1000
 #: The beginning of the delivery tags of messages that were parked.
@@ -93,6 +95,18 @@ class Parking:
             while entries := cast("list[str]", self._server.lrange(name, start, start + _CHUNK_MESSAGES - 1)):
                 yield from _messages(entries)
                 start += len(entries)
+
+    def parked_at_hosts(self) -> dict[str, int]:
+        """Return the number of parked tasks of each host, of all runs.
+
+        If more than 200 hosts have parked tasks, the result has 200 of them, chosen at random.
+        """
+        hosts = cast("list[str]", self._server.srandmember(keys.PARKED_HOSTS, _COUNTED_HOSTS))
+        with self._server.pipeline(transaction=False) as pipe:
+            for host in hosts:
+                pipe.llen(keys.parked(host))
+            counts = zip(hosts, cast("list[int]", pipe.execute()), strict=True)
+        return {host: count for host, count in counts if count}
 
     def parked_in_shards(self, run_id: str) -> dict[int, int]:
         """Return the number of parked tasks of each shard of a run; shards without parked tasks are absent."""

@@ -93,7 +93,7 @@ local function rest(cause)
         host.threshold = math.max(1, math.floor(current_limit() / 2))
     end
     host.adaptive, host.good, host.failures, host.probe = 1, 0, 0, nil
-    host.rests, host.cause = rests + 1, cause
+    host.rests, host.cause, host.rested = rests + 1, cause, seconds(now)
     if rests + 1 >= (cause == 'refused' and REFUSED_RESTS or UNREACHABLE_RESTS) then
         host.given_up = '1'
     end

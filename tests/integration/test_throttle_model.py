@@ -257,7 +257,8 @@ class Model(RuleBasedStateMachine):
         if self.memory is not None:
             # Describing a host also checks its times against the clock.
             self.memory.renew("nobody", {name: 0})
-        reply = cast("str", self.describe((keys.host(name), keys.leases(name), keys.HOST_LIMITS), (name,)))
+        places = keys.host(name), keys.leases(name), keys.HOST_LIMITS, keys.parked(name)
+        reply = cast("str", self.describe(places, (name,)))
         return hosts.HostState.from_json(name, json.loads(reply))
 
     def _both(self, method: str, *arguments: Any) -> Any:
