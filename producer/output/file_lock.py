@@ -18,6 +18,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from producer.output.lock_holder import NAME, UNKNOWN_HOLDER, LockHolder, taken_error
@@ -58,6 +59,18 @@ def hold(folder: Path, broker: str | None, command: str = "") -> Iterator[None]:
                 os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def set_fleet(folder: Path, url: str) -> None:
+    """Add the URL of a local fleet's Redis to the lock's description. Call this only while holding the lock."""
+    with suppress(OSError):
+        # Closing a second descriptor does not release a `flock`.
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if (holder := _read(descriptor)) is not None:
+                _write(descriptor, replace(holder, fleet=url))
+        finally:
+            os.close(descriptor)
 
 
 def discard(folder: Path) -> None:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 
 from config import limits
@@ -86,6 +87,12 @@ def is_lost(store: ObjectStore) -> bool:
     return lease.successor is not None
 
 
+def set_fleet(store: ObjectStore, url: str) -> None:
+    """Add the URL of a local fleet's Redis to the lock's description. Other processes see it after the next renewal."""
+    if (lease := _held.get(store)) is not None:
+        lease.holder = replace(lease.holder, fleet=url)
+
+
 def discard(store: ObjectStore) -> None:
     """Remove the lock. Call this only while holding the lock, and only if the folder holds no run."""
     with suppress(StorageError):
@@ -150,7 +157,7 @@ class _Lease:
     """
 
     def __init__(self, store: ObjectStore, holder: LockHolder) -> None:
-        self._store, self._holder = store, holder
+        self._store, self.holder = store, holder
         self._token = _process().name
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -186,7 +193,7 @@ class _Lease:
             started = _now()
             if found is None:
                 version = self._store.create_version(NAME, self._body())
-            elif _token(found[0]) == self._token and json.loads(found[0])["since"] == self._holder.since:
+            elif _token(found[0]) == self._token and json.loads(found[0])["since"] == self.holder.since:
                 # The first response was lost.
                 version = found[1]
             else:
@@ -220,7 +227,7 @@ class _Lease:
 
     def _body(self) -> bytes:
         # Some stores derive an object's version from its content. So the number gives each renewal another content.
-        return self._holder.to_json(token=self._token, renewals=self._renewals)
+        return self.holder.to_json(token=self._token, renewals=self._renewals)
 
     def _renew_until_stopped(self) -> None:
         while self.successor is None and not self._stopping.wait(_RENEWAL_SECONDS):

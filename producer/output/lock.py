@@ -22,6 +22,7 @@ __all__ = [
     "discard",
     "hold",
     "is_lost",
+    "set_fleet",
 ]
 
 
@@ -39,6 +40,17 @@ def hold(place: Store | Path, broker: str | None, command: str = "") -> Abstract
     if isinstance(place, ObjectStore):
         return lease.hold(place, broker, command)
     return file_lock.hold(_folder(place), broker, command)
+
+
+def set_fleet(place: Store, url: str) -> None:
+    """Add the URL of the Redis of this process's local fleet to the lock, so that other commands find the fleet.
+
+    Call this only while holding the lock. An error is ignored, because the URL is only for information.
+    """
+    if isinstance(place, ObjectStore):
+        lease.set_fleet(place, url)
+    else:
+        file_lock.set_fleet(_folder(place), url)
 
 
 def check_held(place: Store) -> None:

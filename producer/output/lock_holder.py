@@ -31,6 +31,9 @@ class LockHolder:
     command: str
     #: The redacted URL of the process's broker; None for a local fleet.
     broker: str | None
+    #: The URL of the private Redis of the process's local fleet; None before the fleet is ready, and for a broker. Only
+    #: the user who runs the fleet can connect to it.
+    fleet: str | None = None
 
     @classmethod
     def current(cls, broker: str | None, command: str) -> Self:
@@ -48,6 +51,7 @@ class LockHolder:
                 float(facts["since"]),
                 str(facts["command"]),
                 None if facts["broker"] is None else str(facts["broker"]),
+                None if facts.get("fleet") is None else str(facts["fleet"]),
             )
         except (ValueError, KeyError, TypeError):
             return None

@@ -177,3 +177,13 @@ def test_lock_that_another_producer_has_released(server: ObjectServer, store: Ob
         with pytest.raises(CommandError, match="the other producer is an unknown process"):
             lock.check_held(store)
     assert lock_content(server) == b""
+
+
+def test_fleet_of_the_holder_is_in_the_lock(server: ObjectServer, store: ObjectStore) -> None:
+    """After its next renewal, the lock has the URL of the holder's local fleet."""
+    with lock.hold(store, None, "run"):
+        lock.set_fleet(store, "redis+socket:///tmp/a/redis.sock")
+        wait_for(lambda: b"redis.sock" in lock_content(server))
+        holder = lock.current_holder(store)
+        assert holder is not None
+        assert (holder.pid, holder.fleet) == (os.getpid(), "redis+socket:///tmp/a/redis.sock")
