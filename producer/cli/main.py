@@ -16,6 +16,7 @@ from config import VERSION, SettingsError, streams
 from producer.cli.compare_commands import compare, demo, serve
 from producer.cli.console import print_note, show
 from producer.cli.fleet_commands import doctor, fleet
+from producer.cli.hosts_command import hosts
 from producer.cli.json_result import JsonResult
 from producer.cli.run_commands import cancel, resume, retry, run
 from producer.cli.signals import (
@@ -40,7 +41,7 @@ def cli(debug: bool) -> None:
     """Download lists of image URLs with a fleet of Celery workers."""
 
 
-for _command in (run, resume, retry, cancel, compare, demo, serve, fleet, doctor):
+for _command in (run, resume, retry, cancel, compare, demo, serve, fleet, hosts, doctor):
     cli.add_command(_command)
 
 

@@ -74,6 +74,8 @@ class DisplayedProgress:
     done_before: int = 0
     #: Whether the command ends before it reaches the total. If so, no remaining time is shown.
     ends_early: bool = False
+    #: How many images wait for busy hosts. It changes often, so it is shown with the progress and not as a note.
+    waiting: str = ""
 
     def seconds_left(self, rate: float) -> float | None:
         """Return the remaining time at this number of images per second; None if it is unknown."""
@@ -135,7 +137,7 @@ class Display:
         assert self._bar is not None
         ended, total = progress.ended, progress.total
         left = progress.seconds_left(rate)
-        self._bar.lines = (progress.detail, progress.note)
+        self._bar.lines = (progress.detail, progress.waiting, progress.note)
         fields: dict[str, Any] = {
             "percent": "" if not total else f"{ended * 100 // total}%",
             "count": f"{ended:,}" if total is None else f"{ended:,}/{total:,}",
@@ -162,6 +164,8 @@ class Display:
         if left := progress.seconds_left(rate):
             line += f", {_format_duration(left)} left"
         self._print_line(f"{line}; {progress.detail}" if progress.detail else line)
+        if progress.waiting:
+            self._print_line(progress.waiting)
 
     def announce(self, text: str) -> None:
         """Show a permanent line above the bar, even if ``quiet`` is set. Only the first announcement is shown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -66,7 +67,10 @@ def _count_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
     from config.settings import settings
 
     summary = result.summary
-    hints = _HINTS if settings().proxy is None else {**_HINTS, "connect": _PROXY_HINT}
+    folder = shlex.quote(result.out)
+    hints = {**_HINTS, "host_resting": f"  (hosts that were given up: retry later with `producer retry {folder}`)"}
+    if settings().proxy is not None:
+        hints["connect"] = _PROXY_HINT
     yield "Images", f"{summary.total:,} in {pluralized(summary.shards, 'shard')}"
     for status, count in summary.statuses.items():
         yield f"  {status}", f"{count:,}"
@@ -91,6 +95,13 @@ def _fleet_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
         yield "Fleet", f"{fleet}; ready after {result.startup_seconds:.2f} s"
     for worker in result.unfit:
         yield "Unfit worker", Text(sanitized(str(worker)))
+    if result.hosts:
+        # Not imported at the top, for the same reason as the settings.
+        from producer.cli.render_hosts import describe_host, shortened
+
+        yield "Troubled hosts", ""
+        for host in result.hosts:
+            yield Text(f"  {shortened(host.host)}"), Text(describe_host(host))
 
 
 def _file_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:

@@ -265,6 +265,7 @@ def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool) -> RunR
 def _show_run(display: Display, progress: Progress) -> None:
     from producer.cli.progress_display import DisplayedProgress
     from producer.cli.render import describe_failures
+    from producer.cli.render_hosts import describe_waiting
 
     detail = f"{format_size(progress.bytes)}, {describe_failures(progress)}"
     if progress.done_before:
@@ -283,6 +284,7 @@ def _show_run(display: Display, progress: Progress) -> None:
         note=note,
         done_before=progress.done_before,
         ends_early=progress.finishing is not None,
+        waiting=describe_waiting(progress),
     )
     display.show("images", displayed)
 

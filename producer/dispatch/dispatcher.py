@@ -13,15 +13,17 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import redis
 from kombu.exceptions import BatchPublishError, OperationalError
 
 from producer.dispatch import chord_state
 from producer.dispatch.drain import Drain
+from producer.dispatch.host_report import HostReport
 from producer.dispatch.parked_shards import ParkedShards
 from producer.dispatch.progress import Progress, Timing
+from producer.dispatch.progress_reader import DispatchState, ProgressReader
 from producer.dispatch.publisher import ChordPublisher
 from producer.dispatch.recovery import ShardInFlight, ShardRecovery
 from producer.dispatch.revision_requests import RevisionRequests
@@ -29,13 +31,11 @@ from producer.dispatch.run_record import RunRecord, drop_run
 from producer.dispatch.saving_check import SavingCheck
 from producer.dispatch.signals import CANCEL, read_signals
 from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
-from producer.dispatch.workers import describe_workers
 from producer.output import lock
 from producer.output.run_file import resume_command
 from producer.output.shard_files import load_requests
 from producer.planning.planner import Planner
-from tasks.broker import keys, liveness, requeue, transport
-from tasks.broker.progress import REASON
+from tasks.broker import liveness, requeue, transport
 from tasks.broker.redis_errors import RedisProblem, redis_problem
 from tasks.celery import app
 from tasks.errors import CommandError, RunInterruptedError
@@ -54,8 +54,6 @@ _INSPECT_INTERVAL_SECONDS = 3.0
 _MANIFEST_TIMEOUT_SECONDS = 30.0
 #: The longest wait for an unreachable Redis, in seconds.
 _REDIS_TIMEOUT_SECONDS = 120.0
-#: After this many seconds without a finished image, the dispatcher asks which workers respond.
-_IDLE_NOTICE_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +104,14 @@ class Dispatcher:
         self._timing = Timing()
         self._in_flight: dict[int, ShardInFlight] = {}
         self._inspected_at = 0.0
-        self._images_ended, self._idle_since, self._idle_text = 0, time.monotonic(), ""
         self._unfit = UnfitWorkers(server, self._run_id)
-        self._saving_check = SavingCheck(store, self._unfit)
         #: The number of images in completed shards. Only images sent by this command count.
         self._images_completed = 0
         self._parked = ParkedShards(server, options.run_id, self._publisher, dispatch.max_parked)
+        saving_check = SavingCheck(store, self._unfit)
+        self._progress_reader = ProgressReader(
+            server, options.run_id, self._unfit, saving_check, self._parked, dispatch.local
+        )
         #: The number of shards sent or skipped so far. The next shard has this number.
         self._sent = 0
         self._done_before = 0
@@ -128,21 +128,17 @@ class Dispatcher:
         """End after the current downloads, and drop the queued tasks. Safe to call from a signal handler."""
         self._finishing.set()
 
-    def _images_in_flight(self) -> int:
-        """Return the approximate number of images in flight."""
-        shards = list(self._in_flight.values())
-        # ``counted`` is the number of a chord's parts at the last inspection. The workers' sums are newer, but in a
-        # resumed run these sums may include images of an earlier command.
-        images = sum(max(shard.images - shard.counted, 0) for shard in shards)
-        if not self._dispatch.resumed:
-            sent = sum(shard.images for shard in shards)
-            images = min(images, max(sent - (self._images_ended - self._images_completed), 0))
-        return images
-
     @property
     def unfit(self) -> list[UnfitWorker]:
         """The workers that left tasks of this run to other workers."""
         return self._unfit.found
+
+    def troubled_hosts(self) -> list[HostReport]:
+        """Return the hosts that rested, were slow or kept images waiting; empty while Redis is unreachable."""
+        try:
+            return self._parked.hosts.troubled_hosts()
+        except redis.RedisError:
+            return []
 
     def run(self, listener: Callable[[Progress], None]) -> Timing:
         """Send every shard of the plan and wait for all their manifests.
@@ -286,44 +282,15 @@ class Dispatcher:
         self._listener(progress)
 
     def _progress(self) -> Progress:
-        try:
-            sums = cast("dict[str, str]", self._server.hgetall(keys.progress(self._run_id)))
-        except redis.RedisError as error:
-            # The next operation on Redis waits until Redis is back.
-            if self._last_progress is not None:
-                return replace(self._last_progress, note=redis_problem(error).note)
-            sums = {}
-        planned = self._planner.rows
-        success, failed = int(sums.get("success", 0)), int(sums.get("failed", 0))
-        size = int(sums.get("bytes", 0))
-        self._saving_check.update(success, int(sums.get("unsaved", 0)))
-        planned_here = max(planned - self._done_before, 0)
-        reason, count = max(_reasons(sums).items(), key=lambda item: item[1], default=("", 0))
-        return Progress(
-            min(success, planned_here),
-            min(failed, planned_here),
-            size,
-            planned,
-            self._planner.closed,
-            self._done_before,
-            reason,
-            count,
-            self._idle_note(success + failed),
-            None if self._drain is None else self._drain.images,
+        state = DispatchState(
+            planned=self._planner.rows,
+            plan_complete=self._planner.closed,
+            done_before=self._done_before,
+            in_flight=list(self._in_flight.values()),
+            completed=None if self._dispatch.resumed else self._images_completed,
+            finishing=None if self._drain is None else self._drain.images,
         )
-
-    def _idle_note(self, ended: int) -> str:
-        """Return a note for the user.
-
-        If no image has ended for a while, the note is about all workers. Otherwise it is about the unfit workers.
-        """
-        now = time.monotonic()
-        if ended != self._images_ended or not self._in_flight:
-            self._images_ended, self._idle_since, self._idle_text = ended, now, ""
-        elif now - self._idle_since > _IDLE_NOTICE_SECONDS:
-            self._idle_since = now
-            self._idle_text = describe_workers(self._dispatch.local, self._images_in_flight(), self._server)
-        return self._idle_text or self._unfit.note
+        return self._progress_reader.read(state)
 
     def _connect(self) -> None:
         """Open the connections for messages and chords before the first task.
@@ -332,6 +299,7 @@ class Dispatcher:
         """
         self._renew_record()
         RedisRegistry(self._server).prepare()
+        self._parked.hosts.start()
         with app.producer_or_acquire() as producer:
             producer.connection.ensure_connection(max_retries=1)
             producer.channel  # noqa: B018  # the first access opens it
@@ -414,8 +382,3 @@ class Dispatcher:
 
 def _ignore(_: Progress) -> None:
     """Ignore a progress report."""
-
-
-def _reasons(sums: Mapping[str, str]) -> dict[str, int]:
-    """Return the number of failed images for each reason, from the workers' sums."""
-    return {name.removeprefix(REASON): int(count) for name, count in sums.items() if name.startswith(REASON)}

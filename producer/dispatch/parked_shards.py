@@ -8,6 +8,7 @@ from collections.abc import Collection
 import redis
 
 from producer.dispatch import chord_state
+from producer.dispatch.host_watch import HostWatch
 from producer.dispatch.publisher import ChordPublisher
 from producer.dispatch.recovery import ShardInFlight
 from tasks.throttle.parking import Parking
@@ -31,6 +32,8 @@ class ParkedShards:
         self._shards: frozenset[int] = frozenset()
         #: The number of parked images of the run.
         self.images = 0
+        #: The hosts that the images wait for.
+        self.hosts = HostWatch(server)
 
     def places(self, in_flight: Collection[int]) -> int:
         """Return how many of the shards in flight give their places back."""
@@ -47,6 +50,7 @@ class ParkedShards:
         self._looked_at = time.monotonic()
         parked = self._parking.parked_in_shards(self._run_id)
         self.images = sum(parked.values())
+        self.hosts.refresh(has_parked=self.images > 0)
         self._shards = frozenset(
             shard.shard
             for shard in in_flight

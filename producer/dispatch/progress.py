@@ -23,6 +23,10 @@ class Progress:
     note: str = ""
     #: The number of images still being downloaded after the run was told to end early; None before.
     finishing: int | None = None
+    #: The number of images that wait for busy hosts, the host with the most of them, and the number of such hosts.
+    waiting: int = 0
+    busiest_host: str = ""
+    busy_hosts: int = 0
 
 
 @dataclass(slots=True)

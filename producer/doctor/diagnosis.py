@@ -22,7 +22,7 @@ from config.locations import Location, StoreUrl
 from config.settings import settings, unknown_variables
 from producer.dispatch import workers as worker_queries
 from producer.dispatch.workers import clock_ahead
-from producer.doctor import folder_checks, server_checks, worker_checks
+from producer.doctor import folder_checks, host_checks, server_checks, worker_checks
 from producer.doctor.finding import Finding, Level, finding_from_error
 from producer.formatting import pluralized
 from producer.local_fleet.fleet import FleetSize, check_size, cores, server_binary
@@ -220,6 +220,7 @@ def _broker_findings(url: str, examined: _ProbedFolder) -> list[Finding]:
             info = server_checks.query_or_none(server.info) or {}
             writes = server_checks.check_writes(server)
             sent = time.time()
+            load = server_checks.query_or_none(lambda: host_checks.measure_hosts(server))
             clock = server_checks.query_or_none(server.time)
             if clock is not None:
                 ahead["Redis"] = clock_ahead(clock[0] + clock[1] / 1e6, sent, time.time())
@@ -232,6 +233,8 @@ def _broker_findings(url: str, examined: _ProbedFolder) -> list[Finding]:
         findings += [server_checks.connections_finding(info, len(workers)), *worker_checks.workers_findings(workers)]
         ahead |= {worker.name: worker.skew for worker in workers if worker.skew is not None}
         findings.append(worker_checks.clocks_finding(ahead))
+        if load is not None:
+            findings += host_checks.host_findings(load, sum(worker.slots for worker in workers))
         if workers and examined.location is not None:
             findings += worker_checks.ask_workers_about_folder(
                 examined.location, examined.token, [worker.name for worker in workers]

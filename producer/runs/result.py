@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 from config.locations import parse_location
+from producer.dispatch.host_report import HostReport
 from producer.dispatch.unfit_workers import UnfitWorker
 from producer.output.folder import open_output
 from producer.output.shard_files import load_manifest
@@ -28,6 +29,18 @@ class PreviousResult:
     images_per_second: float
     workers: int
     concurrency: int
+
+    @classmethod
+    def from_totals(cls, finished_at: float, totals: Mapping[str, Any]) -> Self:
+        """Create the value from the figures in ``run.json``."""
+        return cls(
+            finished_at,
+            totals.get("fetched", 0),
+            totals.get("wall_seconds", 0.0),
+            totals.get("images_per_second", 0.0),
+            totals.get("workers", 0),
+            totals.get("concurrency", 0),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,8 @@ class RunResult:
     completion: PreviousResult | None = None
     #: Workers that could not run tasks of the run, and left these tasks to other workers.
     unfit: Sequence[UnfitWorker] = ()
+    #: The hosts that rested, were slow or kept images waiting: at most five, the worst first.
+    hosts: Sequence[HostReport] = ()
     #: The place of the first shard's images, relative to the output folder.
     first_images: str = "00000/"
 
@@ -93,4 +108,5 @@ class RunResult:
             "fetched": self.images,
             "repaired": self.repaired,
             "unfit_workers": {worker.name: worker.why for worker in self.unfit},
+            "hosts": [asdict(host) for host in self.hosts],
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,8 +16,8 @@ import pyarrow as pa
 import redis
 
 from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
+from producer.dispatch.host_report import HostReport
 from producer.dispatch.progress import Progress, Timing
-from producer.dispatch.unfit_workers import UnfitWorker
 from producer.output import lock
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id
@@ -253,14 +253,8 @@ class Run:
             before=self._before,
             previous_run=self._record.options.previous_run,
             first_images=self._first_images(),
-            completion=PreviousResult(
-                self._record.finished_at or 0.0,
-                totals.get("fetched", 0),
-                totals.get("wall_seconds", 0.0),
-                totals.get("images_per_second", 0.0),
-                totals.get("workers", 0),
-                totals.get("concurrency", 0),
-            ),
+            hosts=[HostReport.from_json(facts) for facts in totals.get("hosts", ())],
+            completion=PreviousResult.from_totals(self._record.finished_at or 0.0, totals),
         )
 
     def execute(self, pool: WorkerPool, listener: Callable[[Progress], None]) -> RunResult:
@@ -282,7 +276,7 @@ class Run:
             dispatcher.finish()
         try:
             timing = dispatcher.run(listener)
-            result = self._create_result(pool, timing, dispatcher.unfit)
+            result = self._create_result(pool, timing, dispatcher)
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=result.totals())
             # All shards are done, so only a late duplicate of a task may still be writing a file.
             self._store.remove_leftovers()
@@ -297,6 +291,9 @@ class Run:
         return result
 
     def _save_broker(self, pool: WorkerPool) -> None:
+        """Save how other commands find the run's Redis: in the record, or in the lock for a local fleet."""
+        if pool.local:
+            lock.set_fleet(self._store, pool.broker_url)
         broker = None if pool.local else redacted(pool.broker_url)
         if broker == self._record.broker:
             return
@@ -335,7 +332,7 @@ class Run:
         pool.check()
         lock.check_held(self._store)
 
-    def _create_result(self, pool: WorkerPool, timing: Timing, unfit: Sequence[UnfitWorker]) -> RunResult:
+    def _create_result(self, pool: WorkerPool, timing: Timing, dispatcher: Dispatcher) -> RunResult:
         return RunResult(
             run_id=self.id,
             source=self.source,
@@ -350,7 +347,8 @@ class Run:
             before=self._before,
             previous_run=self.previous_run,
             first_images=self._first_images(),
-            unfit=list({worker.name: worker for worker in (*pool.unfit, *unfit)}.values()),
+            unfit=list({worker.name: worker for worker in (*pool.unfit, *dispatcher.unfit)}.values()),
+            hosts=dispatcher.troubled_hosts(),
         )
 
     def _first_images(self) -> str:

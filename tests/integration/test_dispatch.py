@@ -18,7 +18,7 @@ from celery import chord
 from config import limits
 from config.locations import StoreUrl
 from producer.dispatch import dispatcher as dispatcher_module
-from producer.dispatch import run_record
+from producer.dispatch import progress_reader, run_record
 from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.dispatch.progress import Progress
 from producer.output import lease, lock
@@ -432,7 +432,7 @@ def test_notes_a_standstill_without_workers(
     server: redis.Redis, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If there are no workers, the run reports that workers are missing, instead of waiting silently."""
-    monkeypatch.setattr(dispatcher_module, "_IDLE_NOTICE_SECONDS", 0.0)
+    monkeypatch.setattr(progress_reader, "_IDLE_NOTICE_SECONDS", 0.0)
     job, _ = dispatcher(store, server, ["http://a.example/"])
     reports: list[Progress] = []
 

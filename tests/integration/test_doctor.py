@@ -51,6 +51,7 @@ def test_healthy_setup_passes(fleet: str, out: Path) -> None:
             "workers",
             "queues",
             "clocks",
+            "hosts",
         ),
         *("folder here", "folder at workers"),
     }

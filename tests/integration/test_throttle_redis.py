@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import redis
 
+from producer.dispatch.host_watch import HostWatch
 from tasks.broker import client as broker_client
 from tasks.broker import keys as broker_keys
 from tasks.throttle import hosts, keys, policy
@@ -231,5 +232,9 @@ def test_permissions_of_a_worker_suffice(server: redis.Redis, restricted: redis.
     assert made.next_rest(1.0) == Rest(_HOST, 1.0)
     hosts.set_limit(restricted, _HOST, HostLimit(1))
     assert described_now(restricted).cause is Cause.REFUSED
+    watch = HostWatch(restricted)
+    watch.start()
+    watch.refresh(has_parked=True)
+    assert [host.host for host in watch.troubled_hosts()] == [_HOST]
     hosts.lift(restricted, _HOST)
     made.close()

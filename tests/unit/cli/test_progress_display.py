@@ -151,3 +151,20 @@ def test_start_of_a_fleet_is_shown(terminal: bool, quiet: bool) -> None:
     assert any("Starting 2 workers" in line for line in written_lines(screen)) is not quiet
     assert isinstance(screen.file, io.StringIO)
     assert not terminal or screen.file.getvalue().endswith("\x1b[2K")
+
+
+def test_waiting_images_have_their_own_line(watch: Watch) -> None:
+    """The line about waiting images is below the bar. Without a terminal, it is printed with the progress."""
+    progress = DisplayedProgress(1, 10, "detail", "note", waiting="8 images wait for a.example")
+    with Display(console(terminal=True)) as display:
+        display.show("images", progress)
+        assert bar_lines(display)[1:] == ["detail", "8 images wait for a.example", "note"]
+    screen = console(terminal=False)
+    with Display(screen) as display:
+        display.show("images", progress)
+        watch.now += 5
+        display.show("images", progress)
+    lines = [line for line in written_lines(screen) if line]
+    assert lines[0] == "note"
+    assert lines[1].startswith("images: 1 of 10 images")
+    assert lines[2:] == ["8 images wait for a.example"]

@@ -12,6 +12,7 @@ from rich.console import Console, RenderableType
 from config.settings import settings
 from producer.cli import render
 from producer.comparison.comparison import Comparison, Way
+from producer.dispatch.host_report import HostCondition, HostReport
 from producer.dispatch.progress import Progress
 from producer.output.summary import Summary
 from producer.runs.result import PreviousResult, RunResult
@@ -156,6 +157,7 @@ def test_json_totals() -> None:
         "fetched": 3000,
         "repaired": 0,
         "unfit_workers": {},
+        "hosts": [],
     }
 
 
@@ -190,3 +192,14 @@ def test_progress_names_the_main_reason(reason: str, count: int, expected: str) 
     """The main reason of failures is shown during the run, even if only some images have failed."""
     progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
     assert render.describe_failures(progress) == expected
+
+
+def test_report_names_troubled_hosts() -> None:
+    """Hosts that rested or were slow are listed, and images that were not tried can be retried."""
+    host = HostReport(
+        "a.example", HostCondition.RESTS, "it did not answer; 5 s left", 0, 0, None, 0, 9, 0, 0, 5, None, None, 5.0
+    )
+    summary = replace(_SUMMARY, reasons={"host_resting": 3})
+    shown = text(render.render_run(replace(_REPORT, summary=summary, hosts=[host])))
+    assert "host_resting        3  (hosts that were given up: retry later with `producer retry /data/out`)" in shown
+    assert "Troubled hosts\n  a.example           rests: it did not answer; 5 s left; 5 without an answer\n" in shown

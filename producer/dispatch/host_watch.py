@@ -1,0 +1,80 @@
+"""Watch the hosts of a run: for the progress display, and for the run's report."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+import redis
+
+from producer.dispatch.host_report import HostCondition, HostReport
+from tasks.throttle.hosts import list_hosts_since
+from tasks.throttle.parking import Parking
+
+#: The maximum number of hosts in a report.
+_MOST_HOSTS = 5
+#: A host for which images waited this many seconds is in the report.
+_LONG_WAIT_SECONDS = 10.0
+_TROUBLED = frozenset(
+    {HostCondition.GIVEN_UP, HostCondition.RESTS, HostCondition.PROBED, HostCondition.REDUCED},
+)
+
+
+class HostWatch:
+    """The hosts that a run waits for, or has waited for."""
+
+    def __init__(self, server: redis.Redis) -> None:
+        """Take a client with `decode_responses`."""
+        self._server, self._parking = server, Parking(server)
+        self._started: float | None = None
+        self._looked_at: float | None = None
+        self._waited: defaultdict[str, float] = defaultdict(float)
+        #: The host with the most parked images, and the number of hosts with parked images; empty and 0 without any.
+        self.busiest, self.busy = "", 0
+
+    def start(self) -> None:
+        """Note the time of Redis's clock at the start of the run; later calls change nothing.
+
+        Raises:
+            redis.RedisError: Redis is unreachable.
+        """
+        if self._started is None:
+            seconds, microseconds = self._server.time()
+            self._started = seconds + microseconds / 1e6
+
+    def refresh(self, has_parked: bool) -> None:
+        """Find the host with the most parked images.
+
+        Args:
+            has_parked: whether the run has parked images.
+
+        Raises:
+            redis.RedisError: Redis is unreachable.
+        """
+        now = time.monotonic()
+        if self.busiest and self._looked_at is not None:
+            self._waited[self.busiest] += now - self._looked_at
+        self._looked_at = now
+        parked = self._parking.parked_at_hosts() if has_parked else {}
+        self.busiest, self.busy = max(parked, key=parked.__getitem__, default=""), len(parked)
+
+    def troubled_hosts(self) -> list[HostReport]:
+        """Return the hosts that rested, were slow or kept images waiting during the run: at most five, the worst first.
+
+        At a broker, the hosts of other runs at the same time may be among them.
+
+        Raises:
+            redis.RedisError: Redis is unreachable.
+        """
+        if self._started is None:
+            return []
+        seconds, microseconds = self._server.time()
+        duration = seconds + microseconds / 1e6 - self._started
+        found = []
+        for state in list_hosts_since(self._server, self._started):
+            waited = self._waited.get(state.key, 0.0)
+            report = HostReport.from_state(state, waited if waited >= _LONG_WAIT_SECONDS else 0.0)
+            has_had_trouble = state.troubled is not None and state.troubled <= duration
+            if report.waited or has_had_trouble or report.condition in _TROUBLED:
+                found.append(report)
+        return sorted(found, key=lambda report: report.urgency)[:_MOST_HOSTS]
