@@ -114,7 +114,6 @@ def measure(names: Sequence[str], repeat: int, folder: Path) -> dict[str, Any]:
                     print(f"{name}: {way}: {done}", file=sys.stderr, flush=True)
     return {
         "slots": 2 * threads,
-        "repeat": repeat,
         "cases": {
             name: {
                 "about": measured[name].about,
@@ -137,6 +136,7 @@ class Turn:
 
 def _row(turns: Sequence[Turn]) -> dict[str, Any]:
     return {
+        "turns": len(turns),
         "seconds": records.spread([turn.seconds for turn in turns]),
         "shown_seconds": records.spread([turn.shown_seconds for turn in turns]),
         "saved": records.spread([turn.saved for turn in turns]),

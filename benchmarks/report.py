@@ -76,6 +76,8 @@ def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
         yield from _planning(results["planning"])
     if OUTPUTS.name in results:
         yield from _outputs(results[OUTPUTS.name])
+    if "hosts" in results:
+        yield from _hosts(results["hosts"])
     yield from _counts(results)
     if SIZES.name in results:
         yield from _sizes(results[SIZES.name])
@@ -220,6 +222,27 @@ def _planning(result: Result) -> Iterator[str]:
             cells += [f"{measured['rows'] / measured['cpu_seconds']:,.0f}", f"{measured['peak_mib']:,} MiB"]
         rows.append(cells)
     yield _table(["format", f"{IMAGEFLEET}, rows/s", "peak memory", f"{BASE}, rows/s", "peak memory"], rows)
+
+
+def _hosts(result: Result) -> Iterator[str]:
+    """Yield the table of lists with several hosts."""
+    yield "## Lists of several hosts"
+    rows = []
+    for case in result["cases"].values():
+        ways = [case["ways"][way] for way in (IMAGEFLEET, BASE)]
+        times = [f"{way[part]['median']:,.1f} s" for part in ("shown_seconds", "seconds") for way in ways]
+        rows.append([case["about"], *times, *(f"{way['saved']['median']:,.0f}" for way in ways)])
+    turns = [way["turns"] for case in result["cases"].values() for way in case["ways"].values()]
+    columns = [f"{what}, {way}" for what in ("fast hosts", "whole run", "saved") for way in (IMAGEFLEET, BASE)]
+    yield _table(["list", *columns], rows)
+    yield (
+        "Fast hosts: seconds from the first request to the last image of a host that is neither slow nor dead. Whole "
+        f"run: seconds from start to exit, with the startup. Both programs download {result['slots']} images at a "
+        f"time. imagefleet has its default limits, so at most 16 of them are of one host. {BASE} has no limit. So it "
+        "sends more requests to a slow host, and its run ends earlier. The numbers are medians of "
+        f"{min(turns)} to {max(turns)} turns. {result.get('note', '')} "
+        "`python -m benchmarks.hosts` measures this table."
+    )
 
 
 def _outputs(result: Result) -> Iterator[str]:
