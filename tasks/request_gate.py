@@ -65,7 +65,7 @@ class RequestGate(Protocol):
         """Report that an image failed because its host gave no response.
 
         Returns:
-            the seconds for which the host rests from now; None if it does not rest.
+            the seconds for which the host rests from now; None if it does not rest, or is given up.
         """
 
 

@@ -178,7 +178,7 @@ class Downloader:
     def report_unreachable(self, error: FetchError, throttle: ThrottleOptions) -> float | None:
         """Report that an image failed because its host gave no response, and that this worker is not the cause.
 
-        Return the seconds for which the host rests from now; None if it does not rest.
+        Return the seconds for which the host rests from now; None if it does not rest, or is given up.
         """
         if error.silent_host is None or not error.retryable:
             return None

@@ -264,13 +264,16 @@ class HostGate:
         self._woken.set()
 
     def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> float | None:
-        """Report that an image got no response from its host; return the seconds for which the host rests."""
+        """Report an image without a response; return how long the host rests, or None if it is given up."""
         try:
             key = self._keys.key(target, throttle.scope)
         except FetchError:
             # The limit is for addresses, and the host has no address any more.
             return None
-        return self.report(key, Report(unreachable=True), throttle.adaptive)
+        seconds = self.report(key, Report(unreachable=True), throttle.adaptive)
+        with self._lock:
+            host = self._hosts.get(key)
+            return None if host is not None and host.given_up else seconds
 
     def stop(self) -> None:
         """Give all permits back, because this process ends; if Redis is unreachable, they expire."""
