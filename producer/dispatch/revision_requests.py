@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from producer.output.shard_files import load_manifest, load_requests
-from tasks.model import ImageRequest, Reason, RunOptions, image_key
+from tasks.model import ImageRequest, RunOptions, image_key
 from tasks.storage import manifest, shard_status
 from tasks.storage.store import Store
 
@@ -37,10 +37,10 @@ class RevisionRequests:
         """
         if not self._options.revision or not self._store.exists(manifest.name(shard)):
             return requests
-        columns = ["key", "reason"]
+        columns = ["key", "reason", "attempts"]
         rows = load_manifest(shard, self._store, self._run_id, columns).to_pylist()
-        retried = {row["key"]: row["reason"] for row in rows if row["reason"] in self._retried}
+        retried = {row["key"]: row["attempts"] for row in rows if row["reason"] in self._retried}
         keys = [image_key(request.index, self._options.shard_size) for request in requests]
         chosen = [(request, retried[key]) for request, key in zip(requests, keys, strict=True) if key in retried]
-        chosen.sort(key=lambda pair: pair[1] != Reason.HOST_RESTING)
+        chosen.sort(key=lambda pair: pair[1] > 0)
         return [request for request, _ in chosen]
