@@ -71,6 +71,7 @@ FACTS = {
     "fetched",
     "repaired",
     "unfit_workers",
+    "hosts",
 }
 
 
