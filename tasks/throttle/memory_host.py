@@ -194,7 +194,7 @@ class Host:
             self._begin_rest(Cause.REFUSED if report.refused else Cause.UNREACHABLE, report.retry_after, now)
             return True
         if report.slow or (report.ok and self._is_slow()):
-            self._reduce(now)
+            self._reduce(1 if report.slow else self.limit // 2, now)
         else:
             self._grow(report.ok)
         return False
@@ -224,12 +224,14 @@ class Host:
         return limit if self.adaptive is None else min(limit, self.adaptive)
 
     def _is_slow(self) -> bool:
+        # Latency alone never halves the limit twice.
+        is_reduced = self._current_limit() <= self.limit / 2
         latency = self.latency or 0.0
-        return latency > policy.SLOW_SECONDS and latency > policy.SLOW_FACTOR * self.best
+        return not is_reduced and latency > policy.SLOW_SECONDS and latency > policy.SLOW_FACTOR * self.best
 
-    def _reduce(self, now: float) -> None:
+    def _reduce(self, least: int, now: float) -> None:
         if self.reduced is None or not 0 <= now - self.reduced < policy.REDUCTION_SECONDS:
-            self.adaptive = self.threshold = max(1, self._current_limit() // 2)
+            self.adaptive = self.threshold = max(1, least, self._current_limit() // 2)
             self.good, self.reduced = 0, now
 
     def _grow(self, ok: int) -> None:

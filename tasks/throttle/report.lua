@@ -40,15 +40,18 @@ local function current_limit()
     return math.min(limit, tonumber(host.adaptive) or limit)
 end
 
+-- Latency alone never halves the limit twice: a host may simply have become slow, and fewer requests would not help.
 local function is_slow()
     local latency = number(host.latency)
-    return latency > SLOW_SECONDS and latency > SLOW_FACTOR * number(host.best)
+    local is_reduced = current_limit() <= number(host.limit) / 2
+    return not is_reduced and latency > SLOW_SECONDS and latency > SLOW_FACTOR * number(host.best)
 end
 
 local function reduce()
     local since = now - number(host.reduced)
     if since < 0 or since >= REDUCTION_SECONDS then
-        host.adaptive = math.max(1, math.floor(current_limit() / 2))
+        local least = slow > 0 and 1 or math.floor(number(host.limit) / 2)
+        host.adaptive = math.max(1, least, math.floor(current_limit() / 2))
         host.threshold, host.good, host.reduced = host.adaptive, 0, seconds(now)
     end
 end

@@ -285,6 +285,24 @@ def test_rising_latency_halves_the_limit(stage: Stage) -> None:
     assert stage.limit_is(8)
     stage.report(Report(ok=50, latency=9.0))
     assert stage.limit_is(4)
+    for _ in range(3):
+        stage.clock.advance(policy.REDUCTION_SECONDS)
+        stage.report(Report(ok=1, latency=9.0))
+    assert stage.limit_is(4)
+
+
+def test_slow_host_recovers_from_a_rest(stage: Stage) -> None:
+    """A host that became slow grows again after a rest, up to about half of its limit."""
+    stage.report(Report(ok=50, latency=0.1))
+    stage.report(_REFUSED)
+    stage.clock.advance(policy.FIRST_REFUSED_REST_SECONDS)
+    assert stage.acquire("one").why is Why.HALF_OPEN
+    stage.report(Report(ok=1, latency=9.0))
+    stage.registry.release("one", _HOST, 1)
+    for _ in range(20):
+        stage.clock.advance(policy.REDUCTION_SECONDS)
+        stage.report(Report(ok=4, latency=9.0))
+    assert stage.acquire("two", 8).permits in (4, 5)
 
 
 def test_without_adaptation_only_limit_and_rate_count(stage: Stage) -> None:
