@@ -34,6 +34,7 @@ from tasks.broker.robots_store import RedisRobotsStore
 from tasks.celery import FETCH_IMAGE, IMAGE_QUEUE, PROTOCOL, SHARD_QUEUE, app
 from tasks.download import network_settings
 from tasks.download.downloader import Downloader, create_downloader
+from tasks.download.guard import Guard
 from tasks.errors import CancelledError, CommandError, StorageError
 from tasks.model import PreviousImage, RunOptions
 from tasks.previous_image import PreviousFile
@@ -158,7 +159,17 @@ def downloader() -> Downloader:
     Raises:
         SettingsError, CommandError: the worker's network settings can't be used.
     """
-    return create_downloader(robots_store=RedisRobotsStore(redis_client(), PROTOCOL), gate=gate())
+    return create_downloader(guard(), robots_store=RedisRobotsStore(redis_client(), PROTOCOL), gate=gate())
+
+
+@cache
+def guard() -> Guard:
+    """Return the guard, which the downloader and the gate share, so that each name is looked up once.
+
+    Raises:
+        SettingsError: as `network_settings.guard`.
+    """
+    return network_settings.guard()
 
 
 @cache
@@ -166,13 +177,12 @@ def gate() -> HostGate:
     """Return the gate that asks the fleet for each host's permits.
 
     Raises:
-        SettingsError: as `network_settings.guard`.
+        SettingsError: as `guard`.
     """
-    keys = HostKeys(network_settings.guard().address_of)
     return HostGate(
         RedisRegistry(redis_client()),
         transport.Channel.worker_id,
-        keys,
+        HostKeys(guard().address_of),
         serve=parking().serve,
         retry=retry_until_redis_is_back,
     )

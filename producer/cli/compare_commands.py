@@ -37,6 +37,7 @@ from tasks.errors import UsageError
 if TYPE_CHECKING:
     from producer.comparison.comparison import Comparison
     from producer.output.run_file import RunConfig
+    from tasks.download.guard import Guard
     from tasks.model import ImageRequest
     from tasks.throttle.gate import HostGate
 
@@ -223,6 +224,7 @@ def _compare(
     from producer.comparison import comparison
     from producer.output.folder import prepare_output
     from tasks.download import downloader as downloading
+    from tasks.download import network_settings
 
     # The first two ways run in this process.
     runtime_tuning.configure_pillow()
@@ -232,7 +234,8 @@ def _compare(
     root = out.resolve()
     current_result().comparison_folder = out
     places = comparison.stores(root)
-    downloader = downloading.create_downloader(request.allow_networks, request.proxied, gate=_baseline_gate())
+    guard = network_settings.guard(request.allow_networks)
+    downloader = downloading.create_downloader(guard, request.proxied, gate=_baseline_gate(guard))
     with (
         get_worker_pool(
             replace(request, roots=[places[comparison.FLEET].root], insecure=config.fetch.insecure)
@@ -252,17 +255,15 @@ def _compare(
         return found
 
 
-def _baseline_gate() -> HostGate:
+def _baseline_gate(guard: Guard) -> HostGate:
     """Return the gate of this process, which keeps the same limits per host as the fleet.
 
     A baseline can't fetch other images while it waits for a host, so it waits for as long as it takes.
     """
-    from tasks.download import network_settings
     from tasks.throttle.gate import HostGate
     from tasks.throttle.host_key import HostKeys
     from tasks.throttle.memory_registry import MemoryRegistry
 
-    guard = network_settings.guard()
     return HostGate(MemoryRegistry(), "baseline", HostKeys(guard.address_of), patience=inf)
 
 

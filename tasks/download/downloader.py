@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import http.client
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -26,6 +26,7 @@ from tasks.download.conditional import Validators
 from tasks.download.connection import BadHeaderError
 from tasks.download.cookies import Cookies, with_cookies
 from tasks.download.error_mapping import map_exception
+from tasks.download.guard import Guard
 from tasks.download.retry import backoff, long_wait_error, rest_error
 from tasks.download.robots import RobotsChecker, RobotsStore
 from tasks.errors import (
@@ -237,7 +238,7 @@ class Downloader:
 
 
 def create_downloader(
-    allow: Iterable[str] | None = None,
+    guard: Guard | None = None,
     proxied: bool = True,
     robots_store: RobotsStore | None = None,
     gate: RequestGate | None = None,
@@ -245,8 +246,7 @@ def create_downloader(
     """Create the downloader configured by this process's environment.
 
     Args:
-        allow: networks and hosts to allow in addition to public addresses; this list replaces
-            IMAGEFLEET_ALLOW_NETWORKS.
+        guard: opens the connections; None for a guard with the operator's lists.
         proxied: whether to use the proxy in IMAGEFLEET_PROXY; False for servers on this machine.
         robots_store: shares robots.txt files with other processes; None for a process without a fleet.
         gate: gives the permission for each request; None for no limits.
@@ -256,7 +256,7 @@ def create_downloader(
     """
     proxy = network_settings.proxy() if proxied else None
     sessions = Sessions(
-        network_settings.guard(allow),
+        network_settings.guard() if guard is None else guard,
         network_settings.certificates(),
         settings().contact,
         proxy,
