@@ -52,13 +52,14 @@ def _host(name: str, path: Path) -> str:
 
 
 def _limit(name: str, table: Any, default: HostLimit, path: Path) -> HostLimit:
-    if not isinstance(table, Mapping):
-        # A host name without quotes is a nested table, such as [upload.wikimedia.org].
-        raise _bad_table(name, path)
-    unknown = set(table) - {"concurrency", "rate"}
-    if any(isinstance(value, Mapping) for value in table.values()):
-        raise _bad_table(name, path)
-    if unknown:
+    # A host name without quotes is a nested table, such as [upload.wikimedia.org].
+    if not isinstance(table, Mapping) or any(isinstance(value, Mapping) for value in table.values()):
+        raise UsageError(
+            f"The host limits {path} can't be used",
+            f"{name!r} is not a table with limits; perhaps the host's name has no quotation marks",
+            _EXAMPLE,
+        )
+    if unknown := set(table) - {"concurrency", "rate"}:
         raise UsageError(
             f"The host limits {path} can't be used",
             f"the table of {name} has an unknown value: {', '.join(sorted(unknown))}",
@@ -73,11 +74,3 @@ def _limit(name: str, table: Any, default: HostLimit, path: Path) -> HostLimit:
         return HostLimit(concurrency, rate)
     except ValueError as error:
         raise UsageError(f"The host limits {path} can't be used", f"{name}: {error}", _EXAMPLE) from error
-
-
-def _bad_table(name: str, path: Path) -> UsageError:
-    return UsageError(
-        f"The host limits {path} can't be used",
-        f"{name!r} is not a table with limits; perhaps the host's name has no quotation marks",
-        _EXAMPLE,
-    )
