@@ -38,7 +38,14 @@ def find_live_broker(store: Store, broker_url: str | None) -> str:
     if producer.broker is None and producer.pid:
         return _local_fleet_url(producer, store)
     # The producer may not have saved its broker in the record yet.
-    return broker_url or replace(record, broker=producer.broker or record.broker).broker_url() or _unknown(store)
+    url = broker_url or replace(record, broker=producer.broker or record.broker).broker_url()
+    if url is None:
+        raise CommandError(
+            f"The Redis of the run in {store.location} is unknown",
+            "its producer has not described itself yet",
+            "Try again in a moment, or add --broker.",
+        )
+    return url
 
 
 def _over_error(record: RunFile, store: Store) -> UsageError:
@@ -82,16 +89,3 @@ def _local_fleet_url(producer: LockHolder, store: Store) -> str:
             f"Run the command on the host {producer.host}, as the user who started the run.",
         )
     return latest.fleet
-
-
-def _unknown(store: Store) -> str:
-    """Fail, because nothing names the run's Redis.
-
-    Raises:
-        CommandError: always.
-    """
-    raise CommandError(
-        f"The Redis of the run in {store.location} is unknown",
-        "its producer has not described itself yet",
-        "Try again in a moment, or add --broker.",
-    )
