@@ -39,8 +39,8 @@ _LEASE_MARGIN_SECONDS = 2.0
 _BOOKING_TOLERANCE_SECONDS = 0.25
 #: Seconds between two rounds of the gate's thread.
 _TICK_SECONDS = 0.25
-#: Seconds between two renewals of the permits, and seconds after which an unused permit is given back.
-_RENEW_SECONDS, _IDLE_SECONDS = 1.0, 0.5
+#: Seconds between two renewals of the permits.
+_RENEW_SECONDS = 1.0
 #: Seconds after which an unused host without permits and waiting slots is forgotten. A list may have a million hosts,
 #: and a host takes 1.5 KB.
 _FORGET_SECONDS = 10.0

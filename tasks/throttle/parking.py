@@ -13,7 +13,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import redis
@@ -22,7 +21,6 @@ from config import limits
 from tasks.throttle import keys
 from tasks.throttle.scripts import call_each, script
 
-_PARK = Path(__file__).with_name("park.lua").read_text(encoding="utf-8")
 #: The number of hosts to serve in one call.
 _HOSTS = 50
 #: The number of hosts whose parked tasks are counted.
@@ -49,7 +47,7 @@ class Parking:
     def __init__(self, server: redis.Redis) -> None:
         """Take a client with decoded responses."""
         self._server = server
-        self._park, self._serve = server.register_script(_PARK), server.register_script(script("serve"))
+        self._park, self._serve = (server.register_script(script(step)) for step in ("park", "serve"))
 
     def park(self, task: ParkedTask, unacked: tuple[str, str]) -> bool:
         """Move a task's message to its host's list; return whether it was still unacknowledged.
