@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import requests
 import urllib3
@@ -46,6 +47,9 @@ from tasks.redaction import redacted
 from tasks.request_gate import Answer, OpenGate, Permit, RequestGate
 from tasks.throttle_options import RobotsPolicy, ThrottleOptions
 
+#: Parses a URL that a worker holds. A URL is parsed when its task arrives and again when a slot downloads it, so the
+#: number is above the number of tasks that a worker holds.
+_parse_url = lru_cache(maxsize=1024)(urls.parse)
 #: The statuses with which a host asks for fewer requests.
 _REFUSAL_STATUSES = frozenset({http.HTTPStatus.TOO_MANY_REQUESTS, http.HTTPStatus.SERVICE_UNAVAILABLE})
 #: Advice for the user if a server can't be verified.
@@ -117,7 +121,7 @@ class Downloader:
             HostBusy: the gate gives no permission for a request soon.
             FetchError: the last attempt failed.
         """
-        target = urls.parse(url)
+        target = _parse_url(url)
         reader = BodyReader(options, deadline)
         retry = prior_attempts
         while True:
@@ -153,7 +157,7 @@ class Downloader:
             if there is nothing to wait for.
         """
         try:
-            target = urls.parse(url)
+            target = _parse_url(url)
         except InvalidUrlError:
             return False
         return self._sessions.look_up_ahead(target.host, target.port, on_answer)
@@ -166,7 +170,7 @@ class Downloader:
             HostBusy, HostRestingError: as `RequestGate.enter`.
         """
         try:
-            target = urls.parse(url)
+            target = _parse_url(url)
         except InvalidUrlError:
             yield
             return
