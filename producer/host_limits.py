@@ -34,9 +34,11 @@ def read_host_limits(path: Path, default: HostLimit) -> tuple[tuple[str, HostLim
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UsageError(f"The host limits {path} can't be read", why, _EXAMPLE) from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UsageError(f"The host limits {path} can't be read", why, "Give the path of a TOML file.") from error
+    except ValueError as error:
+        raise UsageError(f"The host limits {path} can't be read", str(error), _EXAMPLE) from error
     return tuple((_host(name, path), _limit(name, table, default, path)) for name, table in tables.items())
 
 
