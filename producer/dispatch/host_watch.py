@@ -15,9 +15,8 @@ from tasks.throttle.parking import Parking
 _MOST_HOSTS = 5
 #: A host for which images waited this many seconds is in the report.
 _LONG_WAIT_SECONDS = 10.0
-_TROUBLED = frozenset(
-    {HostCondition.GIVEN_UP, HostCondition.RESTS, HostCondition.PROBED, HostCondition.REDUCED},
-)
+#: Conditions that stop images of this run, even if the trouble began before the run.
+_FAILING = frozenset({HostCondition.GIVEN_UP, HostCondition.RESTS, HostCondition.PROBED})
 
 
 class HostWatch:
@@ -26,7 +25,9 @@ class HostWatch:
     def __init__(self, server: redis.Redis) -> None:
         """Take a client with `decode_responses`."""
         self._server, self._parking = server, Parking(server)
+        #: The start of the run: on Redis's clock, and on this process's monotonic clock.
         self._started: float | None = None
+        self._began = 0.0
         self._looked_at: float | None = None
         self._waited: defaultdict[str, float] = defaultdict(float)
         #: The host with the most parked images, and the number of hosts with parked images; empty and 0 without any.
@@ -39,6 +40,7 @@ class HostWatch:
             redis.RedisError: Redis is unreachable.
         """
         if self._started is None:
+            self._began = time.monotonic()
             seconds, microseconds = self._server.time()
             self._started = seconds + microseconds / 1e6
 
@@ -68,13 +70,11 @@ class HostWatch:
         """
         if self._started is None:
             return []
-        seconds, microseconds = self._server.time()
-        duration = seconds + microseconds / 1e6 - self._started
         found = []
         for state in list_hosts_since(self._server, self._started):
             waited = self._waited.get(state.key, 0.0)
             report = HostReport.from_state(state, waited if waited >= _LONG_WAIT_SECONDS else 0.0)
-            has_had_trouble = state.troubled is not None and state.troubled <= duration
-            if report.waited or has_had_trouble or report.condition in _TROUBLED:
+            has_had_trouble = state.troubled is not None and state.troubled <= time.monotonic() - self._began
+            if report.waited or has_had_trouble or report.condition in _FAILING:
                 found.append(report)
         return sorted(found, key=lambda report: report.urgency)[:_MOST_HOSTS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,8 @@ class Mixed:
     ended: processes.Completed
     rows: list[dict[str, Any]]
     lines: list[bytes]
+    #: The number of requests to each path of the demo server, which other tests of the session use, too.
+    requests: Counter[str]
 
     def row(self, fault: str) -> dict[str, Any]:
         """Return the row of a fault."""
@@ -130,6 +133,7 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
     (out / f"00000/00000{unsavable:03d}.jpg").symlink_to(out / "nowhere")
     # Fetch robots.txt with the default deadline. With the short deadline below, a busy worker would not wait for the
     # other one, and would fetch the file itself.
+    before = requests(demo_url)
     first = processes.producer(
         *("run", "-", "--out", store_root / "of-robots", "--broker", fleet, "--json", "--robots", "obey"),
         stdin=b"\n".join(good(number, demo_url) for number in range(40)),
@@ -141,7 +145,13 @@ def mixed(fleet: str, demo_url: str, store_root: Path, tmp_path_factory: pytest.
         # All images are from one host. If the host rested after its refusals, faults would affect other images.
         "--no-adaptive",
     )
-    return Mixed(out, ended, processes.rows(out), lines)
+    return Mixed(out, ended, processes.rows(out), lines, requests(demo_url) - before)
+
+
+def requests(demo_url: str) -> Counter[str]:
+    """Return the number of requests to each path of the demo server since its start."""
+    with urlopen(f"{demo_url}/stats") as answer:
+        return Counter(json.load(answer))
 
 
 def good(number: int, demo_url: str) -> bytes:
@@ -240,12 +250,10 @@ def test_redirected_image_has_its_final_url(mixed: Mixed) -> None:
     assert urlsplit(final).path == "/images/0.jpg"
 
 
-def test_workers_fetch_robots_txt_once(mixed: Mixed, demo_url: str) -> None:
+def test_workers_fetch_robots_txt_once(mixed: Mixed) -> None:
     """The two workers together fetch the server's robots.txt once, and no forbidden image."""
-    with urlopen(f"{demo_url}/stats") as answer:
-        counts = json.load(answer)
-    assert counts["/robots.txt"] == 1
-    assert "/fault/robots-denied" not in counts
+    assert mixed.requests["/robots.txt"] == 1
+    assert "/fault/robots-denied" not in mixed.requests
 
 
 def test_foreign_folder_among_the_images_is_tolerated(fleet: str, demo_url: str, out: Path) -> None:
