@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from math import inf
 from time import monotonic
@@ -26,7 +26,7 @@ from tasks.request_gate import Answer
 from tasks.throttle.host_key import HostKeys
 from tasks.throttle.host_permits import HostPermits
 from tasks.throttle.policy import LEASE_SECONDS
-from tasks.throttle.registry import Grant, Registry, Report, Rest, Retry, Why, call_once
+from tasks.throttle.registry import Answers, Grant, Registry, Renewal, Report, Rest, Retry, Why, call_once
 from tasks.throttle_options import HostLimit, Target, ThrottleOptions
 
 _log = logging.getLogger(__name__)
@@ -41,6 +41,8 @@ _BOOKING_TOLERANCE_SECONDS = 0.25
 _TICK_SECONDS = 0.25
 #: Seconds between two renewals of the permits.
 _RENEW_SECONDS = 1.0
+#: The number of hosts to renew in one round trip. Slots that need permits of these hosts wait for its end.
+_RENEWED_AT_ONCE = 100
 #: Seconds after which an unused host without permits and waiting slots is forgotten. A list may have a million hosts,
 #: and a host takes 1.5 KB.
 _FORGET_SECONDS = 10.0
@@ -230,7 +232,10 @@ class HostGate:
                 host.answered += 1
                 host.latencies += answer.latency
             probed = host.is_probing and answer is not None
-            report = host.take_answers() if probed and not bad else None
+            report = None
+            if probed and not bad:
+                good = host.take_answers()
+                report = Report(ok=good.ok, latency=good.latency)
             host.is_probing = host.is_probing and not probed
         if is_urgent:
             self._woken.set()
@@ -336,62 +341,61 @@ class HostGate:
         """
         sent = monotonic()
         is_due = sent - self._renewed_at >= _RENEW_SECONDS
-        released: dict[str, int] = {}
-        held: dict[str, int] = {}
-        reports: list[tuple[HostPermits, Report]] = []
         with self._lock:
-            for host in list(self._active.values()):
-                if host.asking:
-                    continue
-                if count := host.take_unused(sent, is_due):
-                    released[host.key] = count
-                if is_due and (host.held or host.is_uncertain):
-                    held[host.key] = host.held
-                if is_due and host.answered:
-                    reports.append((host, host.take_answers()))
-                # While these calls are under way, no slot asks for permits of the host. Otherwise, the renewal would
-                # replace the number of permits in Redis by a number without the new permits.
-                host.asking = host.key in released or host.key in held
-                if host.is_settled():
-                    del self._active[host.key]
-        self._call(released, held, sent, is_due)
-        for host, report in reports:
-            self.report(host.key, report, host.adaptive)
-
-    def _call(self, released: Mapping[str, int], held: Mapping[str, int], sent: float, is_due: bool) -> None:
-        """Release and renew permits. Until these calls end, no slot asks for permits of the hosts."""
-        done = False
-        try:
-            for key, count in released.items():
-                self._registry.release(self._holder, key, count)
-            if is_due:
-                self._renew(held, sent)
-                self._renewed_at = sent
-            done = True
-        finally:
+            hosts = list(self._active.values())
+        for start in range(0, len(hosts), _RENEWED_AT_ONCE):
+            self._renew(hosts[start : start + _RENEWED_AT_ONCE], is_due)
+        if is_due:
+            self._renewed_at = sent
+        if sent - self._swept_at > _FORGET_SECONDS / 2:
             with self._lock:
-                for host in [self._active[key] for key in {*released, *held}]:
-                    host.asking, host.is_uncertain = False, host.is_uncertain or not done
-                    host.changed.notify_all()
-
-    def _renew(self, held: Mapping[str, int], sent: float) -> None:
-        renewals = self._registry.renew(self._holder, held) if held else {}
-        with self._lock:
-            for key, renewal in renewals.items():
-                host = self._hosts[key]
-                host.wanted, host.is_uncertain = renewal.wanted, False
-                host.expires = sent + LEASE_SECONDS - _LEASE_MARGIN_SECONDS
-                if renewal.resting and host.adaptive and host.resting_until < sent:
-                    # The message about this rest was lost, so it is unknown whether the host is given up.
-                    host.rest(sent + renewal.resting, False)
-                    host.why, host.must_ask = Why.RESTING, True
-                elif not renewal.resting:
-                    # The rest may have begun after the renewal.
-                    is_resting = host.adaptive and host.resting_until >= sent
-                    host.share = min(host.share, renewal.share) if is_resting else renewal.share
-            if sent - self._swept_at > _FORGET_SECONDS / 2:
                 self._swept_at = sent
                 self._hosts = {key: host for key, host in self._hosts.items() if self._is_needed(host, sent)}
+
+    def _renew(self, hosts: Iterable[HostPermits], is_due: bool) -> None:
+        """Renew the permits of those hosts for which the fleet must know something.
+
+        While the call is under way, no slot asks for permits of these hosts. Otherwise, the renewal would replace the
+        number of permits in Redis by a number without the new permits.
+        """
+        held: dict[str, int] = {}
+        answers: dict[str, Answers] = {}
+        sent = monotonic()
+        with self._lock:
+            for host in hosts:
+                if host.asking:
+                    continue
+                if host.take_unused(sent, is_due) or (is_due and (host.held or host.is_uncertain or host.answered)):
+                    held[host.key] = host.held
+                    if host.answered:
+                        answers[host.key] = host.take_answers()
+                    host.asking = True
+                elif host.is_settled():
+                    del self._active[host.key]
+        renewals: Mapping[str, Renewal] = {}
+        try:
+            if held:
+                renewals = self._registry.renew(self._holder, held, answers)
+        finally:
+            with self._lock:
+                for key in held:
+                    host = self._active[key]
+                    host.asking, host.is_uncertain = False, True
+                    if key in renewals:
+                        self._record_renewal(host, renewals[key], sent)
+                    host.changed.notify_all()
+
+    def _record_renewal(self, host: HostPermits, renewal: Renewal, sent: float) -> None:
+        host.wanted, host.is_uncertain = renewal.wanted, False
+        host.expires = sent + LEASE_SECONDS - _LEASE_MARGIN_SECONDS
+        if renewal.resting and host.adaptive and host.resting_until < sent:
+            # The message about this rest was lost, so it is unknown whether the host is given up.
+            host.rest(sent + renewal.resting, False)
+            host.why, host.must_ask = Why.RESTING, True
+        elif not renewal.resting:
+            # The rest may have begun after the renewal.
+            is_resting = host.adaptive and host.resting_until >= sent
+            host.share = min(host.share, renewal.share) if is_resting else renewal.share
 
     def _is_needed(self, host: HostPermits, now: float) -> bool:
         return host.key in self._active or host.waiting > 0 or host.asking or now - host.used_at < _FORGET_SECONDS

@@ -9,7 +9,7 @@ from time import monotonic
 
 from tasks.errors import HostRestingError
 from tasks.retry_later import HostBusy
-from tasks.throttle.registry import Grant, Report, Why
+from tasks.throttle.registry import Answers, Grant, Why
 
 #: The weight of the last request in the smoothed time of a request.
 _SMOOTHING = 0.2
@@ -149,8 +149,8 @@ class HostPermits:
         """
         return self.wanted and not self.waiting and now - self.waited_at > _SCARCE_SECONDS
 
-    def take_unused(self, now: float, is_due: bool) -> int:
-        """Return how many permits to give back now, and no longer count them.
+    def take_unused(self, now: float, is_due: bool) -> bool:
+        """Stop counting the permits to give back now; return whether there are any.
 
         Unused permits are given back at once if others want them or if they exceed the share, and else if they were
         unused since the last renewal.
@@ -161,14 +161,15 @@ class HostPermits:
         released, self.surplus = unused + self.surplus, 0
         if is_due:
             self.spare = self.held - self.used
-        return released
+        return released > 0
 
     def is_settled(self) -> bool:
         """Return whether the fleet knows all of this host's permits and answers, and there are no permits."""
         return not (self.held or self.surplus or self.answered or self.is_uncertain or self.asking)
 
-    def take_answers(self) -> Report:
-        """Return a report of the good answers since the last report."""
-        report = Report(ok=self.answered, latency=self.latencies / self.answered if self.answered else 0.0)
+    def take_answers(self) -> Answers:
+        """Return the good answers since the last call."""
+        latency = self.latencies / self.answered if self.answered else 0.0
+        answers = Answers(self.answered, latency, self.adaptive)
         self.answered, self.latencies = 0, 0.0
-        return report
+        return answers

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 
 from tasks.throttle.memory_host import Host
-from tasks.throttle.registry import Grant, Renewal, Report, Rest
+from tasks.throttle.registry import NO_ANSWERS, Answers, Grant, Renewal, Report, Rest
 from tasks.throttle_options import HostLimit
 
 #: The number of hosts from which idle hosts are forgotten.
@@ -36,18 +36,20 @@ class MemoryRegistry:
             now = self._clock()
             return self._host(key, now).acquire(holder, limit, want, adaptive, returned, now)
 
-    def renew(self, holder: str, held: Mapping[str, int]) -> Mapping[str, Renewal]:
+    def renew(
+        self, holder: str, held: Mapping[str, int], answers: Mapping[str, Answers] | None = None
+    ) -> Mapping[str, Renewal]:
         """Renew leases; see `Registry.renew`."""
+        renewals = {}
         with self._lock:
             now = self._clock()
-            return {key: self._host(key, now).renew(holder, permits, now) for key, permits in held.items()}
-
-    def release(self, holder: str, key: str, n: int) -> None:
-        """Give back permits; see `Registry.release`."""
-        with self._lock:
-            now = self._clock()
-            own = self._host(key, now).lease(holder, now)
-            own.renew(max(0, own.permits - n), now)
+            for key, permits in held.items():
+                good = (answers or {}).get(key, NO_ANSWERS)
+                host = self._host(key, now)
+                if good.ok:
+                    host.report(holder, Report(good.ok, good.latency), good.adaptive, now)
+                renewals[key] = host.renew(holder, permits, now)
+        return renewals
 
     def report(self, key: str, holder: str, report: Report, adaptive: bool) -> Rest | None:
         """Record observations; see `Registry.report`."""

@@ -9,7 +9,7 @@ import orjson
 import redis
 
 from tasks.throttle import keys
-from tasks.throttle.registry import Grant, Renewal, Report, Rest, Why
+from tasks.throttle.registry import NO_ANSWERS, Answers, Grant, Renewal, Report, Rest, Why
 from tasks.throttle.scripts import CLOCK, call_each, script
 from tasks.throttle_options import HostLimit
 
@@ -25,8 +25,8 @@ class RedisRegistry:
             clock: the Lua function that reads the clock, so that tests can set the time.
         """
         self._server = server
-        self._acquire, self._renew, self._release, self._report = (
-            server.register_script(script(step, clock)) for step in ("acquire", "renew", "release", "report")
+        self._acquire, self._renew, self._report = (
+            server.register_script(script(step, clock)) for step in ("acquire", "renew", "report")
         )
         self._rests: Any = None
 
@@ -50,21 +50,21 @@ class RedisRegistry:
         permits, wait, why, rested, contended, latency = self._acquire(places, arguments)
         return Grant(permits, float(wait), Why(why), rested, bool(contended), float(latency))
 
-    def renew(self, holder: str, held: Mapping[str, int]) -> Mapping[str, Renewal]:
+    def renew(
+        self, holder: str, held: Mapping[str, int], answers: Mapping[str, Answers] | None = None
+    ) -> Mapping[str, Renewal]:
         """Renew leases in one round trip; see `Registry.renew`."""
-        calls = [
-            ((keys.host(key), keys.leases(key), keys.HOST_LIMITS, keys.parked(key)), (key, holder, permits))
-            for key, permits in held.items()
-        ]
+        calls = []
+        for key, permits in held.items():
+            good = (answers or {}).get(key, NO_ANSWERS)
+            places = keys.host(key), keys.leases(key), keys.HOST_LIMITS, keys.parked(key)
+            observed = good.ok, good.latency, int(good.adaptive), keys.RESTS
+            calls.append((places, (key, holder, permits, *observed)))
         replies = call_each(self._server, self._renew, calls)
         return {
             key: Renewal(share, bool(wanted), float(resting))
             for key, (share, wanted, resting) in zip(held, replies, strict=True)
         }
-
-    def release(self, holder: str, key: str, n: int) -> None:
-        """Give back permits; see `Registry.release`."""
-        self._release((keys.leases(key),), (holder, n))
 
     def report(self, key: str, holder: str, report: Report, adaptive: bool) -> Rest | None:
         """Record observations; see `Registry.report`."""

@@ -96,6 +96,20 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """The good answers of a host to a process since its last renewal."""
+
+    ok: int = 0
+    #: Their mean latency, as in `Report`.
+    latency: float = 0.0
+    #: Whether the answers may change the host's limit and its rests.
+    adaptive: bool = True
+
+
+NO_ANSWERS = Answers()
+
+
+@dataclass(frozen=True, slots=True)
 class Rest:
     """A time during which a host gets no requests."""
 
@@ -139,23 +153,25 @@ class Registry(Protocol):
             returned: the number of permits that the holder no longer uses.
         """
 
-    def renew(self, holder: str, held: Mapping[str, int]) -> Mapping[str, Renewal]:
-        """Renew the leases of a holder, and restore leases that Redis has lost; to be called every second.
+    def renew(
+        self, holder: str, held: Mapping[str, int], answers: Mapping[str, Answers] | None = None
+    ) -> Mapping[str, Renewal]:
+        """Set the numbers of a holder's permits, and renew its leases; to be called every second.
+
+        A lower number than before gives permits back, and 0 gives all back. Leases that Redis has lost are restored.
 
         Args:
             holder: the process.
-            held: the number of the holder's permits for each host. Leave out a host while an `acquire` or `release` of
-                this host is under way, because the number would be wrong by then.
+            held: the number of the holder's permits for each host. Leave out a host while an `acquire` of this host is
+                under way, because the number would be wrong by then.
+            answers: the good answers of these hosts. If the reply is lost, they may count twice or not at all.
         """
-
-    def release(self, holder: str, key: str, n: int) -> None:
-        """Give back ``n`` permits of a host."""
 
     def report(self, key: str, holder: str, report: Report, adaptive: bool) -> Rest | None:
         """Record what a process has observed; return the host's rest if the host rests now.
 
-        Refusals and failed connections are reported at once, good answers about once a second. The holder of a probe
-        reports its answer at once.
+        Refusals, failed connections and the answer to a probe are reported at once. Other good answers go with the
+        renewals.
 
         Args:
             key: the host.

@@ -1,17 +1,24 @@
--- Renews a holder's lease of a host, or restores it if Redis has lost it.
+-- Sets the number of a holder's permits of a host, and renews its lease. Also records the holder's good answers, as
+-- `report` does. A lease that Redis has lost is restored.
 --
 -- KEYS[1]  imagefleet:host:HOST     hash: the state of the host
 -- KEYS[2]  imagefleet:leases:HOST   hash: holder -> lease
 -- KEYS[3]  imagefleet:host-limits   hash: host -> JSON of the limit that an operator has set
 -- KEYS[4]  imagefleet:parked:HOST   list: tasks that wait for the host
--- ARGV     host, holder, the number of its permits
+-- ARGV     host, holder, the number of its permits, good answers, their mean latency in seconds, 1 if the limit and rests
+--          may change, the channel on which rests are published
 --
--- Cost: O(holders of the host).
+-- Cost: O(holders of the host + good answers), which are at most a few hundred.
 -- Returns how many permits the holder may keep, 1 if others wait for permits, and the seconds until the rest ends.
 
-local key, holder, held = ARGV[1], ARGV[2], number(ARGV[3])
-local now = read_clock()
-local host, resting = read_host(KEYS[1], now)
+local held = number(ARGV[3])
+key, holder = ARGV[1], ARGV[2]
+ok, latency, adaptive, channel = number(ARGV[4]), number(ARGV[5]), ARGV[6] == '1', ARGV[7]
+now = read_clock()
+host, resting = read_host(KEYS[1], now)
+if ok > 0 then
+    observe()
+end
 local leases = read_leases(KEYS[2], now)
 local own = lease_of(leases, holder)
 own.permits, own.renewed, own.doubted = held, now, 0

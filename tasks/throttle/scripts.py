@@ -22,24 +22,31 @@ def _read(name: str) -> str:
 CLOCK = _read("clock")
 _NUMBERS = "".join(f"local {name} = {value!r}\n" for name, value in vars(policy).items() if name.isupper())
 _HOST = _read("host")
+#: The shared text of the steps that record observations.
+_OBSERVE = {step: _read("observe") for step in ("report", "renew")}
 
 
 def script(step: str, clock: str = CLOCK) -> str:
     """Return the text of a step's script, which reads the time with the Lua function ``read_clock`` in ``clock``."""
-    return "\n".join((_NUMBERS, clock, _HOST, _read(step)))
+    return "\n".join((_NUMBERS, clock, _HOST, _OBSERVE.get(step, ""), _read(step)))
 
 
 def call_each(server: redis.Redis, step: Script, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
     """Call a step with each pair of keys and arguments, in one round trip; return the replies.
 
-    A repeated step must do no harm, because all calls are repeated if the server does not know the script yet.
     redis-py's own pipelines of scripts would ask for the script each time, which is another round trip.
     """
     with server.pipeline(transaction=False) as pipe:
         for keys, arguments in calls:
             pipe.evalsha(step.sha, len(keys), *keys, *arguments)
-        try:
-            return pipe.execute()
-        except redis.exceptions.NoScriptError:
-            server.script_load(step.script)
-    return call_each(server, step, calls)
+        replies = pipe.execute(raise_on_error=False)
+    unknown = [place for place, reply in enumerate(replies) if isinstance(reply, redis.exceptions.NoScriptError)]
+    if unknown:
+        server.script_load(step.script)
+        repeated = call_each(server, step, [calls[place] for place in unknown])
+        for place, reply in zip(unknown, repeated, strict=True):
+            replies[place] = reply
+    for reply in replies:
+        if isinstance(reply, redis.RedisError):
+            raise reply
+    return replies

@@ -53,7 +53,7 @@ def test_parked_task_returns_when_its_host_is_free(server: redis.Redis, registry
     assert not server.exists(*_UNACKED)
     assert parking.parked_in_shards("run") == {0: 3}
     assert parking.serve() == 0
-    registry.release("one", _HOST, 1)
+    registry.renew("one", {_HOST: 0})
     assert (parking.serve(), parking.serve()) == (1, 0)
     assert (queued(server), parking.parked_in_shards("run")) == (["run.0"], {0: 2})
     (message,) = server.lrange(_QUEUE, 0, -1)
@@ -66,16 +66,16 @@ def test_served_tasks_that_do_not_ask_the_fleet_are_forgotten(server: redis.Redi
     """If half of the served tasks use a permit that their worker already has, all permits are soon served again."""
     server.set(keys.run("run"), "{}")
     parking, limit = Parking(server), HostLimit(4)
-    registry.release("one", _HOST, 1)
+    registry.renew("one", {_HOST: 0})
     assert registry.acquire(_HOST, limit, "one", 1, True).permits == 1
-    registry.release("one", _HOST, 1)
+    registry.renew("one", {_HOST: 0})
     assert all(park(server, "run", index) for index in range(1000))
 
     def serve() -> int:
         moved = parking.serve()
         for _ in range(moved // 2):
             assert registry.acquire(_HOST, limit, "one", 1, True).permits == 1
-            registry.release("one", _HOST, 1)
+            registry.renew("one", {_HOST: 0})
         return moved
 
     assert [serve(), serve()] == [4, 2]
@@ -92,7 +92,7 @@ def test_tasks_of_an_ended_run_do_not_delay_others(server: redis.Redis, registry
     park(server, "new", 1)
     assert parking.serve() == 20
     assert len(queued(server)) == 20
-    registry.release("one", _HOST, 1)
+    registry.renew("one", {_HOST: 0})
     assert parking.serve() == 1
     assert queued(server)[0] == "new.0"
     assert parking.parked_in_shards("ended") == {}

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from tasks.throttle import keys, policy
-from tasks.throttle.registry import Grant, Registry, Report, Rest, Why
+from tasks.throttle.registry import Answers, Grant, Registry, Report, Rest, Why
 from tasks.throttle_options import HostLimit
 from tests.integration.throttle_clock import Clock
 
@@ -36,7 +36,7 @@ class Stage:
     def limit_is(self, permits: int) -> bool:
         """Return whether a holder gets this number of permits; they are released again."""
         granted = self.acquire("limit", 100).permits
-        self.registry.release("limit", _HOST, granted)
+        self.registry.renew("limit", {_HOST: 0})
         return granted == permits
 
 
@@ -56,7 +56,7 @@ def test_holders_share_the_permits_of_a_host(stage: Stage) -> None:
     assert stage.acquire("two", 20) == Grant(0, policy.FULL_WAIT_SECONDS, Why.FULL, 0, True)
     renewal = stage.registry.renew("one", {_HOST: 8})[_HOST]
     assert (renewal.share, renewal.wanted, renewal.resting) == (4, True, 0.0)
-    stage.registry.release("one", _HOST, 3)
+    stage.registry.renew("one", {_HOST: 5})
     assert stage.acquire("two", 20).permits == 3
     assert stage.acquire("two", 20, returned=1).permits == 1
     assert stage.acquire("one", 20).why is Why.FULL
@@ -119,7 +119,7 @@ def test_clock_that_jumps_blocks_no_host(stage: Stage, jump: float) -> None:
     assert replies[0].why is (Why.RESTING if jump < 0 else Why.HALF_OPEN)
     assert sum(reply.permits for reply in replies) == 1
     stage.report(_OK)
-    stage.registry.release("one", _HOST, 1)
+    stage.registry.renew("one", {_HOST: 0})
     stage.clock.advance(1)
     assert stage.acquire("one", 1, limit).why is Why.GRANTED
 
@@ -156,7 +156,7 @@ def test_slow_rate_lets_a_request_through_in_each_interval(stage: Stage) -> None
 def test_rests_double_until_the_host_is_given_up(stage: Stage) -> None:
     """A host that refuses each probe rests twice as long each time, and is given up in the end."""
     stage.acquire("one")
-    stage.registry.release("one", _HOST, 1)
+    stage.registry.renew("one", {_HOST: 0})
     lengths, given_up = [], []
     assert stage.registry.next_rest(0.01) is None
     for _ in range(7):
@@ -171,7 +171,7 @@ def test_rests_double_until_the_host_is_given_up(stage: Stage) -> None:
         probe = stage.acquire("one", 8)
         assert (probe.permits, probe.why, probe.rested) == (1, Why.HALF_OPEN, len(lengths))
         assert stage.acquire("two").why is Why.HALF_OPEN
-        stage.registry.release("one", _HOST, 1)
+        stage.registry.renew("one", {_HOST: 0})
     assert lengths == pytest.approx([1, 2, 4, 8, 16, 32, 64])
     assert given_up == [False] * 5 + [True] * 2
 
@@ -213,7 +213,7 @@ def test_dead_host_is_given_up_after_a_few_failures(stage: Stage) -> None:
         stage.clock.advance(seconds)
         assert stage.acquire("one").why is Why.HALF_OPEN
         assert stage.report(_UNREACHABLE) == Rest(_HOST, seconds, seconds == 20.0)
-        stage.registry.release("one", _HOST, 1)
+        stage.registry.renew("one", {_HOST: 0})
     stage.clock.advance(20)
     assert stage.acquire("one").why is Why.HALF_OPEN
     assert stage.report(_OK) is None
@@ -247,15 +247,24 @@ def test_lost_probe_is_repeated(stage: Stage) -> None:
     assert stage.report(_OK, "one") is None
 
 
+def test_answers_with_a_renewal_count_like_a_report(stage: Stage) -> None:
+    """Good answers that come with a renewal raise a reduced limit, unless the run is not adaptive."""
+    stage.acquire("one", 8)
+    stage.report(Report(slow=1))
+    for adaptive, limit in ((False, 4), (True, 5)):
+        renewal = stage.registry.renew("one", {_HOST: 8}, {_HOST: Answers(4, 0.1, adaptive)})[_HOST]
+        assert renewal.share == limit
+
+
 def test_limit_grows_again_after_a_rest(stage: Stage) -> None:
     """After a rest, the limit doubles up to half of the old limit, and then grows by one per round of answers."""
     stage.acquire("one", 1)
-    stage.registry.release("one", _HOST, 1)
+    stage.registry.renew("one", {_HOST: 0})
     stage.report(_REFUSED)
     stage.clock.advance(5)
     stage.acquire("one", 1)
     stage.report(_OK)
-    stage.registry.release("one", _HOST, 1)
+    stage.registry.renew("one", {_HOST: 0})
     assert stage.limit_is(2)
     stage.report(Report(ok=2, latency=0.1))
     assert stage.limit_is(4)
@@ -298,7 +307,7 @@ def test_slow_host_recovers_from_a_rest(stage: Stage) -> None:
     stage.clock.advance(policy.FIRST_REFUSED_REST_SECONDS)
     assert stage.acquire("one").why is Why.HALF_OPEN
     stage.report(Report(ok=1, latency=9.0))
-    stage.registry.release("one", _HOST, 1)
+    stage.registry.renew("one", {_HOST: 0})
     for _ in range(20):
         stage.clock.advance(policy.REDUCTION_SECONDS)
         stage.report(Report(ok=4, latency=9.0))
@@ -310,7 +319,7 @@ def test_without_adaptation_only_limit_and_rate_count(stage: Stage) -> None:
     assert stage.report(_REFUSED, adaptive=False) is None
     stage.report(Report(slow=9), adaptive=False)
     assert stage.acquire("one", 8).permits == 8
-    stage.registry.release("one", _HOST, 8)
+    stage.registry.renew("one", {_HOST: 0})
     assert stage.report(_REFUSED) is not None
     assert stage.acquire("one", 8).why is Why.RESTING
     assert stage.acquire("one", 8, adaptive=False).permits == 8
@@ -325,7 +334,7 @@ def test_renewal_tells_of_a_rest(stage: Stage) -> None:
     stage.clock.advance(1)
     # Permits from before the rest are no probes.
     assert stage.registry.renew("one", {_HOST: 8})[_HOST].share == 0
-    stage.registry.release("one", _HOST, 8)
+    stage.registry.renew("one", {_HOST: 0})
     stage.acquire("one")
     assert stage.registry.renew("one", {_HOST: 1})[_HOST].share == 1
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 
 from tasks.throttle import hosts, keys, policy
 from tasks.throttle.memory_registry import MemoryRegistry
-from tasks.throttle.registry import Grant, Report, Why
+from tasks.throttle.registry import Answers, Grant, Report, Why
 from tasks.throttle.scripts import script
 from tasks.throttle_options import HostLimit
 from tests.integration.throttle_clock import LUA_CLOCK, Clock
@@ -89,8 +89,8 @@ class Model(RuleBasedStateMachine):
         holder = self._id(who)
         n = min(n, self.held[holder].get(name, 0))
         if n:
-            self._both("release", holder, name, n)
             self.held[holder][name] -= n
+            self._both("renew", holder, {name: self.held[holder][name]})
 
     @rule(name=_names, who=_holders, report=_reports, times=st.sampled_from([1, 1, 1, 5]))
     def report(self, name: str, who: str, report: Report, times: int) -> None:
@@ -223,7 +223,8 @@ class Model(RuleBasedStateMachine):
             held = {name: permits for name, permits in self.held[holder].items() if permits}
             if not held:
                 continue
-            renewals: Mapping[str, Any] = self._both("renew", holder, held)
+            answers = {name: Answers(permits, 0.2) for name, permits in held.items()}
+            renewals: Mapping[str, Any] = self._both("renew", holder, held, answers)
             assert all(renewal.share <= held[name] for name, renewal in renewals.items())
         self.renewed = self.time
 

@@ -117,7 +117,7 @@ def test_operator_limits_a_host(server: redis.Redis, registry: RedisRegistry) ->
     registry.acquire(_HOST, _LIMIT, "one", 8, True)
     hosts.set_limit(server, _HOST, HostLimit(3, 2.0))
     assert registry.renew("one", {_HOST: 8})[_HOST].share == 3
-    registry.release("one", _HOST, 7)
+    registry.renew("one", {_HOST: 1})
     assert registry.acquire(_HOST, _LIMIT, "one", 8, True).permits == 1
     assert registry.acquire(_HOST, HostLimit(8, 1.0), "two", 1, True).wait == 0.5
     assert described(server).operator_limit == HostLimit(3, 2.0)
@@ -169,7 +169,7 @@ def test_hosts_expire(server: redis.Redis, registry: RedisRegistry, clock: Clock
     registry.report("b.example", "one", Report(refused=True), True)
     lifetimes = [server.ttl(name) for name in (keys.host(_HOST), keys.host("b.example"), keys.leases(_HOST))]
     assert lifetimes == [policy.IDLE_SECONDS, policy.TROUBLED_SECONDS + 1, policy.TROUBLED_SECONDS]
-    registry.release("one", _HOST, 1)
+    registry.renew("one", {_HOST: 0})
     assert not server.exists(keys.leases(_HOST))
     server.delete(keys.host(_HOST))
     assert [host.key for host in hosts.list_hosts(server, LUA_CLOCK)] == ["b.example"]
@@ -226,7 +226,7 @@ def test_permissions_of_a_worker_suffice(server: redis.Redis, restricted: redis.
     assert made.acquire(_HOST, HostLimit(1, 5.0), "one", 1, True).permits == 1
     assert made.acquire(_HOST, HostLimit(1), "two", 1, True).why is Why.FULL
     assert made.renew("one", {_HOST: 1})[_HOST].wanted
-    made.release("one", _HOST, 1)
+    made.renew("one", {_HOST: 0})
     made.forget("two", [_HOST])
     assert made.report(_HOST, "one", Report(refused=True), True) == Rest(_HOST, 1.0)
     assert made.next_rest(1.0) == Rest(_HOST, 1.0)
