@@ -10,10 +10,10 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import redis
 
@@ -59,6 +59,16 @@ _log = logging.getLogger(__name__)
 _EXIF_LIMIT, _OUTCOME_LIMIT, _OTHER_FIELDS_BYTES = 480, 1000, 200
 
 
+class Judge(Protocol):
+    """Tells whether a failure may be the fault of this worker."""
+
+    def __call__(self, error: FetchError) -> None:
+        """Judge the error of a failed image. An exception means that there is no Outcome, and reaches the caller."""
+
+    def is_host_fault(self, error: FetchError) -> bool:
+        """Return whether the image's host is certainly the cause of a missing response, and not this worker."""
+
+
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
     """An image to fetch, with the facts from earlier deliveries of its task and from a previous run."""
@@ -88,7 +98,7 @@ def fetch(
     store: Store,
     downloader: Downloader,
     defer_long_waits: bool = False,
-    judge: Callable[[FetchError], None] | None = None,
+    judge: Judge | None = None,
 ) -> Outcome:
     """Fetch one image, save it, and always return its Outcome.
 
@@ -99,15 +109,14 @@ def fetch(
         downloader: the process's downloader.
         defer_long_waits: whether to raise RetryLater if the server asks for a wait that is too long to hold a slot for.
             If false, the image fails as ``rate_limited``.
-        judge: called with the error of a failed image. If ``judge`` raises an exception, there is no Outcome, and the
-            exception reaches the caller.
+        judge: tells whether a failure may be this worker's fault; None for a process that is no worker.
 
     Raises:
         RetryLater: the server asks for a wait that is too long for a slot; only with ``defer_long_waits``.
         HostBusy: the gate of the downloader gives no permission for a first request soon.
         redis.RedisError: the worker is stopping while Redis is unreachable.
     """
-    delivery = _Delivery(request, run, store, downloader)
+    delivery = _Delivery(request, run, store, downloader, judge)
     if request.refused is not None:
         return refused_outcome(delivery.key, request.refused)
     try:
@@ -126,7 +135,7 @@ def fetch(
             raise RetryLater(_text(error), countdown(error.retry_after), delivery.spent()) from None
         if judge is not None:
             judge(error)
-        rest = downloader.report_unreachable(error, run.fetch.throttle)
+        rest = None if delivery.has_reported else downloader.report_unreachable(error, run.fetch.throttle)
         if defer_long_waits and error.is_probe and rest is not None and delivery.attempts <= run.fetch.retries:
             raise RetryLater(_text(error), countdown(rest), delivery.spent()) from None
         facts = {**_failure_facts(error), "tls_unverified": download is not None and download.tls_unverified}
@@ -184,14 +193,21 @@ def worker_name() -> str:
 class _Delivery:
     """One delivery of a request: its deadline, its attempts so far, and its steps."""
 
-    __slots__ = ("attempts", "deadline", "download", "downloader", "key", "request", "run", "shard", "started", "store")
+    __slots__ = (
+        *("attempts", "deadline", "download", "downloader", "has_reported", "judge", "key", "request", "run", "shard"),
+        *("started", "store"),
+    )
 
-    def __init__(self, request: FetchRequest, run: RunOptions, store: Store, downloader: Downloader) -> None:
-        self.request, self.run, self.store, self.downloader = request, run, store, downloader
+    def __init__(
+        self, request: FetchRequest, run: RunOptions, store: Store, downloader: Downloader, judge: Judge | None
+    ) -> None:
+        self.request, self.run, self.store, self.downloader, self.judge = request, run, store, downloader, judge
         self.shard, self.key = request.index // run.shard_size, image_key(request.index, run.shard_size)
         self.started = time.monotonic()
         self.deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
         self.attempts = request.prior.attempts
+        #: Whether the host has been reported as unreachable. An image reports its host once.
+        self.has_reported = False
         #: The last response.
         self.download: Download | None = None
 
@@ -243,8 +259,17 @@ class _Delivery:
         )
         return self.download
 
-    def _count_attempt(self) -> None:
+    def _count_attempt(self, error: FetchError | None) -> None:
+        """Count an attempt. If its host gave no response, report the host at once, before the retries.
+
+        With long timeouts, the retries may take minutes, and meanwhile other images would wait for the host in vain.
+        """
         self.attempts += 1
+        if error is None or error.silent_host is None or error.is_probe or self.attempts > 1:
+            return
+        if self.run.fetch.retries and (self.judge is None or self.judge.is_host_fault(error)):
+            self.has_reported = True
+            error.rest = self.downloader.report_unreachable(error, self.run.fetch.throttle)
 
     def _save(self, download: Download, image: EncodedImage, previous: PreviousFile | None) -> dict[str, Any]:
         """Save an image from a download or from a previous run; return the fields of its Outcome."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import redis
@@ -18,7 +17,7 @@ from tasks import isolation, worker
 from tasks.broker import poison, transport
 from tasks.broker.ack_batcher import BatchedRequest
 from tasks.broker.backend import UnloggedResult
-from tasks.broker.fitness import RetryElsewhere
+from tasks.broker.fitness import ImageJudge, RetryElsewhere
 from tasks.broker.redis_retry import retry_until_redis_is_back
 from tasks.broker.requeue import unacked_keys
 from tasks.broker.shard_signal import notify_shard_done
@@ -167,7 +166,7 @@ def _fetch(task: Task[Any, Any], request: FetchRequest, run: RunOptions, tried_b
     fitness = worker.fitness()
     shard, key = request.index // run.shard_size, image_key(request.index, run.shard_size)
     began = fitness.check(run.run_id, tried_by=tried_by)
-    judge = partial(fitness.judge, run_id=run.run_id, url=request.url, began=began, tried_by=tried_by)
+    judge = ImageJudge(fitness, run.run_id, request.url, began, tried_by)
     try:
         store, downloader = worker.store(run.out), worker.downloader()
         if worker.run_cache().is_done(run.run_id, shard, store, run.revision):

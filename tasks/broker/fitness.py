@@ -107,6 +107,28 @@ class _Trouble:
     declared: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class ImageJudge:
+    """Judges the failures of one image's task; implements `tasks.fetch.Judge`."""
+
+    fitness: Fitness
+    run_id: str
+    url: str
+    #: The task's start time, as returned by `Fitness.check`.
+    began: float
+    #: The ids of the workers that have already tried the task.
+    tried_by: Collection[str]
+
+    def __call__(self, error: FetchError) -> None:
+        """Judge the error of a failed image; see `Fitness.judge`."""
+        self.fitness.judge(error, self.run_id, self.url, self.began, self.tried_by)
+
+    def is_host_fault(self, error: FetchError) -> bool:
+        """Return whether this worker reaches other hosts, so that a missing response is the fault of the host."""
+        is_unclear = error.reason in _NETWORK and not error.is_worker_fault
+        return is_unclear and self.fitness.reaches_others(error.reason)
+
+
 class Fitness:
     """The fitness of this worker process; thread-safe."""
 
@@ -203,7 +225,7 @@ class Fitness:
         if not error.is_worker_fault:
             if error.http_status is not None or error.reason not in _NETWORK or self._probe is None:
                 return
-            if self._reaches_others(url, error.reason):
+            if self.reaches_others(error.reason):
                 return
         # An image counts once, even if it returns to this worker several times. "No such name" does not count, because
         # it shows that DNS works.
@@ -225,10 +247,13 @@ class Fitness:
                 if trouble is not None and began > trouble.found_at and (saved or trouble.kind == "network"):
                     self._recover(scope, trouble)
 
-    def _reaches_others(self, url: str, reason: Reason) -> bool:
+    def reaches_others(self, reason: Reason) -> bool:
         """Return whether this worker can connect to a host that responded before.
 
         Such a connection shows that the worker's network works.
+
+        Args:
+            reason: the reason of the failure whose cause is looked for.
         """
         probe = self._probe
         if probe is None:

@@ -100,7 +100,7 @@ class Downloader:
         url: str,
         options: FetchOptions,
         deadline: Deadline,
-        on_attempt: Callable[[], None],
+        on_attempt: Callable[[FetchError | None], None],
         prior_attempts: int = 0,
         validators: Validators | None = None,
     ) -> Download:
@@ -110,7 +110,7 @@ class Downloader:
             url: the URL as in the URL list.
             options: the run's limits and retries.
             deadline: the deadline of all attempts together.
-            on_attempt: called after each attempt that sent a request.
+            on_attempt: called after each attempt that sent a request, with its error or None.
             prior_attempts: attempts of earlier deliveries, which count against ``options.retries``.
             validators: for a conditional request. If the image is unchanged, the returned Download is ``unchanged`` and
                 has no body.
@@ -124,13 +124,18 @@ class Downloader:
         target = _parse_url(url)
         reader = BodyReader(options, deadline)
         retry = prior_attempts
+        before: FetchError | None = None
         while True:
             try:
                 result = self._attempt(target, reader, validators)
             except HostRestingError:
+                if before is not None:
+                    # This image was tried, so its own error says more.
+                    raise before from None
                 raise
             except FetchError as error:
-                on_attempt()
+                on_attempt(error)
+                before = error
                 if error.retry_after is not None and error.retry_after > options.max_retry_after:
                     raise long_wait_error(error, options, retry) from error
                 if not error.retryable or retry >= options.retries:
@@ -144,7 +149,7 @@ class Downloader:
                 if wait >= deadline.remaining:
                     raise
             else:
-                on_attempt()
+                on_attempt(None)
                 return result
             self._sleep(wait)
             retry += 1

@@ -81,7 +81,7 @@ class HostPermits:
 
     def resting_error(self) -> HostRestingError:
         """Return the error for an image of a host that is given up."""
-        return HostRestingError(f"{self.key} {_TEXTS[Why.GIVEN_UP]}, so this image was not tried")
+        return HostRestingError(f"{self.key} {_TEXTS[Why.GIVEN_UP]}, so this image is not tried now")
 
     def has_free_permit(self, now: float, adaptive: bool) -> bool:
         """Return whether a request can start at once; ``adaptive`` tells whether the host's rest counts."""

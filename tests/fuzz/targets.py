@@ -83,7 +83,7 @@ def response(data: bytes) -> None:
     guard, downloader = _client()
     guard.answers = [answer[:_MAX_ANSWER] for answer in data.split(NEXT)]
     with suppress(FetchError):
-        got = downloader.download("http://a.example/", _OPTIONS, Deadline(1, 5), lambda: None)
+        got = downloader.download("http://a.example/", _OPTIONS, Deadline(1, 5), lambda _: None)
         assert got.body
         assert len(got.body) <= _OPTIONS.max_bytes
     # Close the connections, so that the next input gets new connections.

@@ -123,7 +123,7 @@ def _reason(downloader: Downloader, url: str) -> str:
     """Return the reason of a download's failure, or "success"."""
     options = FetchOptions(timeout=2.0, deadline=5.0, retries=0)
     try:
-        downloader.download(url, options, Deadline(options.timeout, options.deadline), lambda: None)
+        downloader.download(url, options, Deadline(options.timeout, options.deadline), lambda _: None)
     except FetchError as error:
         return str(error.reason)
     return "success"

@@ -21,6 +21,7 @@ from tasks.download.adapters import Sessions
 from tasks.download.downloader import Downloader
 from tasks.download.guard import Guard
 from tasks.download.lookups import lookups
+from tasks.errors import FetchError
 from tasks.model import FetchOptions, Outcome, Status, image_key
 from tasks.storage.local_store import LocalStore
 from tests.conftest import required
@@ -52,6 +53,22 @@ def response(body: bytes = b"body", status: str = "200 OK", *fields: str, length
 
 #: The answer of a `Canned` server to a request. Each piece of the answer is sent in a separate call.
 Answer = Callable[[bytes], Iterable[bytes]]
+
+
+class Judge:
+    """A judge of failures that remembers them."""
+
+    def __init__(self, is_host_fault: bool = False) -> None:
+        self.failures: list[FetchError] = []
+        self._is_host_fault = is_host_fault
+
+    def __call__(self, error: FetchError) -> None:
+        """Let the image fail."""
+        self.failures.append(error)
+
+    def is_host_fault(self, error: FetchError) -> bool:
+        """Return the same answer for each failure."""
+        return self._is_host_fault
 
 
 class Canned:

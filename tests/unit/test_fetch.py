@@ -17,9 +17,10 @@ from PIL import Image
 
 from producer.demo import DemoServer, draw_image
 from tasks.collect import collect
+from tasks.download import urls
 from tasks.download.adapters import Sessions
 from tasks.download.downloader import Download, Downloader
-from tasks.errors import DnsError, HttpClientError, LongWaitError, RateLimitedError
+from tasks.errors import DnsError, FetchError, FetchTimeoutError, HttpClientError, LongWaitError, RateLimitedError
 from tasks.fetch import FetchRequest, failed_outcome, fetch, worker_name
 from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.model import FetchOptions, ImageRequest, Outcome, PreviousImage, Reason, Refusal, RunOptions, Status, Verify
@@ -28,7 +29,7 @@ from tasks.retry_later import PriorAttempts, RetryLater
 from tasks.storage import manifest, plan
 from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
-from tests.unit.conftest import Canned, always, image, response
+from tests.unit.conftest import Canned, Judge, always, image, response
 
 _REF = ShardRef("", 0)
 
@@ -62,6 +63,48 @@ def test_long_wait_is_requeued(store: LocalStore) -> None:
     assert caught.value.__suppress_context__
     outcome = fetch(FetchRequest("http://a.example/", 0, prior=earlier), _RUN, store, waits)
     assert (outcome.reason, outcome.attempts) == (Reason.RATE_LIMITED, 2)
+
+
+class SilentHost(Downloader):
+    """Simulate a host that gives no response, and note when it is reported: by the number of attempts before."""
+
+    def __init__(self, rest: float | None = None) -> None:
+        self.reported, self._rest, self._attempts = list[int](), rest, 0
+
+    def download(
+        self, url: str, options: FetchOptions, deadline: Any, on_attempt: Callable[[Any], None], *_: Any
+    ) -> Download:
+        """Try as often as the options allow, or until the host rests."""
+        while True:
+            error = FetchTimeoutError("sent nothing")
+            error.silent_host = urls.parse(url)
+            self._attempts += 1
+            on_attempt(error)
+            if error.rest is not None:
+                raise LongWaitError("the host rests", retry_after=error.rest)
+            if self._attempts > options.retries:
+                raise error
+
+    def report_unreachable(self, error: FetchError, throttle: Any) -> float | None:
+        """Note the report, and return the rest of the host."""
+        self.reported.append(self._attempts)
+        return self._rest
+
+
+@pytest.mark.parametrize(("is_host_fault", "attempts"), [(True, 1), (False, 2)])
+def test_silent_host_is_reported_before_the_retries(store: LocalStore, is_host_fault: bool, attempts: int) -> None:
+    """A host without a response is reported once: after the first attempt if this worker reaches other hosts."""
+    host = SilentHost()
+    outcome = fetch(FetchRequest("http://a.example/1.jpg", 0), _RUN, store, host, judge=Judge(is_host_fault))
+    assert (outcome.reason, outcome.attempts, host.reported) == (Reason.TIMEOUT, 2, [attempts])
+
+
+def test_image_of_a_silent_host_is_requeued_when_the_host_rests(store: LocalStore) -> None:
+    """If the report of the first attempt lets the host rest, the image frees its slot."""
+    request = FetchRequest("http://a.example/1.jpg", 0)
+    with pytest.raises(RetryLater) as caught:
+        fetch(request, _RUN, store, SilentHost(5.0), defer_long_waits=True, judge=Judge(True))
+    assert caught.value.prior.attempts == 1
 
 
 def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:

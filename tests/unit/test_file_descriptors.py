@@ -209,7 +209,7 @@ _DOWNLOADS = """
         global highest
         url = f"http://127.0.1.{number % 20 + 1}:{port}/{number}"
         attempts = []
-        got = downloader.download(url, options, Deadline(30.0, 30.0), lambda: attempts.append(None))
+        got = downloader.download(url, options, Deadline(30.0, 30.0), lambda _: attempts.append(None))
         store.create(f"{number % 7}/{number}", got.body)
         highest = max(highest, len(descriptors.IDLE_CONNECTIONS))
         return len(attempts)

@@ -10,12 +10,13 @@ import fakeredis
 import pytest
 
 from tasks.broker import fitness, keys
-from tasks.broker.fitness import Fitness, QueueNames, RetryElsewhere
+from tasks.broker.fitness import Fitness, ImageJudge, QueueNames, RetryElsewhere
 from tasks.errors import (
     ConnectError,
     DnsError,
     DnsUnavailableError,
     FetchError,
+    FetchTimeoutError,
     HttpServerError,
     StorageError,
     TlsError,
@@ -192,6 +193,24 @@ def test_untrusted_certificate(fleet: Fleet) -> None:
     assert fleet.fails(TlsError("not trusted"), "https://a/") == ["me"]
     fleet.succeeds(url="https://good/1.jpg")
     assert fleet.fails(TlsError("not trusted"), "https://b/") is None
+
+
+def test_missing_response_is_the_hosts_fault_only_for_certain(fleet: Fleet) -> None:
+    """Before any host has responded, and if no host can be reached now, a missing response may be this worker's fault.
+
+    A broken proxy is never a host's fault.
+    """
+    judge = ImageJudge(fleet.fitness, "run", "http://a/1.jpg", fleet.now, ())
+    assert not judge.is_host_fault(FetchTimeoutError("sent nothing"))
+    fleet.succeeds(url="http://good/1.jpg")
+    fleet.wait(1)
+    assert judge.is_host_fault(FetchTimeoutError("sent nothing"))
+    proxy_gone = ConnectError("the proxy can't be reached")
+    proxy_gone.is_worker_fault = True
+    assert not judge.is_host_fault(proxy_gone)
+    fleet.reachable = False
+    fleet.wait(1)
+    assert not judge.is_host_fault(FetchTimeoutError("sent nothing"))
 
 
 def test_full_disk_affects_one_run(fleet: Fleet) -> None:

@@ -17,7 +17,7 @@ def download(downloader: Downloader, url: str, options: FetchOptions = ONCE) -> 
     """Return a URL's download and the number of attempts."""
     attempts: list[None] = []
     deadline = Deadline(options.timeout, options.deadline)
-    return downloader.download(url, options, deadline, lambda: attempts.append(None)), len(attempts)
+    return downloader.download(url, options, deadline, lambda _: attempts.append(None)), len(attempts)
 
 
 def failure(downloader: Downloader, url: str, options: FetchOptions = ONCE) -> tuple[FetchError, int]:
@@ -25,7 +25,7 @@ def failure(downloader: Downloader, url: str, options: FetchOptions = ONCE) -> t
     attempts: list[None] = []
     deadline = Deadline(options.timeout, options.deadline)
     with pytest.raises(FetchError) as caught:
-        downloader.download(url, options, deadline, lambda: attempts.append(None))
+        downloader.download(url, options, deadline, lambda _: attempts.append(None))
     return caught.value, len(attempts)
 
 

@@ -34,7 +34,7 @@ _TRIES = 3
 def get(url: str, sessions: Sessions, options: FetchOptions = ONCE) -> bytes:
     """Return the body of a URL, fetched in one attempt."""
     deadline = Deadline(options.timeout, options.deadline)
-    return Downloader(sessions).download(url, options, deadline, lambda: None).body
+    return Downloader(sessions).download(url, options, deadline, lambda _: None).body
 
 
 def timed(url: str, sessions: Sessions, timeout: float) -> tuple[FetchError, float]:

@@ -111,7 +111,7 @@ def download_conditionally(
     """Return the download of a conditional request, and the number of attempts."""
     attempts: list[None] = []
     deadline = Deadline(options.timeout, options.deadline)
-    got = downloader.download(url, options, deadline, lambda: attempts.append(None), 0, validators)
+    got = downloader.download(url, options, deadline, lambda _: attempts.append(None), 0, validators)
     return got, len(attempts)
 
 

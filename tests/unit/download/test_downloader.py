@@ -318,6 +318,17 @@ def test_rest_beyond_the_longest_countdown_is_not_requeued(sessions_to: Callable
     assert (type(error), attempts) == (RateLimitedError, 1)
 
 
+def test_tried_image_keeps_its_own_error(sessions_to: Callable[..., Sessions]) -> None:
+    """If its host is given up between two attempts, an image fails with the error of its attempt."""
+    options = replace(ONCE, retries=2, backoff=0.01)
+    with Canned(always(response(b"", "503 Down", "Retry-After: 600"))) as server:
+        gate = HostGate(MemoryRegistry(), "one", HostKeys(lambda _: "192.0.2.1"))
+        downloader = Downloader(sessions_to(server.address), sleep=lambda _: None, gate=gate)
+        error, attempts = failure(downloader, server.url, replace(options, deadline=10_000, max_retry_after=1000))
+        gate.stop()
+    assert (type(error), attempts) == (HttpServerError, 1)
+
+
 def test_probe_without_a_response_is_not_repeated(sessions_to: Callable[..., Sessions]) -> None:
     """If the probe of a host gets no response, the image has only this attempt, so that the host rests again soon."""
     options = replace(ONCE, retries=2, backoff=0.01)

@@ -151,7 +151,7 @@ def test_retries_after_a_proxy_refusal(through: Through, waits: list[float]) -> 
         options = FetchOptions(retries=1, backoff=0, timeout=2.0)
         deadline = Deadline(options.timeout, options.deadline)
         downloader = Downloader(through(proxy.port), waits.append)
-        got = downloader.download("http://a.example/", options, deadline, lambda: None)
+        got = downloader.download("http://a.example/", options, deadline, lambda _: None)
     assert (got.body, len(waits)) == (b"body", 1)
 
 
@@ -409,6 +409,6 @@ def test_process_uses_the_proxy_of_its_environment(environment: Callable[..., No
         environment(PROXY=f"http://127.0.0.1:{proxy.port}", ALLOW_NETWORKS=server.address)
         for proxied in (True, False):
             downloader = downloading.create_downloader(proxied=proxied)
-            got = downloader.download(server.url, ONCE, Deadline(2.0, 5.0), lambda: None)
+            got = downloader.download(server.url, ONCE, Deadline(2.0, 5.0), lambda _: None)
             assert (got.body, len(proxy.requests)) == (b"served", 1)
             downloader._sessions.adapter().close()

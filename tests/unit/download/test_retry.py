@@ -211,7 +211,7 @@ def test_wait_becomes_a_countdown(
         downloader = Downloader(sessions_to(server.address))
         options = FetchOptions(retries=2, backoff=0)
         with pytest.raises(FetchError) as caught:
-            downloader.download(server.url, options, Deadline(10, 60), lambda: None, earlier)
+            downloader.download(server.url, options, Deadline(10, 60), lambda _: None, earlier)
     assert (type(caught.value), caught.value.retry_after) == (expected, after)
 
 
@@ -221,7 +221,9 @@ def test_attempts_of_earlier_deliveries_count(sessions_to: Callable[..., Session
     with Canned(always(response(b"", "503 What"))) as server:
         downloader = Downloader(sessions_to(server.address), sleep=lambda _: None)
         with pytest.raises(HttpServerError):
-            downloader.download(server.url, FetchOptions(retries=4), Deadline(10, 60), lambda: attempts.append(None), 3)
+            downloader.download(
+                server.url, FetchOptions(retries=4), Deadline(10, 60), lambda _: attempts.append(None), 3
+            )
     assert len(attempts) == 2
 
 

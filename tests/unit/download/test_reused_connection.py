@@ -86,7 +86,7 @@ class Client:
         """Return the body of a URL."""
         return self._downloader.download(url, self._options, Deadline(self._options.timeout, 30.0), self._count).body
 
-    def _count(self) -> None:
+    def _count(self, _: FetchError | None) -> None:
         self.attempts += 1
 
 

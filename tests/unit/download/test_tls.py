@@ -98,7 +98,7 @@ def sessions(servers: ServerContexts, allow_insecure: bool = False, proxy: Proxy
 def get(url: str, at: Sessions, insecure: bool = False) -> Download:
     """Return the result for a URL, fetched in one attempt."""
     options = _INSECURE if insecure else ONCE
-    return Downloader(at).download(url, options, Deadline(options.timeout, options.deadline), lambda: None)
+    return Downloader(at).download(url, options, Deadline(options.timeout, options.deadline), lambda _: None)
 
 
 def failure(url: str, at: Sessions, insecure: bool = False) -> FetchError:

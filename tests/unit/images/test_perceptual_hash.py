@@ -15,7 +15,7 @@ from producer.output.run_file import RunConfig
 from producer.runs import preflight
 from tasks.deadline import Deadline
 from tasks.download.downloader import Downloader
-from tasks.errors import FetchError, InternalError, UsageError
+from tasks.errors import InternalError, UsageError
 from tasks.fetch import FetchRequest, fetch
 from tasks.image_options import ResizeMode, ResizeOptions
 from tasks.images.perceptual_hash import perceptual_hash
@@ -23,6 +23,7 @@ from tasks.model import FetchOptions, RunOptions
 from tasks.storage.local_store import LocalStore
 from tests.conftest import required_module
 from tests.encoding import encoded
+from tests.unit.conftest import Judge
 from tests.waiting import PATIENCE
 
 required_module("imagehash")
@@ -95,11 +96,12 @@ def test_missing_library(
     If the library is not installed, a command ends before it starts anything.
     """
     monkeypatch.setitem(sys.modules, "imagehash", None)
-    judged: list[FetchError] = []
+    judge = Judge()
     run = RunOptions("/out", 10, FetchOptions(deadline=5.0, retries=0, phash=True))
-    outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), run, store, downloader, judge=judged.append)
-    assert (outcome.ok, isinstance(judged[0], InternalError), judged[0].is_worker_fault) == (False, True, True)
-    assert "imagefleet[phash]" in str(judged[0])
+    outcome = fetch(FetchRequest(f"{demo.url}/images/3.png", 0), run, store, downloader, judge=judge)
+    (error,) = judge.failures
+    assert (outcome.ok, isinstance(error, InternalError), error.is_worker_fault) == (False, True, True)
+    assert "imagefleet[phash]" in str(error)
     monkeypatch.setattr(preflight, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match="--phash is not available"):
         preflight.check_local_options(RunConfig(run.fetch))
