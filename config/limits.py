@@ -67,6 +67,9 @@ PARKED_SHARDS = Bounds(0, 100_000)
 #: The number of requests that one host gets at once.
 HOST_CONCURRENCY = Bounds(1, 10_000)
 
+#: The number of a TCP port to listen at.
+PORT = Bounds(1, 65_535)
+
 #: Seconds until a run's record in Redis expires, unless the producer renews the record.
 RUN_RECORD_TTL = 7 * 24 * 3600
 

@@ -14,11 +14,12 @@ import difflib
 import json
 from collections.abc import Mapping
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, IPvAnyAddress, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from config import SettingsError, limits
@@ -96,6 +97,18 @@ class Settings(BaseSettings):
         True,
         description="Whether workers send Celery's task events for Flower. With `off`, workers send up to three "
         "messages fewer per image.",
+    )
+    metrics_port: int | None = Field(
+        None,
+        ge=int(limits.PORT.least),
+        le=int(limits.PORT.greatest or 0),
+        description="Port at which a worker serves its [metrics for Prometheus](monitoring.md#prometheus). The workers "
+        "of a local fleet use this port and the next ones. If it is not set, a worker has no metrics.",
+    )
+    metrics_address: IPvAnyAddress = Field(
+        ip_address("127.0.0.1"),
+        description="IP address of this machine at which workers and commands serve their metrics. The metrics need no "
+        "password, so use only an address that strangers can't reach.",
     )
     flower_password_file: Path | None = Field(
         None, description="File with the password of Flower's user `imagefleet`. Flower does not start without it."

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from benchmarks import plots, records, report
 from config.settings import Settings
-from docs import option_tables, scale_tables
+from docs import metric_tables, option_tables, scale_tables
 from producer.cli.main import cli
 from producer.demo import ROUTES
 from tasks.errors import FetchError
@@ -225,6 +225,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "object-store": lambda: _measured("object-store", object_store),
     "compose": lambda: _measured("compose", compose),
     "task-events": lambda: _measured("task-events", task_events),
+    "metrics-worker": metric_tables.worker,
     "scale-redis": lambda: _measured("scale", scale_tables.redis),
     "scale-loads": lambda: _measured("scale", scale_tables.loads),
     "scale-growth": lambda: _measured("growth", scale_tables.growth),

@@ -26,6 +26,7 @@ from tasks.collect import STALE_VOID_REASONS, VOID_REASONS, IncompleteShardError
 from tasks.download.downloader import Downloader
 from tasks.errors import CancelledError, FetchError, InternalError, RateLimitedError, StorageError
 from tasks.fetch import FetchRequest, failed_outcome, fetch
+from tasks.metrics.counters import Deferral
 from tasks.model import Outcome, Refusal, RunOptions, image_key
 from tasks.redaction import redacted
 from tasks.retry_later import HostBusy, PriorAttempts, RetryLater
@@ -37,6 +38,7 @@ from tasks.throttle.parking import ParkedTask
 _log = logging.getLogger(__name__)
 #: Maximum length of an Outcome in a task's event, in characters.
 _MAX_EVENT_RESULT = 1024
+_DEFERRALS = {HostBusy: Deferral.HOST_BUSY, RetryLater: Deferral.LONG_WAIT, RetryElsewhere: Deferral.OTHER_WORKER}
 
 
 class RunTask(Task):  # type: ignore[misc]  # Celery has no annotations
@@ -126,8 +128,10 @@ def fetch_image(
         return _task_result(failed_outcome(str(index), error))
     if run.draining:
         raise _drop_task(self)
+    if redelivered := _is_redelivered(self):
+        worker.metrics().count_redelivery()
     # The worker of the first delivery may have saved the image, or may have died because of the image.
-    again = recover or _is_redelivered(self)
+    again = recover or redelivered
     request = FetchRequest(
         url,
         index,
@@ -145,6 +149,8 @@ def fetch_image(
         retry = error
     # Raise the error outside of the except block, because Celery's events would otherwise show the caught exception,
     # too.
+    if retry is not None:
+        worker.metrics().count_deferral(_DEFERRALS[type(retry)])
     if isinstance(retry, HostBusy):
         raise _park(self, retry, run_id, index // run.shard_size)
     if isinstance(retry, RetryLater):
@@ -152,6 +158,7 @@ def fetch_image(
     if retry is not None:
         raise _requeue_elsewhere(self, retry, {"recover": True} if again else {})
     worker.progress().add(run_id, outcome)
+    worker.metrics().count_image(outcome)
     return _task_result(outcome)
 
 
@@ -379,7 +386,8 @@ def _collect(
         fitness = worker.fitness()
         began = fitness.check(run.run_id, collects=True)
         try:
-            collect(shard, outcomes, run, worker.store(run.out), count)
+            with worker.metrics().collecting():
+                collect(shard, outcomes, run, worker.store(run.out), count)
         except StorageError as error:
             fitness.judge(error, run.run_id, "", began, tried_by, collects=True)
             raise

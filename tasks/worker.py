@@ -36,6 +36,7 @@ from tasks.download import network_settings
 from tasks.download.downloader import Downloader, create_downloader
 from tasks.download.guard import Guard
 from tasks.errors import CancelledError, CommandError, StorageError
+from tasks.metrics.counters import WorkerMetrics, WorkerState
 from tasks.model import PreviousImage, RunOptions
 from tasks.previous_image import PreviousFile
 from tasks.storage import plan, shard_status
@@ -201,6 +202,33 @@ def progress() -> ProgressCounters:
 
 
 @cache
+def metrics() -> WorkerMetrics:
+    """Return the counters of this worker. Without a port for the metrics, nothing is counted.
+
+    Raises:
+        SettingsError: the metrics can't be served at this address and port.
+    """
+    port, address = settings().metrics_port, str(settings().metrics_address)
+    if port is None:
+        return WorkerMetrics()
+    # Imported here, because most workers have no metrics.
+    from tasks.metrics.prometheus import PrometheusMetrics, create_registry
+    from tasks.metrics.server import MetricsServer
+
+    registry = create_registry()
+    state = WorkerState(lambda: len(_slot_ids), lambda: len(HELD_TASKS), lambda: bool(fitness().troubles))
+    counters = PrometheusMetrics(registry, state)
+    try:
+        MetricsServer(registry, address, port)
+    except OSError as error:
+        raise SettingsError(
+            f"IMAGEFLEET_METRICS_PORT: the metrics can't be served at {address}, port {port}: {error.strerror}. Each "
+            "worker of a machine needs a port of its own"
+        ) from error
+    return counters
+
+
+@cache
 def store(out: str) -> Store:
     """Return the Store of a run.
 
@@ -318,6 +346,7 @@ def _prepare_worker(sender: Any, **_: Any) -> None:
             )
         downloader()
         run_cache()
+        metrics().set_slots(sender.concurrency)
     except (SettingsError, CommandError) as error:
         # If a signal's receiver raises an exception, Celery logs it and continues, unless the exception is SystemExit.
         _log.critical("this worker can't start: %s", error)

@@ -26,7 +26,7 @@ import redis
 
 from config import limits
 from config.locations import Location
-from config.settings import FLOWER_CONF, REDIS_CONF
+from config.settings import FLOWER_CONF, REDIS_CONF, settings
 from producer.local_fleet.supervisor_client import SupervisorClient
 from producer.waiting import wait_until
 from tasks import file_descriptors
@@ -219,9 +219,12 @@ class Fleet:
         if not self._proxied:
             env["IMAGEFLEET_PROXY"] = ""
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
-        for name, core in zip(names, _assign_cores(len(names)), strict=True):
+        port = settings().metrics_port
+        for number, (name, core) in enumerate(zip(names, _assign_cores(len(names)), strict=True)):
             argv = worker_argv(f"{name}@%h", self.size.concurrency)
-            self._supervisor.start(name, argv, env, WORKER_GRACE_SECONDS, core, restart=True)
+            # Each worker serves its metrics at a port of its own.
+            ports = {} if port is None else {"IMAGEFLEET_METRICS_PORT": str(port + number)}
+            self._supervisor.start(name, argv, {**env, **ports}, WORKER_GRACE_SECONDS, core, restart=True)
         # Importing Celery takes as long as starting the workers. So import it while the workers start.
         from tasks.celery import app, use_broker
 

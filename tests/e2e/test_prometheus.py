@@ -1,4 +1,4 @@
-"""With the documented configuration, a real Prometheus reads Flower's metrics, and the documented queries work."""
+"""With the documented configuration, a real Prometheus reads workers and Flower, and the documented queries work."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
 from producer.local_fleet.demo_process import DemoProcess
 from tests.conftest import required
-from tests.flower import RunningFleet
+from tests.flower import RunningFleet, running_fleet
 from tests.integration import processes
+from tests.metrics import free_ports
 
-_CONFIG = processes.ROOT / "config" / "prometheus.yml"
+_CONFIG = processes.ROOT / "config" / "monitoring"
 _QUERIES = re.findall(r"```promql\n(.*?)```", (processes.ROOT / "docs" / "monitoring.md").read_text(), re.DOTALL)
-_IMAGES = 'sum(flower_events_total{task="tasks.jobs.fetch_image",type="task-%s"})'
+_FLOWER = 'sum(flower_events_total{task="tasks.jobs.fetch_image",type="task-%s"})'
+_WORKERS = 'sum(imagefleet_images_total{status%s"success"})'
 
 
 class Prometheus:
@@ -28,11 +31,15 @@ class Prometheus:
     def __init__(self, url: str) -> None:
         self._url = url
 
+    def get(self, path: str, **parameters: str) -> Any:
+        """Return the data of an answer of the API. A query with an error fails the test."""
+        query = urllib.parse.urlencode(parameters)
+        with urllib.request.urlopen(f"{self._url}/api/v1/{path}?{query}", timeout=10) as response:
+            return json.load(response)["data"]
+
     def value(self, query: str) -> float:
         """Return the single value of a query, or NaN while the query has no value."""
-        parameters = urllib.parse.urlencode({"query": query})
-        with urllib.request.urlopen(f"{self._url}/api/v1/query?{parameters}", timeout=10) as response:
-            found = json.load(response)["data"]["result"]
+        found = self.get("query", query=query)["result"]
         assert len(found) <= 1
         return float(found[0]["value"][1]) if found else math.nan
 
@@ -46,14 +53,36 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(fleet: RunningFleet, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Start a Prometheus with the documented configuration, but with the fleet's port and a shorter interval."""
+def ports() -> int:
+    """Return the first of two consecutive ports, for the metrics of two workers."""
+    return free_ports(2)
+
+
+@pytest.fixture(scope="module")
+def fleet(demo: DemoProcess, ports: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningFleet]:
+    """Start a fleet of two workers with metrics, and with five slots each."""
+    env = {"IMAGEFLEET_ALLOW_NETWORKS": demo.address, "IMAGEFLEET_METRICS_PORT": str(ports)}
+    folder = tmp_path_factory.mktemp("fleet")
+    with running_fleet(folder, "--workers", "2", "--concurrency", "5", env=env) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def prometheus(fleet: RunningFleet, ports: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Start a Prometheus with the documented configuration, but with the fleet's ports and a shorter interval."""
     program = required("prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
-    documented = _CONFIG.read_text()
-    text = documented.replace("127.0.0.1:5555", fleet.flower.url.removeprefix("http://")).replace("15s", "1s")
-    assert "127.0.0.1:5555" in documented
-    assert "15s" in documented
+    text = (_CONFIG / "prometheus.yml").read_text()
+    changes = {
+        "127.0.0.1:5555": fleet.flower.url.removeprefix("http://"),
+        "127.0.0.1:9750": f"127.0.0.1:{ports}",
+        "127.0.0.1:9751": f"127.0.0.1:{ports + 1}",
+        "15s": "1s",
+        "12s": "1s",
+    }
+    for documented, used in changes.items():
+        assert documented in text
+        text = text.replace(documented, used)
     (folder / "prometheus.yml").write_text(text)
     port = processes.free_port()
     argv = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
@@ -69,34 +98,36 @@ def prometheus(fleet: RunningFleet, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def test_only_metrics_need_no_password(fleet: RunningFleet) -> None:
-    """Prometheus reads the metrics without a password. All other pages require a password."""
+    """Prometheus reads Flower's metrics without a password. All other pages of Flower require a password."""
     assert fleet.flower.get("/metrics")[0] == 200
     assert {fleet.flower.get(path)[0] for path in ("/", "/tasks", "/api/workers", "/metrics/", "/nowhere")} == {401}
 
 
 def test_counters_follow_the_runs(prometheus: Prometheus, fleet: RunningFleet, demo: DemoProcess) -> None:
-    """The target is up, saved and failed images are counted separately, and every query of the docs returns a value."""
-    processes.eventually(lambda: prometheus.value('up{job="imagefleet"}') == 1, "the target")
+    """Workers and Flower count the same images, and every query of the docs returns a value."""
+    processes.eventually(lambda: prometheus.value('sum(up{job=~"imagefleet-.+"})') == 3, "two workers and Flower")
     urls = [f"{demo.url}/images/{number}.jpg" for number in range(20)]
     urls += [f"{demo.url}/fault/not-found?{number}" for number in range(5)]
-    # Prometheus computes a rate only if a worker's counter grows after Prometheus has read the counter for the first
-    # time. Two workers share three turns, so at least one worker gets two turns.
+    # Prometheus computes a rate of Flower's counters only if a worker's counter grows after Prometheus has read the
+    # counter for the first time. Two workers share three turns, so at least one worker gets two turns.
     for turn in (1, 2, 3):
         fleet.run(f"turn-{turn}", urls)
-        ended = [20.0 * turn, 5.0 * turn]
+        ended = [20.0 * turn, 5.0 * turn] * 2
         processes.eventually(partial(_have_counts, prometheus, ended), f"{ended} saved and failed images")
     assert prometheus.value('sum(flower_task_runtime_seconds_count{task="tasks.jobs.fetch_image"})') == 75
+    assert prometheus.value("sum(imagefleet_image_duration_seconds_count)") == 75
     assert prometheus.value("sum(flower_worker_online)") == 2
-    assert len(_QUERIES) == 5
+    assert len(_QUERIES) >= 5
     for query in _QUERIES:
-        # The number of running tasks is 0, because no task is running any more. All other values have grown.
-        least = -1 if "currently_executing" in query else 0
-        processes.eventually(partial(_exceeds, prometheus, query, least), query)
+        # No task is running any more, so some values are 0.
+        processes.eventually(partial(_has_value, prometheus, query), query)
 
 
 def _have_counts(prometheus: Prometheus, wanted: list[float]) -> bool:
-    return [prometheus.value(_IMAGES % how) for how in ("succeeded", "failed")] == wanted
+    queries = [_WORKERS % "=", _WORKERS % "!=", _FLOWER % "succeeded", _FLOWER % "failed"]
+    return [prometheus.value(query) for query in queries] == wanted
 
 
-def _exceeds(prometheus: Prometheus, query: str, least: float) -> bool:
-    return prometheus.value(query) > least
+def _has_value(prometheus: Prometheus, query: str) -> bool:
+    values = [float(series["value"][1]) for series in prometheus.get("query", query=query)["result"]]
+    return bool(values) and not any(map(math.isnan, values))

@@ -19,6 +19,7 @@ _HEAVY = {
         "kombu",
         "matplotlib",
         "numpy",
+        "prometheus_client",
         "protego",
         "pyarrow",
         "requests",
@@ -41,7 +42,7 @@ _HEAVY = {
     ],
 )
 def test_only_needed_packages_are_imported(module: str, needed: set[str]) -> None:
-    """A usage error does not wait for Arrow, and no worker loads the plotting library."""
+    """A usage error does not wait for Arrow, and no worker loads the plotting library or metrics."""
     code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert set(loaded) & _HEAVY <= needed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,9 +13,11 @@ from unittest.mock import Mock
 
 import pytest
 
+from config import SettingsError
 from tasks import worker
 from tasks.celery import COLLECT_SHARD, FETCH_IMAGE
 from tasks.errors import CancelledError
+from tasks.metrics.counters import WorkerMetrics
 from tasks.model import RunOptions
 from tasks.storage import manifest
 from tasks.storage.local_store import LocalStore
@@ -159,3 +162,16 @@ def test_looks_up_the_host_of_a_reserved_image(monkeypatch: pytest.MonkeyPatch) 
     assert not is_held(FETCH_IMAGE, "run", 0, 7)
     assert not is_held(COLLECT_SHARD, "run", 0, "http://c.example/1.jpg")
     assert asked == ["http://a.example/1.jpg"]
+
+
+def test_metrics_need_a_free_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a port, a worker counts nothing. If its port is taken, the error names the setting."""
+    chosen = SimpleNamespace(metrics_port=None, metrics_address="127.0.0.1")
+    monkeypatch.setattr(worker, "settings", lambda: chosen)
+    worker.metrics.cache_clear()
+    assert type(worker.metrics()) is WorkerMetrics
+    worker.metrics.cache_clear()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        chosen.metrics_port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=r"IMAGEFLEET_METRICS_PORT: .* Address already in use"):
+            worker.metrics()
