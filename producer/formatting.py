@@ -1,8 +1,9 @@
-"""Format lists of names, counts and sizes for messages."""
+"""Format lists of names, counts, sizes, speeds and times for messages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 #: The maximum number of names in one message.
 _MAX_NAMES = 5
@@ -27,3 +28,13 @@ def format_size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def format_rate(rate: float) -> str:
+    """Return a number of images per second; a small number has one decimal."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds: 0:01:02."""
+    return str(timedelta(seconds=int(seconds)))

@@ -21,12 +21,13 @@ from producer.cli.parameter_types import Duration, Folder, UrlList
 from producer.cli.parameters import (
     DURATION_HELP,
     SIZE_HELP,
+    ConsoleParameters,
     DownloadParameters,
     FleetParameters,
     broker_option,
+    console_options,
     download_options,
     fleet_options,
-    json_option,
 )
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import pluralized
@@ -64,7 +65,7 @@ _threads_option = click.option(
 @download_options
 @fleet_options
 @broker_option
-@json_option
+@console_options
 def compare(
     source: str,
     out: Path,
@@ -73,7 +74,7 @@ def compare(
     download: DownloadParameters,
     fleet: FleetParameters,
     broker: str | None,
-    as_json: bool,
+    console: ConsoleParameters,
 ) -> None:
     """Compare three ways to download the images in SOURCE: one by one, with threads, and with a fleet."""
     from config.settings import settings
@@ -84,10 +85,10 @@ def compare(
     if config.source.path_col is not None:
         raise click.UsageError("--path-col can't be used here: a comparison saves images under the default names")
     requests = _without_duplicates(url_list.require_urls(url_list.read(source, config.source), source), config)
-    request = FleetRequest(fleet, broker, quiet=as_json, allow_networks=settings().allow_networks)
+    request = FleetRequest(fleet, broker, quiet=console.hides_progress, allow_networks=settings().allow_networks)
     with remove_created_on_failure(out):
         comparison = _compare(requests, source, out, config, threads, request)
-    _show_comparison(comparison, out, as_json)
+    _show_comparison(comparison, out)
 
 
 def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> list[ImageRequest]:
@@ -117,8 +118,10 @@ def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> 
 )
 @_threads_option
 @fleet_options
-@json_option
-def demo(images: int, latency: float, out: Path | None, threads: int, fleet: FleetParameters, as_json: bool) -> None:
+@console_options
+def demo(
+    images: int, latency: float, out: Path | None, threads: int, fleet: FleetParameters, console: ConsoleParameters
+) -> None:
     """Serve demo images on this machine and download them in three ways. Needs no network, Redis or Docker.
 
     If a broker is configured, its workers form the fleet. The images then come from the demo server at
@@ -132,7 +135,7 @@ def demo(images: int, latency: float, out: Path | None, threads: int, fleet: Fle
     with _demo_server(latency, images) as url, remove_created_on_failure(place):
         print_note(
             f"Downloading {pluralized(images, 'image')} from {url}, which delays each image by {latency * 1000:.0f} ms",
-            as_json,
+            console.hides_progress,
         )
         kinds = ("jpg", "png", "webp", "gif")
         requests = [
@@ -142,9 +145,9 @@ def demo(images: int, latency: float, out: Path | None, threads: int, fleet: Fle
         address = url.removeprefix("http://")
         # Don't use a proxy, because a proxy may be unable to reach the demo server. The demo server runs on this
         # machine or near the workers.
-        request = FleetRequest(fleet, quiet=as_json, allow_networks=[address], proxied=False)
+        request = FleetRequest(fleet, quiet=console.hides_progress, allow_networks=[address], proxied=False)
         comparison = _compare(requests, url, place, RunConfig(), threads, request)
-    _show_comparison(comparison, place, as_json)
+    _show_comparison(comparison, place)
 
 
 @click.command(epilog=DURATION_HELP)
@@ -220,7 +223,7 @@ def _compare(
     request: FleetRequest,
 ) -> Comparison:
     """Download the images in the three ways, and show the progress."""
-    from producer.cli.progress_display import Display, DisplayedProgress
+    from producer.cli.comparison_display import ComparisonDisplay
     from producer.comparison import comparison
     from producer.output.folder import prepare_output
     from tasks.download import downloader as downloading
@@ -240,14 +243,14 @@ def _compare(
         get_worker_pool(
             replace(request, roots=[places[comparison.FLEET].root], insecure=config.fetch.insecure)
         ) as pool,
-        Display(create_console(sys.stderr), request.quiet) as display,
+        ComparisonDisplay(create_console(sys.stderr), len(requests), request.quiet) as display,
     ):
         found = comparison.compare(
             comparison.ComparedList(requests, source, places, config),
             threads,
             downloader,
             pool,
-            lambda way, ended: display.show(way, DisplayedProgress(ended, len(requests))),
+            display.show,
         )
         if request.fleet.flower and sys.stdin.isatty() and not request.quiet:
             display.close()
@@ -267,7 +270,7 @@ def _baseline_gate(guard: Guard) -> HostGate:
     return HostGate(MemoryRegistry(), "baseline", HostKeys(guard.address_of), patience=inf)
 
 
-def _show_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
+def _show_comparison(comparison: Comparison, out: Path) -> None:
     from producer.cli import render
     from producer.comparison import chart
     from producer.doctor import folder_checks
@@ -277,7 +280,7 @@ def _show_comparison(comparison: Comparison, out: Path, as_json: bool) -> None:
     facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(chart_file.resolve())}
     numbers.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     current_result().emit(facts)
-    if as_json:
+    if current_result().as_json:
         return
     show(render.render_comparison(comparison))
     click.echo(f"The images are in {out}, in a folder for each way. The chart is {chart_file}.")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.text import Text
+
+from producer.cli import json_log
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,6 +39,43 @@ def show(shown: RenderableType, stream: Any = None) -> None:
 
 
 def print_note(text: str, quiet: bool) -> None:
-    """Print a text to standard error, unless ``quiet``."""
-    if not quiet:
+    """Print a text to standard error, unless ``quiet``. In a log in JSON, the text is a line of its own."""
+    if quiet:
+        return
+    if json_log.is_on():
+        json_log.write("info", text)
+    else:
         click.echo(text, err=True)
+
+
+def print_warning(text: str) -> None:
+    """Print a warning, a text without a period, to standard error."""
+    if json_log.is_on():
+        json_log.write("warning", text)
+    else:
+        click.echo(f"Warning: {text}.", err=True)
+
+
+def print_line(console: Console, text: str) -> None:
+    """Print a line without wrapping it, or write it to the log if the log is in JSON."""
+    if json_log.is_on():
+        json_log.write("info", text)
+    else:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def show_waiting(console: Console, text: str, quiet: bool = False) -> Iterator[None]:
+    """Show a text while the block runs.
+
+    On a terminal, the text disappears at the end. Elsewhere, the text is a printed line.
+    """
+    if quiet:
+        yield
+    elif console.is_interactive and not json_log.is_on():
+        # Some encodings lack the characters of the usual spinner.
+        with console.status(Text(text), spinner="dots" if console.encoding.startswith("utf") else "line"):
+            yield
+    else:
+        print_line(console, text)
+        yield

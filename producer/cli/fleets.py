@@ -13,7 +13,7 @@ import click
 from click.core import ParameterSource
 
 from config.locations import Location, parse_location
-from producer.cli.console import create_console, print_note
+from producer.cli.console import create_console, print_note, print_warning, show_waiting
 from producer.cli.parameters import FleetParameters
 from producer.formatting import pluralized
 from producer.runs.preflight import find_broker_url
@@ -64,7 +64,7 @@ def get_worker_pool(request: FleetRequest) -> Iterator[WorkerPool]:
     _note_unused_options(url)
     pool = broker_pool(url, request.roots[0], request.insecure)
     for warning in pool.warnings:
-        print_note(f"Warning: {warning}.", quiet=False)
+        print_warning(warning)
     if not pool.workers:
         print_note(
             "No worker has answered at the broker. The run waits until one does. Start a worker with\n"
@@ -95,11 +95,10 @@ def _note_unused_options(url: str) -> None:
 def local_fleet(request: FleetRequest) -> Iterator[Fleet]:
     """Run a local fleet for the duration of the block."""
     from config.settings import unknown_variables
-    from producer.cli.progress_display import show_waiting
     from producer.local_fleet.fleet import Fleet, FleetSize, cores
 
     if unknown := unknown_variables(os.environ):
-        print_note(f"Warning: unknown environment variables are ignored: {', '.join(unknown)}.", quiet=False)
+        print_warning(f"unknown environment variables are ignored: {', '.join(unknown)}")
     size = FleetSize(request.fleet.workers or len(cores()), request.fleet.concurrency)
     text = f"Starting {pluralized(size.workers, 'worker')}"
     previous = () if request.previous_run is None else [parse_location(request.previous_run)]

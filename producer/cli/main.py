@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from config import VERSION, SettingsError, streams
+from producer.cli import json_log
 from producer.cli.compare_commands import compare, demo, serve
 from producer.cli.console import print_note, show
 from producer.cli.fleet_commands import doctor, fleet
@@ -85,8 +86,12 @@ def _run_command_line(result: JsonResult, debug: bool) -> Any:
     except SystemExit as error:
         return error.code
     except click.ClickException as error:
-        result.emit_error(_usage_error(error))
-        error.show()
+        usage_error = _usage_error(error)
+        result.emit_error(usage_error)
+        if json_log.is_on():
+            _log_error(usage_error)
+        else:
+            error.show()
         return error.exit_code
     except (KeyboardInterrupt, RunInterruptedError, click.Abort) as error:
         _report_interruption(result, error)
@@ -96,10 +101,22 @@ def _run_command_line(result: JsonResult, debug: bool) -> Any:
         result.emit_error(command_error)
         if debug:
             raise
-        from producer.cli import render
-
-        show(render.render_error(command_error), sys.stderr)
+        _show_error(command_error)
         return command_error.exit_code
+
+
+def _show_error(error: CommandError) -> None:
+    from producer.cli import render
+
+    if json_log.is_on():
+        _log_error(error)
+    else:
+        show(render.render_error(error), sys.stderr)
+
+
+def _log_error(error: CommandError) -> None:
+    facts = {"why": error.why, "todo": error.hint, "exit_code": error.exit_code}
+    json_log.write("error", error.what, event="error", **facts)
 
 
 def _report_interruption(result: JsonResult, error: BaseException) -> None:

@@ -12,6 +12,7 @@ import click
 
 from config import limits
 from config.limits import bounds_of
+from producer.cli import json_log
 from producer.cli.image_parameters import IMAGE_OPTIONS, ImageParameters
 from producer.cli.json_result import enable_json
 from producer.cli.parameter_types import BrokerUrl, Duration, Size, int_range
@@ -287,6 +288,41 @@ json_option = click.option(
     is_eager=True,
     callback=enable_json,
     help="Print only one JSON object to standard output, no matter how the command ends.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleParameters:
+    """The values of the options for what a command prints. The option for the log's format takes effect by itself."""
+
+    as_json: bool
+    quiet: bool = False
+
+    @property
+    def hides_progress(self) -> bool:
+        """Whether the command shows no progress and no notes."""
+        return self.as_json or self.quiet
+
+
+#: Adds the argument ``console``.
+console_options = grouped(
+    "console",
+    ConsoleParameters,
+    json_option,
+    click.option(
+        "-q", "--quiet", is_flag=True, help="Show no progress and no notes, only warnings, errors and the final report."
+    ),
+    click.option(
+        "--log-format",
+        type=click.Choice([item.value for item in json_log.LogFormat]),
+        default=json_log.LogFormat.TEXT.value,
+        show_default=True,
+        # As for --json.
+        is_eager=True,
+        expose_value=False,
+        callback=json_log.enable,
+        help="Format of standard error: text for people, or one JSON object a line for programs.",
+    ),
 )
 #: The formats of option values, for the end of help texts.
 DURATION_HELP = "A DURATION is a number of seconds, or a number with a unit: 10, 300ms, 2m."

@@ -34,12 +34,11 @@ _PROXY_HINT = "  (IMAGEFLEET_PROXY is set here, and the proxy may be unreachable
 def describe_failures(progress: Progress) -> str:
     """Return the number of failed images so far, with their main reason."""
     text = f"{progress.failed:,} failed"
-    if not progress.main_reason:
+    reason, count = next(iter(progress.reasons.items()), ("", 0))
+    if not reason:
         return text
     # For a moment, the workers' counts by reason may add up to more than the number of failures.
-    if progress.main_reason_count >= progress.failed:
-        return f"{text} ({progress.main_reason})"
-    return f"{text} ({progress.main_reason_count:,} of them {progress.main_reason})"
+    return f"{text} ({reason})" if count >= progress.failed else f"{text} ({count:,} of them {reason})"
 
 
 def render_run(result: RunResult) -> RenderableType:

@@ -23,16 +23,18 @@ from producer.cli.parameter_types import OutputLocation, UrlList
 from producer.cli.parameters import (
     DURATION_HELP,
     SIZE_HELP,
+    ConsoleParameters,
     DownloadParameters,
     FleetParameters,
     broker_option,
+    console_options,
     download_options,
     fleet_options,
     json_option,
 )
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
-from producer.formatting import format_size, pluralized
+from producer.formatting import pluralized
 from producer.runs.incremental_mode import IncrementalMode
 from producer.runs.preflight import checked_broker_url, checked_config, find_broker_url
 from tasks.errors import WORTH_RETRYING
@@ -77,7 +79,7 @@ _ALREADY_COMPLETE = "The run is complete. There is nothing to do."
 @output_options
 @fleet_options
 @broker_option
-@json_option
+@console_options
 def run(
     source: str,
     out: Location,
@@ -88,7 +90,7 @@ def run(
     output: OutputParameters,
     fleet: FleetParameters,
     broker: str | None,
-    as_json: bool,
+    console: ConsoleParameters,
 ) -> None:
     """Download every image in SOURCE: a list of URLs, one on each line or in a table.
 
@@ -107,7 +109,7 @@ def run(
     config = checked_config(config, out, url)
     requests = url_list.require_urls(url_list.read(source, config.source), source)
     wanted = starting.RunRequest(source, requests, config, _given_options())
-    request = FleetRequest(fleet, broker, [resolved(out)], as_json)
+    request = FleetRequest(fleet, broker, [resolved(out)], console.hides_progress)
     with starting.run_folder(out, url, mode) as store:
         if mode is IncrementalMode.SKIP and RunFile.is_in(store):
             _continue_run(starting.resume_same(wanted, store), _ALREADY_COMPLETE, out, request)
@@ -116,8 +118,8 @@ def run(
         options = prepared.config
         request = replace(request, previous_run=options.previous_run, insecure=options.fetch.insecure)
         with get_worker_pool(request) as pool, prepared.start() as started:
-            finished = _execute_run(started, pool, out, as_json)
-    _show_result(finished, as_json)
+            finished = _execute_run(started, pool, out, request.quiet)
+    _show_result(finished)
 
 
 def _given_options() -> frozenset[str]:
@@ -135,8 +137,8 @@ def _given_options() -> frozenset[str]:
 @click.argument("out", type=OutputLocation())
 @fleet_options
 @broker_option
-@json_option
-def resume(out: Location, fleet: FleetParameters, broker: str | None, as_json: bool) -> None:
+@console_options
+def resume(out: Location, fleet: FleetParameters, broker: str | None, console: ConsoleParameters) -> None:
     """Resume the run in OUT with its own options, no matter how it ended.
 
     Finished images are not downloaded again. If the URL list was not fully read, reading continues. The list must be
@@ -148,7 +150,7 @@ def resume(out: Location, fleet: FleetParameters, broker: str | None, as_json: b
     with _hold_lock(store, broker, "resume"):
         from producer.runs.run import Run
 
-        request = FleetRequest(fleet, broker, [resolved(out)], as_json)
+        request = FleetRequest(fleet, broker, [resolved(out)], console.hides_progress)
         _continue_run(Run.resume(store), _ALREADY_COMPLETE, out, request)
 
 
@@ -164,14 +166,14 @@ def resume(out: Location, fleet: FleetParameters, broker: str | None, as_json: b
 @click.option("--all", "everything", is_flag=True, help="Retry all failed images.")
 @fleet_options
 @broker_option
-@json_option
+@console_options
 def retry(
     out: Location,
     reasons: tuple[str, ...],
     everything: bool,
     fleet: FleetParameters,
     broker: str | None,
-    as_json: bool,
+    console: ConsoleParameters,
 ) -> None:
     """Retry failed images of the finished run in OUT, and report the changes. Nothing else is downloaded."""
     from producer.output.folder import existing_run
@@ -183,7 +185,7 @@ def retry(
     with _hold_lock(store, broker, "retry"):
         from producer.runs.run import Run
 
-        request = FleetRequest(fleet, broker, [resolved(out)], as_json)
+        request = FleetRequest(fleet, broker, [resolved(out)], console.hides_progress)
         failed = "No image failed." if everything else "No image failed for these reasons."
         _continue_run(Run.retry(store, chosen), f"{failed} There is nothing to do.", out, request)
 
@@ -220,7 +222,7 @@ def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest) 
     """Continue an earlier run to its end; print the text ``nothing`` if there is nothing to do."""
     if run.is_done:
         print_note(nothing, request.quiet)
-        _show_result(run.summary(), request.quiet)
+        _show_result(run.summary())
         return
     if run.abandoned:
         print_note(
@@ -231,7 +233,7 @@ def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest) 
     current_result().set_run(run, out)
     with run, get_worker_pool(replace(request, previous_run=run.previous_run)) as pool:
         finished = _execute_run(run, pool, out, request.quiet)
-    _show_result(finished, request.quiet)
+    _show_result(finished)
 
 
 def _note_broker_change(before: str | None, broker: str | None) -> None:
@@ -263,34 +265,15 @@ def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool) -> RunR
 
 
 def _show_run(display: Display, progress: Progress) -> None:
-    from producer.cli.progress_display import DisplayedProgress
-    from producer.cli.render import describe_failures
-    from producer.cli.render_hosts import describe_waiting
-
-    detail = f"{format_size(progress.bytes)}, {describe_failures(progress)}"
-    if progress.done_before:
-        # The count covers the whole run. The details cover this command only.
-        detail = f"{progress.done_before:,} were done before; since then {detail}"
-    note = progress.note
     if progress.finishing:
         them = "it" if progress.finishing == 1 else "them"
         downloads = pluralized(progress.finishing, "download")
         display.announce(f"Finishing {downloads} in progress. Press Ctrl-C again to drop {them}.")
-        note = f"finishing {progress.finishing:,} more"
-    displayed = DisplayedProgress(
-        ended=progress.done_before + progress.success + progress.failed,
-        total=progress.planned if progress.plan_complete else None,
-        detail=detail,
-        note=note,
-        done_before=progress.done_before,
-        ends_early=progress.finishing is not None,
-        waiting=describe_waiting(progress),
-    )
-    display.show("images", displayed)
+    display.show(progress)
 
 
-def _show_result(result: RunResult, as_json: bool) -> None:
-    if as_json:
+def _show_result(result: RunResult) -> None:
+    if current_result().as_json:
         facts = {"run_id": result.run_id, "source": result.source, "out": result.out, **result.totals()}
         if result.before is not None:
             facts["retried"] = result.before

@@ -24,6 +24,7 @@ from producer.dispatch.host_report import HostReport
 from producer.dispatch.parked_shards import ParkedShards
 from producer.dispatch.progress import Progress, Timing
 from producer.dispatch.progress_reader import DispatchState, ProgressReader
+from producer.dispatch.published_progress import ProgressPublisher
 from producer.dispatch.publisher import ChordPublisher
 from producer.dispatch.recovery import ShardInFlight, ShardRecovery
 from producer.dispatch.revision_requests import RevisionRequests
@@ -112,6 +113,7 @@ class Dispatcher:
         self._progress_reader = ProgressReader(
             server, options.run_id, self._unfit, saving_check, self._parked, dispatch.local
         )
+        self._progress_publisher = ProgressPublisher(server, options.run_id)
         #: The number of shards sent or skipped so far. The next shard has this number.
         self._sent = 0
         self._done_before = 0
@@ -212,6 +214,8 @@ class Dispatcher:
         """Handle finished shards. Wait at most this many seconds for a shard to finish, or for the plan to grow."""
         self._check()
         self._with_redis(self._renew_record)
+        if (progress := self._last_progress) is not None:
+            self._with_redis(lambda: self._progress_publisher.publish(progress))
         if not self._in_flight:
             self._planner.wait(self._sent, seconds)
             return
@@ -289,6 +293,8 @@ class Dispatcher:
             in_flight=list(self._in_flight.values()),
             completed=None if self._dispatch.resumed else self._images_completed,
             finishing=None if self._drain is None else self._drain.images,
+            first_sent=self._timing.first_sent,
+            repaired=self._timing.repaired,
         )
         return self._progress_reader.read(state)
 

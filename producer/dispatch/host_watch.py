@@ -13,6 +13,8 @@ from tasks.throttle.parking import Parking
 
 #: The maximum number of hosts in a report.
 _MOST_HOSTS = 5
+#: The number of hosts that are read for the display. A run may use more hosts than can be read every few seconds.
+_DISPLAYED_HOSTS = 300
 #: A host for which images waited this many seconds is in the report.
 _LONG_WAIT_SECONDS = 10.0
 #: Conditions that stop images of this run, even if the trouble began before the run.
@@ -59,6 +61,23 @@ class HostWatch:
         self._looked_at = now
         parked = self._parking.parked_at_hosts() if has_parked else {}
         self.busiest, self.busy = max(parked, key=parked.__getitem__, default=""), len(parked)
+
+    def notable_hosts(self) -> tuple[list[HostReport], list[HostReport]]:
+        """Return the resting hosts, and the other hosts with a known latency: the worst first, and the slowest first.
+
+        Only the 300 hosts that were used last are considered. At a broker, hosts of other runs may be among them.
+
+        Raises:
+            redis.RedisError: Redis is unreachable.
+        """
+        if self._started is None:
+            return [], []
+        states = list_hosts_since(self._server, self._started, latest=_DISPLAYED_HOSTS)
+        reports = [HostReport.from_state(state) for state in states]
+        resting = [report for report in reports if report.condition in _FAILING]
+        timed = [(report.latency, report) for report in reports if report.latency is not None]
+        slowest = [report for _, report in sorted(timed, key=lambda pair: -pair[0]) if report not in resting]
+        return sorted(resting, key=lambda report: report.urgency), slowest
 
     def troubled_hosts(self) -> list[HostReport]:
         """Return the hosts that rested, were slow or kept images waiting during the run: at most five, the worst first.

@@ -1,13 +1,70 @@
-"""The progress of a run, and the times of its dispatch."""
+"""The progress of a run, and the times of its dispatch.
+
+The display, ``producer status``, the log and the Python callback all get the same `Progress`, so their numbers agree.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from producer.dispatch.host_report import HostReport
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The speed of a command that works on a run. Images count if they are saved or failed, bytes if they are saved."""
+
+    #: The seconds since the command sent its first task.
+    seconds: float = 0.0
+    #: The speed during the last seconds.
+    images_per_second: float = 0.0
+    bytes_per_second: float = 0.0
+    #: The speed since the first task.
+    average_images_per_second: float = 0.0
+    average_bytes_per_second: float = 0.0
+    #: The remaining seconds at the present speed; None if they are unknown.
+    seconds_left: float | None = None
+
+    @classmethod
+    def average(cls, images: int, size: int, seconds: float) -> Self:
+        """Return the speed of a command that has finished this many images and bytes."""
+        return cls(
+            seconds,
+            average_images_per_second=images / seconds if seconds else 0.0,
+            average_bytes_per_second=size / seconds if seconds else 0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FleetCondition:
+    """The workers of a run, and the hosts that slow the run down. At a broker, other runs may use them too."""
+
+    #: The number of workers that send heartbeats.
+    workers: int = 0
+    #: The number of workers that have neither stopped nor sent a heartbeat in time.
+    lost_workers: int = 0
+    #: The hosts that get no requests for some time, or that are probed after that: the first three of them, and the
+    #: number of all.
+    resting: tuple[HostReport, ...] = ()
+    resting_hosts: int = 0
+    #: The three slowest of the other hosts, the slowest first.
+    slowest: tuple[HostReport, ...] = ()
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Create the value from decoded JSON."""
+        hosts = {name: tuple(map(HostReport.from_json, facts[name])) for name in ("resting", "slowest")}
+        return cls(**{**facts, **hosts})
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress of a run, in images. ``planned`` grows while ``plan_complete`` is false."""
+    """The progress of a run, in images. ``planned`` grows while ``plan_complete`` is false. JSON can encode the value.
+
+    ``success``, ``failed``, ``bytes`` and ``reasons`` leave out the images of earlier commands.
+    """
 
     success: int
     failed: int
@@ -16,9 +73,8 @@ class Progress:
     plan_complete: bool
     #: Images finished by earlier commands of the run.
     done_before: int = 0
-    #: The most frequent failure reason, and its number of images. Empty until an image has failed.
-    main_reason: str = ""
-    main_reason_count: int = 0
+    #: The number of failed images for each reason, the most frequent reason first.
+    reasons: Mapping[str, int] = field(default_factory=dict)
     #: An explanation for the user while no image finishes.
     note: str = ""
     #: The number of images still being downloaded after the run was told to end early; None before.
@@ -27,6 +83,25 @@ class Progress:
     waiting: int = 0
     busiest_host: str = ""
     busy_hosts: int = 0
+    #: The number of shards in flight, and the number of lost tasks that were sent again.
+    shards_in_flight: int = 0
+    repaired: int = 0
+    speed: Speed = Speed()
+    fleet: FleetCondition = FleetCondition()
+
+    @property
+    def ended(self) -> int:
+        """The number of finished images of the whole run, saved or failed."""
+        return self.done_before + self.success + self.failed
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Create the value from decoded JSON.
+
+        Raises:
+            TypeError, KeyError, ValueError: another version has encoded the value.
+        """
+        return cls(**{**facts, "speed": Speed(**facts["speed"]), "fleet": FleetCondition.from_json(facts["fleet"])})
 
 
 @dataclass(slots=True)

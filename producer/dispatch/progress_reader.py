@@ -9,10 +9,12 @@ from typing import cast
 
 import redis
 
+from producer.dispatch.fleet_watch import FleetWatch
 from producer.dispatch.parked_shards import ParkedShards
 from producer.dispatch.progress import Progress
 from producer.dispatch.recovery import ShardInFlight
 from producer.dispatch.saving_check import SavingCheck
+from producer.dispatch.speed_meter import SpeedMeter
 from producer.dispatch.unfit_workers import UnfitWorkers
 from producer.dispatch.workers import describe_workers
 from tasks.broker import keys
@@ -38,6 +40,10 @@ class DispatchState:
     completed: int | None
     #: The number of images still being downloaded after the run was told to end early; None before.
     finishing: int | None
+    #: The time of the first task, in seconds of the monotonic clock; 0 before.
+    first_sent: float = 0.0
+    #: The number of lost tasks that were sent again.
+    repaired: int = 0
 
 
 class ProgressReader:
@@ -66,6 +72,7 @@ class ProgressReader:
         self._unfit, self._saving_check, self._parked = unfit, saving_check, parked
         self._ended, self._idle_since, self._idle_text = 0, time.monotonic(), ""
         self._last: Progress | None = None
+        self._speed, self._fleet = SpeedMeter(), FleetWatch(server, parked.hosts)
 
     def read(self, state: DispatchState) -> Progress:
         """Return the progress.
@@ -84,22 +91,26 @@ class ProgressReader:
             sums = {}
         success, failed = int(sums.get("success", 0)), int(sums.get("failed", 0))
         self._saving_check.update(success, int(sums.get("unsaved", 0)))
-        planned_here = max(state.planned - state.done_before, 0)
-        reason, count = max(_reasons(sums).items(), key=lambda item: item[1], default=("", 0))
+        size, planned_here = int(sums.get("bytes", 0)), max(state.planned - state.done_before, 0)
+        ended = min(success, planned_here) + min(failed, planned_here)
+        remaining = planned_here - ended if state.plan_complete and state.finishing is None else None
         self._last = Progress(
             min(success, planned_here),
             min(failed, planned_here),
-            int(sums.get("bytes", 0)),
+            size,
             state.planned,
             state.plan_complete,
             state.done_before,
-            reason,
-            count,
+            _reasons(sums),
             self._note(success + failed, state),
             state.finishing,
             waiting=self._parked.images,
             busiest_host=self._parked.hosts.busiest,
             busy_hosts=self._parked.hosts.busy,
+            shards_in_flight=len(state.in_flight),
+            repaired=state.repaired,
+            speed=self._speed.measure(ended, size, state.first_sent, remaining),
+            fleet=self._fleet.look(),
         )
         return self._last
 
@@ -132,5 +143,6 @@ def _images_in_flight(ended: int, state: DispatchState) -> int:
 
 
 def _reasons(sums: Mapping[str, str]) -> dict[str, int]:
-    """Return the number of failed images for each reason, from the workers' sums."""
-    return {name.removeprefix(REASON): int(count) for name, count in sums.items() if name.startswith(REASON)}
+    """Return the number of failed images for each reason, from the workers' sums. The most frequent reason is first."""
+    found = {name.removeprefix(REASON): int(count) for name, count in sums.items() if name.startswith(REASON)}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))

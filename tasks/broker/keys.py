@@ -11,6 +11,8 @@ imagefleet:progress:ID       hash    7 days; deleted when the run ends    the wo
                                                                           (failed because the image could not be
                                                                           saved), ``bytes``, and ``reason:REASON``
                                                                           (failed for this reason)
+imagefleet:status:ID         string  15 s; deleted when the run ends      the producer, every second: the run's progress
+                                                                          as JSON, for `producer status`
 imagefleet:crashes:ID        hash    7 days; deleted when the run ends    the process that removes a dead worker:
                                                                           task id -> number of workers that died
                                                                           while they ran it
@@ -61,6 +63,11 @@ def progress(run_id: str) -> str:
     return f"imagefleet:progress:{run_id}"
 
 
+def status(run_id: str) -> str:
+    """Return the key of the progress that a run's producer publishes for other commands."""
+    return f"imagefleet:status:{run_id}"
+
+
 def crashes(run_id: str) -> str:
     """Return the key of the crash counts. A task's count is the number of workers that died while they ran the task."""
     return f"imagefleet:crashes:{run_id}"
@@ -73,7 +80,7 @@ def unfit(run_id: str) -> str:
 
 def run_keys(run_id: str) -> tuple[str, ...]:
     """Return all keys of a run."""
-    return run(run_id), done(run_id), progress(run_id), crashes(run_id), unfit(run_id)
+    return run(run_id), done(run_id), progress(run_id), status(run_id), crashes(run_id), unfit(run_id)
 
 
 def heartbeat(worker: str) -> str:

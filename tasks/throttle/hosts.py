@@ -111,15 +111,20 @@ def list_hosts(server: redis.Redis, clock: str = CLOCK) -> Iterator[HostState]:
     yield from _describe(server, dict.fromkeys([*used, *limited]), clock)
 
 
-def list_hosts_since(server: redis.Redis, since: float) -> Iterator[HostState]:
+def list_hosts_since(server: redis.Redis, since: float, latest: int | None = None) -> Iterator[HostState]:
     """Yield the state of each host that the fleet has used since a time, which is a Unix time of Redis's clock.
 
-    A host that was used up to a minute earlier may be among them.
+    A host that was used up to a minute earlier may be among them. ``latest`` limits the hosts to those used last.
 
     Raises:
         redis.RedisError: Redis is unreachable.
     """
-    used = cast("list[str]", server.zrangebyscore(keys.HOSTS, since - policy.KEEP_SECONDS, "+inf"))
+    least = since - policy.KEEP_SECONDS
+    if latest is None:
+        used = cast("list[str]", server.zrangebyscore(keys.HOSTS, least, "+inf"))
+    else:
+        scored = cast("list[tuple[str, float]]", server.zrange(keys.HOSTS, -latest, -1, withscores=True))
+        used = [host for host, score in scored if score >= least]
     yield from _describe(server, used, CLOCK)
 
 

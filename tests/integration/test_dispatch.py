@@ -21,6 +21,7 @@ from producer.dispatch import dispatcher as dispatcher_module
 from producer.dispatch import progress_reader, run_record
 from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.dispatch.progress import Progress
+from producer.dispatch.published_progress import read_progress
 from producer.output import lease, lock
 from producer.planning.planner import Planner
 from tasks.broker import client as broker_client
@@ -331,16 +332,24 @@ def test_signal_does_not_count_without_its_manifest(
 def test_progress_comes_from_the_workers(server: redis.Redis, store: LocalStore) -> None:
     """The progress listener gets the sums that the workers report. A sum never exceeds the number of images."""
     server.hset(keys.progress(_RUN_ID), mapping={"success": 5, "failed": 1, "bytes": 77})
+    published: list[Progress] = []
 
     def work() -> None:
-        for shard in (0, 1):
-            finish(server, store, shard)
+        if (progress := read_progress(server, _RUN_ID)) is not None:
+            published.append(progress)
+            for shard in (0, 1):
+                finish(server, store, shard)
 
     job, _ = dispatcher(
         store, server, ["http://a.example/0", "http://a.example/1", "http://a.example/2"], work, window=2
     )
     reports = run(job)
-    assert reports[-1] == Progress(success=3, failed=1, bytes=77, planned=3, plan_complete=True)
+    last = reports[-1]
+    assert last.speed.seconds > 0.0
+    # The dispatcher publishes its reports for `producer status`.
+    assert published[-1] in reports
+    expected = Progress(success=3, failed=1, bytes=77, planned=3, plan_complete=True)
+    assert replace(last, speed=expected.speed, shards_in_flight=0) == expected
 
 
 def test_run_record_exists_only_during_the_run(server: redis.Redis, store: LocalStore) -> None:

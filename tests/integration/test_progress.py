@@ -121,5 +121,5 @@ def test_ended_run_gets_no_keys_again(server: redis.Redis) -> None:
 def test_all_keys_of_a_run_are_known() -> None:
     """All keys of a run are named in one place, and each key has the run's id."""
     assert keys.run_keys("ID") == tuple(
-        f"imagefleet:{kind}:ID" for kind in ("run", "done", "progress", "crashes", "unfit")
+        f"imagefleet:{kind}:ID" for kind in ("run", "done", "progress", "status", "crashes", "unfit")
     )

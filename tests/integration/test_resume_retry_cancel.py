@@ -460,11 +460,12 @@ def test_one_signal_on_a_terminal(demo_url: str, tmp_path: Path) -> None:
     assert match is not None, screen.text
     assert 0 < int(match[1]) <= slots
     assert "Starting 2 workers" in screen.text
-    assert re.search(r"\d% \d+/3,000 \S+ images/s", screen.text), screen.text
+    assert re.search(r"^images .+\d% [\d,]+/3,000$", screen.text, re.MULTILINE), screen.text
+    assert re.search(r"^now +[\d.]+ images/s", screen.text, re.MULTILINE), screen.text
     last = [line for line in screen.text.splitlines() if line.strip()][-2:]
     assert last[0].endswith("Interrupted. Saved images and manifests are kept.")
     assert last[1] == f"Resume with: producer resume {out}"
-    # Before the last message, the cursor moves up over the progress bar and the details below the bar. Both are erased.
+    # Before the last message, the cursor moves up over the rows of the progress and erases them.
     assert b"\x1b[1A\x1b[2K\x1b[1A\x1b[2KInterrupted." in bytes(screen.shown)
     assert processes.request_count(demo_url, "/images") - before == len(processes.image_files(out)) < 3000
     done = processes.producer("resume", out, *size, "--json", env=env, seconds=110).json()

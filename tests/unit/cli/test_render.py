@@ -185,12 +185,16 @@ def test_errors_are_escaped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "count", "expected"),
-    [("", 0, "10 failed"), ("dns", 10, "10 failed (dns)"), ("dns", 6, "10 failed (6 of them dns)")],
+    ("reasons", "expected"),
+    [
+        ({}, "10 failed"),
+        ({"dns": 10}, "10 failed (dns)"),
+        ({"dns": 6, "timeout": 4}, "10 failed (6 of them dns)"),
+    ],
 )
-def test_progress_names_the_main_reason(reason: str, count: int, expected: str) -> None:
+def test_progress_names_the_main_reason(reasons: dict[str, int], expected: str) -> None:
     """The main reason of failures is shown during the run, even if only some images have failed."""
-    progress = Progress(0, 10, 0, 200, True, main_reason=reason, main_reason_count=count)
+    progress = Progress(0, 10, 0, 200, True, reasons=reasons)
     assert render.describe_failures(progress) == expected
 
 
