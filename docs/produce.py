@@ -6,6 +6,7 @@ between them. A test compares the pages with the produced parts.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -15,11 +16,13 @@ from typing import Any
 
 import click
 from click.testing import CliRunner
+from rich.console import Console
 
 from benchmarks import plots, records, report
 from config.settings import Settings
 from docs import metric_tables, option_tables, scale_tables
 from producer.cli.main import cli
+from producer.cli.render_progress import ProgressView
 from producer.demo import ROUTES
 from tasks.errors import FetchError
 from tasks.model import ImageRequest, Outcome, Reason, Status
@@ -28,6 +31,7 @@ from tasks.storage.shard_parquet import ShardRef
 from tests.answers import table as answers
 from tests.faults import table as faults
 from tests.pillow import counts as pillow_counts
+from tests.unit.cli import progresses
 from tests.upstream.expected import FAILING
 from tests.upstream.suites import COUNTS, SUITES
 
@@ -47,6 +51,7 @@ PAGES = (
     "docs/answers.md",
     "docs/object-stores.md",
     "docs/library.md",
+    "docs/progress.md",
 )
 _PART = re.compile(r"(<!-- produced: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -213,6 +218,15 @@ def example(name: str) -> str:
     return f"```text\n{(ROOT / 'docs' / 'examples' / f'{name}.txt').read_text(encoding='utf-8').rstrip()}\n```\n"
 
 
+def progress_display() -> str:
+    """Return the display of a run with some trouble, at 80 columns."""
+    screen = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=80)
+    with screen.capture() as captured:
+        screen.print(ProgressView(progresses.FULL))
+    shown = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    return f"```text\n{shown}\n```\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
@@ -239,6 +253,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "redis-errors": faults.redis_errors,
     "run-example": lambda: example("run"),
     "demo-example": lambda: example("demo"),
+    "progress-display": progress_display,
 }
 
 

@@ -29,6 +29,7 @@ from producer.cli.signals import (
     raise_interrupted,
     set_handler,
 )
+from producer.cli.status_command import status
 from tasks import file_descriptors, runtime_tuning
 from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageError
 
@@ -42,7 +43,7 @@ def cli(debug: bool) -> None:
     """Download lists of image URLs with a fleet of Celery workers."""
 
 
-for _command in (run, resume, retry, cancel, compare, demo, serve, fleet, hosts, doctor):
+for _command in (run, resume, retry, cancel, status, compare, demo, serve, fleet, hosts, doctor):
     cli.add_command(_command)
 
 

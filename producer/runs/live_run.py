@@ -35,6 +35,22 @@ def find_live_broker(store: Store, broker_url: str | None) -> str:
     producer = lock.current_holder(store)
     if producer is None:
         raise _over_error(record, store)
+    return broker_of_producer(producer, record, store, broker_url)
+
+
+def broker_of_producer(producer: LockHolder, record: RunFile, store: Store, broker_url: str | None) -> str:
+    """Return the URL of the Redis of a run with a live producer.
+
+    Args:
+        producer: the holder of the folder's lock.
+        record: the run's record.
+        store: the run's folder.
+        broker_url: as in `find_live_broker`.
+
+    Raises:
+        UsageError: the broker's URL is required.
+        CommandError: the run's local fleet can't be reached from here.
+    """
     if producer.broker is None and producer.pid:
         return _local_fleet_url(producer, store)
     # The producer may not have saved its broker in the record yet.

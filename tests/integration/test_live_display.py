@@ -1,0 +1,221 @@
+"""The progress of a run, as a person sees it in two terminals, and as other programs get it.
+
+The last images of the run wait for a server that never answers, so the numbers stand still while they are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import required
+from tests.integration import processes
+
+#: The numbers of images that are saved, that fail, and that hang.
+_SAVED, _FAILED, _HANGING = 40, 5, 8
+_ENDED = _SAVED + _FAILED
+_TOTAL = _ENDED + _HANGING
+
+
+@dataclass(frozen=True)
+class Terminals:
+    """Terminals of tmux, each with its own size and command."""
+
+    program: str
+    socket: Path
+
+    def run(self, *arguments: str) -> str:
+        """Run a command of tmux, and return its output."""
+        argv = [self.program, "-S", str(self.socket), "-f", "/dev/null", *arguments]
+        env = processes.environment({"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"})
+        return subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout
+
+    def start(self, name: str, width: int, argv: list[str]) -> None:
+        """Start a command in a new terminal of this width, which stays open after the command's end."""
+        command = f"{shlex.join(argv)}; exec sleep 600"
+        self.run("new-session", "-d", "-s", name, "-x", str(width), "-y", "30", "-c", str(processes.ROOT), command)
+
+    def rows(self, name: str) -> list[str]:
+        """Return the rows on a terminal that are not empty."""
+        return [row.rstrip() for row in self.run("capture-pane", "-p", "-t", name).splitlines() if row.strip()]
+
+
+@pytest.fixture
+def terminals(tmp_path: Path) -> Iterator[Terminals]:
+    """Give terminals that end with the test."""
+    made = Terminals(required("tmux"), tmp_path / "tmux")
+    # Without a session, tmux's server would end before the first terminal is opened.
+    made.run("start-server", ";", "set-option", "-g", "exit-empty", "off")
+    yield made
+    made.run("kill-server")
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """Give a server that never answers. When it is closed, all its connections are reset."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        # The kernel accepts connections for a program that does not.
+        server.listen(64)
+        yield server
+
+
+@pytest.fixture
+def source(demo_url: str, silent: socket.socket, tmp_path: Path) -> Path:
+    """Give a list whose last images hang."""
+    urls = [f"{demo_url}/images/{index}.png" for index in range(_SAVED)]
+    urls += [f"{demo_url}/fault/not-found?image={index}" for index in range(_FAILED)]
+    urls += [f"http://127.0.0.1:{silent.getsockname()[1]}/{index}.png" for index in range(_HANGING)]
+    source = tmp_path / "list.txt"
+    source.write_text("\n".join(urls))
+    return source
+
+
+def status(out: Path) -> dict[str, Any]:
+    """Return the status of a run, as JSON."""
+    return processes.producer("status", out, "--json").json()
+
+
+def cells(rows: list[str]) -> dict[str, str]:
+    """Return the text of each row by its label."""
+    found = (re.fullmatch(r"(\w+) +(.*)", row) for row in rows)
+    return {match[1]: match[2] for match in found if match is not None}
+
+
+def test_two_terminals_show_the_same_run(fleet: str, out: Path, source: Path, terminals: Terminals) -> None:
+    """A run at 80 columns, and its status at 200 columns, have the same rows and the same counts.
+
+    After the run was ended, both terminals show no row of the progress any more.
+    """
+    run = ["run", str(source), "--out", str(out), "--broker", fleet, "--timeout", "50", "--shard-size", "10"]
+    terminals.start("run", 80, processes.command(run))
+    processes.eventually((out / "run.json").exists, "the run")
+    terminals.start("status", 200, processes.command(["status", str(out), "--watch"]))
+    counts = f" 84% {_ENDED}/{_TOTAL}"
+
+    def standing(name: str) -> list[str]:
+        rows = terminals.rows(name)
+        return rows if any(counts in row for row in rows) and cells(rows).get("slowest") else []
+
+    narrow = processes.eventually(lambda: standing("run"), "the progress at 80 columns")
+    wide = processes.eventually(lambda: standing("status"), "the progress at 200 columns")
+    assert max(map(len, narrow)) <= 80
+    assert (cells(wide)["folder"], cells(wide)["list"]) == (str(out), str(source))
+    labels = ["images", "now", "average", "saved", "failed", "fleet", "slowest"]
+    assert [label for label in cells(narrow) if label in labels] == labels
+    assert [label for label in cells(wide) if label in labels] == labels
+    for label in ("saved", "failed", "fleet"):
+        assert cells(narrow)[label] == cells(wide)[label]
+    assert cells(narrow)["failed"] == f"{_FAILED}: {_FAILED} http_4xx"
+    assert cells(narrow)["fleet"].startswith("2 workers online, ")
+    assert re.match(rf"{_SAVED} images, [\d.]+ KiB$", cells(narrow)["saved"])
+    for row in (narrow, wide):
+        assert len(next(line for line in row if line.startswith("images"))) == (80 if row is narrow else 119)
+    assert processes.producer("cancel", out).code == 0
+    ended = processes.eventually(
+        lambda: rows if "Resume with" in "".join(rows := terminals.rows("run")) else [], "the end of the run"
+    )
+    assert not any(row.startswith(("images", "now", "saved")) for row in ended)
+    last = processes.eventually(
+        lambda: found if "cancelled" in (found := cells(terminals.rows("status"))).get("state", "") else {}, "the end"
+    )
+    assert last["next"].startswith(f"producer resume {out}")
+    assert "now" not in last
+
+
+def test_status_has_the_numbers_of_the_run(fleet: str, out: Path, source: Path, tmp_path: Path) -> None:
+    """The status comes from Redis while the run lives. After its producer was killed, it comes from the files.
+
+    A run whose output goes to a file writes no control characters. Its log in JSON has the same numbers.
+    """
+    arguments = ["--broker", fleet, "--timeout", "50", "--shard-size", "10", "--log-format", "json"]
+    argv = processes.command(["run", source, "--out", out, *arguments])
+    with processes.started("run", argv, tmp_path) as running:
+        processes.eventually((out / "run.json").exists, "the run")
+        live = processes.eventually(
+            lambda: found if (found := status(out))["live"] and found["ended"] == _ENDED else {}, "the live status"
+        )
+        assert (live["state"], live["planned"], live["plan_complete"]) == ("running", _TOTAL, True)
+        assert (live["success"], live["failed"], live["reasons"]) == (_SAVED, _FAILED, {"http_4xx": _FAILED})
+        assert (live["fleet"]["workers"], live["shards_in_flight"]) == (2, 2)
+        assert live["speed"]["average_images_per_second"] > 0
+        stream = processes.command(["status", str(out), "--watch", "--json"])
+        with processes.started("watch", stream, tmp_path) as watching:
+            processes.eventually(lambda: len(watching.out.splitlines()) > 1, "two objects")
+            watching.process.send_signal(signal.SIGINT)
+            assert watching.wait().code == 0
+        assert all(json.loads(line)["success"] == _SAVED for line in watching.out.splitlines())
+
+        def logged() -> list[dict[str, Any]]:
+            lines = map(json.loads, running.err.splitlines())
+            return [line for line in lines if line.get("event") == "progress" and line["ended"] == _ENDED]
+
+        progress = processes.eventually(logged, "the progress in the log")[-1]
+        assert {key: progress[key] for key in ("success", "failed", "bytes", "reasons", "planned")} == {
+            key: live[key] for key in ("success", "failed", "bytes", "reasons", "planned")
+        }
+        running.process.kill()
+        running.process.wait()
+    killed = status(out)
+    assert (killed["state"], killed["live"]) == ("killed", False)
+    # Four shards are complete. The five failed images are in a shard with images that hang.
+    assert (killed["success"], killed["failed"], killed["next"]) == (
+        _SAVED,
+        0,
+        f"producer resume {out} --broker {fleet}",
+    )
+    assert killed["bytes"] == live["bytes"]
+    assert processes.producer("cancel", out).code == 0
+
+
+@pytest.mark.parametrize("options", [("--json",), ("--quiet",)])
+def test_no_progress_on_request(fleet: str, demo_url: str, out: Path, tmp_path: Path, options: tuple[str]) -> None:
+    """With --json and with --quiet, nothing is on standard error. --quiet still prints the report."""
+    source = tmp_path / "list.txt"
+    source.write_text(f"{demo_url}/images/1.png")
+    ended = processes.producer("run", source, "--out", out, "--broker", fleet, *options)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith("{" if options == ("--json",) else "Total Execution Time")
+
+
+def test_output_to_a_file_has_no_control_characters(
+    fleet: str, silent: socket.socket, out: Path, source: Path, tmp_path: Path
+) -> None:
+    """Progress, report and status are plain lines if standard output and standard error are not terminals."""
+    argv = processes.command(["run", source, "--out", out, "--broker", fleet, "--timeout", "50", "--retries", "0"])
+    with processes.started("run", argv, tmp_path) as running:
+        line = re.compile(rf"^images: {_ENDED} of {_TOTAL} images \(84%\) after \d+ s, ", re.MULTILINE)
+        processes.eventually(lambda: line.search(running.err), "a line of progress")
+        silent.close()
+        ended = running.wait()
+    shown = processes.producer("status", out)
+    assert (ended.code, shown.code) == (0, 0)
+    for text in (ended.out, ended.err, shown.out, shown.err):
+        assert text.replace("\n", "").isprintable()
+    last = cells(shown.out.splitlines())
+    assert last["images"].endswith(f"100% {_TOTAL}/{_TOTAL}")
+    assert last["saved"].startswith(f"{_SAVED} images")
+    assert last["next"] == f"producer retry {out}"
+
+
+def test_errors_in_a_log_in_json(tmp_path: Path) -> None:
+    """Errors, also those of the command line, are JSON objects in the log."""
+    for arguments, code in ((("missing.txt", "--out", "out"), 2), (("list.txt",), 2)):
+        argv = [sys.executable, "-m", "producer", "run", "--log-format", "json", *arguments]
+        ended = subprocess.run(
+            argv, cwd=tmp_path, env=processes.environment({}), capture_output=True, text=True, check=False
+        )
+        (line,) = map(json.loads, ended.stderr.splitlines())
+        assert (ended.returncode, line["level"], line["event"], line["exit_code"]) == (code, "error", "error", code)
+        assert line["todo"]
