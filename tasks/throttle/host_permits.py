@@ -140,6 +140,9 @@ class HostPermits:
         if not is_kept or self.held > self.share:
             self.held -= 1
             self.surplus += 1
+            if self.why is Why.FULL:
+                # The fleet has a free permit as soon as it gets this one back, so a waiting slot asks again at once.
+                self.refused_until = 0.0
         self.changed.notify()
 
     def lends(self, now: float) -> bool:

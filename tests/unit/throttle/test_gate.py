@@ -202,6 +202,22 @@ def test_rate_spaces_requests() -> None:
         assert time.monotonic() - started >= 0.19
 
 
+def test_slot_asks_again_when_its_process_gives_a_permit_back() -> None:
+    """With a rate, a waiting slot asks the fleet as soon as another slot's request ends, not at the suggested time."""
+
+    class PatientRegistry(MemoryRegistry):
+        def acquire(self, *args: Any, **options: Any) -> Grant:
+            grant = super().acquire(*args, **options)
+            return grant if grant.permits else replace(grant, wait=60.0)
+
+    with gate_of(PatientRegistry(), patience=5) as gate, ThreadPoolExecutor(1) as pool:
+        first = enter(gate, options(1, 100))
+        second = pool.submit(enter, gate, options(1, 100))
+        wait_for(lambda: gate._hosts["a.example"].waiting > 0)
+        first.end(_GOOD)
+        second.result(10).end(_GOOD)
+
+
 def test_one_request_probes_a_busy_host() -> None:
     """After each rest of a host that always refuses, one request is sent, although slots wait with older permits."""
     registry, lock, sent = MemoryRegistry(), threading.Lock(), list[float]()
