@@ -194,6 +194,17 @@ def test_shard_of_a_busy_host_lets_a_later_shard_start(stage: Stage, most: int) 
         assert slow.most == 1
 
 
+def test_names_with_one_address_share_a_limit(stage: Stage) -> None:
+    """With `--per ip`, two names of one server together have no more requests open than one host may have."""
+    with busy_server() as server:
+        urls = [url for one in server.urls(4) for url in (one, one.replace("127.0.0.1", "localhost"))]
+        run = stage.run(urls, "--per", "ip", "--per-host-concurrency", "2")
+        stage.until_parked(6, server.key)
+        server.released.set()
+        assert run.result(60).json()["success"] == 8
+        assert server.most == 2
+
+
 def test_two_runs_share_the_limit_of_a_host(stage: Stage) -> None:
     """Two runs at one broker together never have more requests open than the limit of one."""
     with busy_server() as server:

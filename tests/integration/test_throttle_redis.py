@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +13,9 @@ import redis
 from producer.dispatch.host_watch import HostWatch
 from tasks.broker import client as broker_client
 from tasks.broker import keys as broker_keys
+from tasks.celery import IMAGE_QUEUE
 from tasks.throttle import hosts, keys, policy
+from tasks.throttle.parking import ParkedTask, Parking
 from tasks.throttle.redis_registry import RedisRegistry
 from tasks.throttle.registry import Cause, Report, Rest, Why
 from tasks.throttle_options import HostLimit
@@ -238,3 +241,15 @@ def test_permissions_of_a_worker_suffice(server: redis.Redis, restricted: redis.
     assert [host.host for host in watch.troubled_hosts()] == [_HOST]
     hosts.lift(restricted, _HOST)
     made.close()
+
+
+def test_permissions_of_a_worker_suffice_for_parking(server: redis.Redis, restricted: redis.Redis) -> None:
+    """The user of config/users.acl can park, count, read and serve tasks."""
+    unacked = "unacked:one", "unacked_index:one"
+    server.hset(unacked[0], "tag-1", json.dumps([{"properties": {"delivery_tag": "tag-1"}}, "", IMAGE_QUEUE]))
+    server.set(keys.run("run"), "{}")
+    parking = Parking(restricted)
+    assert parking.park(ParkedTask("tag-1", _HOST, "run", 3), unacked)
+    assert (parking.parked_at_hosts(), parking.parked_in_shards("run")) == ({_HOST: 1}, {3: 1})
+    assert len(list(parking.messages())) == 1
+    assert parking.serve() == 1
