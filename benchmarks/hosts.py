@@ -51,6 +51,8 @@ class Case:
     about: str
     urls: Sequence[Url]
     shown: str = _FAST
+    #: A host to which imagefleet sends one request per second; img2dataset can't do that.
+    limited: int | None = None
 
 
 def _hosts(number: int, images: int, kind: str = _FAST) -> list[Url]:
@@ -85,6 +87,11 @@ def cases(refused: int, silent: int) -> dict[str, Case]:
             "the same list, and 30 images of a host that answers 1 image/s",
             _shuffled([*mixed, *[Url(_SLOW_HOST, QUEUE)] * 30]),
         ),
+        "one-limited": Case(
+            "the same list, and 30 images of a host limited to 1 image/s",
+            _shuffled([*mixed, *[Url(_SLOW_HOST, _AT_ONCE)] * 30]),
+            limited=_SLOW_HOST,
+        ),
         "refused": Case(
             "1,000 images of 20 hosts, and 1,000 of a host that refuses connections",
             _shuffled([*_hosts(20, 50), *dead]),
@@ -109,7 +116,7 @@ def measure(names: Sequence[str], repeat: int, folder: Path) -> dict[str, Any]:
             for name in names:
                 for way, program in programs.items():
                     place = folder / f"{name}-{way}-{turn}"
-                    done = _run(program, measured[name], pictures, place)
+                    done = _run(way, program, measured[name], pictures, place)
                     turns[name][way].append(done)
                     print(f"{name}: {way}: {done}", file=sys.stderr, flush=True)
     return {
@@ -143,13 +150,18 @@ def _row(turns: Sequence[Turn]) -> dict[str, Any]:
     }
 
 
-def _run(way: ways.Way, case: Case, pictures: Path, place: Path) -> Turn:
+def _run(name: str, way: ways.Way, case: Case, pictures: Path, place: Path) -> Turn:
     place.mkdir()
     source, out = place / "urls.txt", place / "out"
     with _server(pictures) as (port, summary):
         source.write_text("".join(f"{_text(url, port, row)}\n" for row, url in enumerate(case.urls)), encoding="utf-8")
         env = {"IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.0/8", **way.env}
-        usage = processes.measure(way.command(Job(source, out, None, Path())), env)
+        command = [*way.command(Job(source, out, None, Path()))]
+        if case.limited is not None and name == IMAGEFLEET:
+            limits_file = place / "hosts.toml"
+            limits_file.write_text(f'["{_address(case.limited)}"]\nrate = 1.0\n', encoding="utf-8")
+            command += ["--host-limits", str(limits_file)]
+        usage = processes.measure(command, env)
         _, shown_seconds = summary()[case.shown]
     return Turn(usage.seconds, shown_seconds, sum(1 for _ in out.rglob("*.jpg")))
 

@@ -78,6 +78,8 @@ def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
         yield from _outputs(results[OUTPUTS.name])
     if "hosts" in results:
         yield from _hosts(results["hosts"])
+    if "dns" in results:
+        yield from _dns(results["dns"])
     yield from _counts(results)
     if SIZES.name in results:
         yield from _sizes(results[SIZES.name])
@@ -239,9 +241,19 @@ def _hosts(result: Result) -> Iterator[str]:
         "Fast hosts: seconds from the first request to the last image of a host that is neither slow nor dead. Whole "
         f"run: seconds from start to exit, with the startup. Both programs download {result['slots']} images at a "
         f"time. imagefleet has its default limits, so at most 16 of them are of one host. {BASE} has no limit. So it "
-        "sends more requests to a slow host, and its run ends earlier. The numbers are medians of "
-        f"{min(turns)} to {max(turns)} turns. {result.get('note', '')} "
-        "`python -m benchmarks.hosts` measures this table."
+        "sends more requests to a slow host, and its run may end earlier. The numbers are medians of "
+        f"{min(turns)} turns or more. `python -m benchmarks.hosts` measures this table."
+    )
+
+
+def _dns(result: Result) -> Iterator[str]:
+    """Yield the table of host names with a slow name server."""
+    yield "## A slow name server"
+    rates = result["images_per_second"]
+    yield _table(["", "images/s"], [[way, f"{rate:,.0f}"] for way, rate in rates.items()])
+    yield (
+        f"{result['names']:,} images of 15 KB by http, each on a host of its own, once. The name server takes "
+        f"{result['answer_ms']:,.0f} ms for each answer. `python -m benchmarks.dns` measures this table."
     )
 
 
