@@ -21,7 +21,7 @@ from tasks.broker import client as broker_client
 #: The version of everything sent through Redis: the tasks and their arguments, a run's options, the Outcomes, the
 #: signals. Increase the version whenever the form of one of these changes. Each version has its own queues. So a worker
 #: of another version never misreads a message or drops it as an unknown task. The message waits for a suitable worker.
-PROTOCOL = 11
+PROTOCOL = 12
 #: The queue of the images of all runs.
 IMAGE_QUEUE = f"imagefleet.images.{PROTOCOL}"
 #: The queue of collect tasks. In the image queue, a collect task would wait behind all queued images.

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from time import monotonic
 
+from tasks.phases import PhaseClock
+
 #: Tolerance in seconds, because the system may end a wait slightly too early.
 _SLACK_SECONDS = 0.01
 
 
 class Deadline:
-    """The end of a download and the longest single wait within the download, in seconds."""
+    """The end of a download and the longest single wait within the download, in seconds.
 
-    __slots__ = ("ends", "seconds", "timeout")
+    The deadline accompanies a download through all its steps. So it also has the clock that measures these steps.
+    """
+
+    __slots__ = ("clock", "ends", "seconds", "timeout")
 
     def __init__(self, timeout: float, seconds: float) -> None:
         self.timeout, self.seconds = timeout, seconds
         self.ends = monotonic() + seconds
+        self.clock = PhaseClock()
 
     @property
     def remaining(self) -> float:

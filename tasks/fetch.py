@@ -46,6 +46,7 @@ from tasks.model import (
     shard_name,
     shortened,
 )
+from tasks.phases import Phase
 from tasks.previous_image import PreviousFile
 from tasks.redaction import redacted
 from tasks.retry_later import NO_PRIOR_ATTEMPTS, HostBusy, PriorAttempts, RetryLater
@@ -56,7 +57,7 @@ from tasks.storage.store import Store
 _log = logging.getLogger(__name__)
 #: Two limits in bytes of JSON: the longest EXIF text in an Outcome, and the size of an Outcome with this text. The
 #: fields that are added after the facts about the image take at most `_OTHER_FIELDS_BYTES`.
-_EXIF_LIMIT, _OUTCOME_LIMIT, _OTHER_FIELDS_BYTES = 480, 1000, 200
+_EXIF_LIMIT, _OUTCOME_LIMIT, _OTHER_FIELDS_BYTES = 480, 1000, 260
 
 
 class Judge(Protocol):
@@ -90,6 +91,8 @@ class FetchRequest:
     path: str | None = None
     #: The expected hash of the downloaded bytes, as in `ImageRequest`.
     expected_hash: str | None = None
+    #: Seconds from sending the task to its start in a slot; 0 without a queue.
+    queued_seconds: float = 0.0
 
 
 def fetch(
@@ -147,7 +150,13 @@ def fetch(
     except Exception as error:  # noqa: BLE001  # every request has an Outcome
         _log.exception("internal error while fetching %s", redacted(request.url)[:URL_LIMIT])
         facts = _failure_facts(InternalError(f"{type(error).__name__}: {error}"))
-    return _outcome(delivery.key, attempts=delivery.attempts, fetch_seconds=delivery.seconds(), **facts)
+    return _outcome(
+        delivery.key,
+        attempts=delivery.attempts,
+        fetch_seconds=delivery.seconds(),
+        phases=delivery.deadline.clock.finish(),
+        **facts,
+    )
 
 
 def failed_outcome(key: str, error: FetchError) -> Outcome:
@@ -205,6 +214,7 @@ class _Delivery:
         self.shard, self.key = request.index // run.shard_size, image_key(request.index, run.shard_size)
         self.started = time.monotonic()
         self.deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
+        self.deadline.clock.add(Phase.QUEUED, request.queued_seconds)
         self.attempts = request.prior.attempts
         #: Whether the host has been reported as unreachable. An image reports its host once.
         self.has_reported = False
@@ -234,12 +244,14 @@ class _Delivery:
             # The previous run's file was removed or changed, so the image is downloaded. This extra attempt does not
             # use up a retry.
             download = self._ask(self.attempts - 1)
+        self.deadline.clock.enter(Phase.VERIFY)
         if self.request.expected_hash is not None:
             body = download.body if unchanged is None else unchanged.body
             verify_hash(body, self.request.expected_hash)
         image = unchanged or prepare_image(download.body, self.run.fetch, self.deadline)
         if self.deadline.remaining <= 0:
             raise FetchTimeoutError("the deadline (--deadline) passed before the image could be saved")
+        self.deadline.clock.enter(Phase.SAVE)
         return self._save(download, image, previous if unchanged else None)
 
     def _usable_previous(self) -> PreviousFile | None:

@@ -56,6 +56,7 @@ def fetch(request: FetchRequest, run: RunOptions) -> Outcome:
             "prior": asdict(request.prior),
             "path": request.path,
             "expected_hash": request.expected_hash,
+            "queued_seconds": request.queued_seconds,
         }
     )
     try:
@@ -116,6 +117,7 @@ def main() -> None:
         prior=PriorAttempts(**message["prior"]),
         path=message["path"],
         expected_hash=message["expected_hash"],
+        queued_seconds=message["queued_seconds"],
     )
     store = open_allowed(run.out, settings().store_roots)
     outcome = fetching.fetch(request, run, store, create_downloader())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -96,6 +97,7 @@ def fetch_image(
     path: str | None = None,
     expected_hash: str | None = None,
     tried_by: Collection[str] = (),
+    sent: float | None = None,
 ) -> dict[str, Any] | UnloggedResult:
     """Fetch one image of a run and return its Outcome as JSON. Celery logs the Outcome only if task events are on.
 
@@ -113,6 +115,7 @@ def fetch_image(
         path: the name of the image's file without its extension, if it is not the default.
         expected_hash: the expected hash of the downloaded bytes, as in `ImageRequest`.
         tried_by: the ids of the workers that have already tried the task; these workers may be unfit.
+        sent: when the task was sent, or when its countdown ends, in seconds since the epoch.
 
     Raises:
         Retry: Celery's exception. The task was sent again, and this delivery ends. If the server asks for another long
@@ -141,6 +144,8 @@ def fetch_image(
         refused=None if refused is None else Refusal.from_json(refused),
         path=path,
         expected_hash=expected_hash,
+        # The clocks of two hosts can differ.
+        queued_seconds=0.0 if sent is None else max(time.time() - sent, 0.0),
     )
     retry: RetryLater | RetryElsewhere | HostBusy | None = None
     try:
@@ -156,7 +161,7 @@ def fetch_image(
     if isinstance(retry, RetryLater):
         raise _requeue_later(self, retry)
     if retry is not None:
-        raise _requeue_elsewhere(self, retry, {"recover": True} if again else {})
+        raise _requeue_elsewhere(self, retry, {"sent": time.time(), **({"recover": True} if again else {})})
     worker.progress().add(run_id, outcome)
     worker.metrics().count_image(outcome)
     return _task_result(outcome)
@@ -240,7 +245,7 @@ def _track_running(task: Task[Any, Any], run_id: str, again: bool) -> AbstractCo
 
 def _requeue_later(task: Task[Any, Any], retry: RetryLater) -> Retry:
     """Send a task again with a countdown; return the exception for Celery."""
-    spent = {"attempts": retry.prior.attempts, "seconds": retry.prior.seconds}
+    spent = {"attempts": retry.prior.attempts, "seconds": retry.prior.seconds, "sent": time.time() + retry.countdown}
     return _requeue(task, spent, retry.countdown, RateLimitedError(str(retry)))
 
 

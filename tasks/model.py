@@ -351,6 +351,9 @@ class Outcome:
     recovered: bool = False
     #: Whether the image, or a redirect to it, came from an unverified server.
     tls_unverified: bool = False
+    #: The microseconds that the last delivery spent in each phase, in the order of `tasks.phases.Phase`; 0 if there was
+    #: no such phase. None for an image that no worker fetched. In JSON, six names would take more than 100 bytes.
+    phases: tuple[int, ...] | None = None
 
     @property
     def ok(self) -> bool:
@@ -369,6 +372,8 @@ class Outcome:
         known["status"] = Status(known["status"])
         if known.get("reason") is not None:
             known["reason"] = Reason(known["reason"])
+        if known.get("phases") is not None:
+            known["phases"] = tuple(known["phases"])
         return cls(**known)
 
 

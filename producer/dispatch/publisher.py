@@ -7,6 +7,7 @@ id. So the producer can repeat a batch that failed halfway.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -92,7 +93,9 @@ class ChordPublisher:
         """
         group, size = self.group_id(shard), len(requests)
         body = self._body(shard, size)
-        kwargs: dict[str, Any] = {"revision": self._options.revision} if self._options.revision else {}
+        kwargs: dict[str, Any] = {"sent": round(time.time(), 3)}
+        if self._options.revision:
+            kwargs["revision"] = self._options.revision
         if recover:
             kwargs["recover"] = True
         app.backend.set_chord_size(group, size)

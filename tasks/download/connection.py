@@ -23,6 +23,7 @@ from tasks.download.guard import Guard
 from tasks.download.sockets import CurrentDeadline, DeadlineSocket, PlainSocket
 from tasks.download.tls import WRONG_HOST, Tls, certificate_names, is_avoidable
 from tasks.errors import FetchError
+from tasks.phases import Phase
 
 #: The maximum size of a response header in bytes, and its maximum number of fields. Both limits are higher than in curl
 #: and browsers.
@@ -270,8 +271,11 @@ class GuardedConnection(HTTPConnection):
         super().close()
 
     def connect(self) -> None:
-        """Open the connection."""
+        """Open the connection. The next phase of the download is the wait for the response."""
+        clock = self.current_deadline.deadline.clock
+        clock.enter(Phase.CONNECT)
         super().connect()
+        clock.enter(Phase.FIRST_BYTE)
         if isinstance(self.sock, DeadlineSocket):
             self.sock.use_deadline(self.current_deadline)
 

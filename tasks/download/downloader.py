@@ -43,6 +43,7 @@ from tasks.errors import (
     TruncatedError,
 )
 from tasks.model import FetchOptions
+from tasks.phases import Phase
 from tasks.redaction import redacted
 from tasks.request_gate import Answer, OpenGate, Permit, RequestGate
 from tasks.throttle_options import RobotsPolicy, ThrottleOptions
@@ -335,9 +336,12 @@ def _request(
 ) -> tuple[Response, str | None, bytes]:
     """Send a request and end its permit; return the response, the Location of a redirect or None, and the body."""
     started, latency = time.monotonic(), None
+    clock = reader.deadline.clock
+    clock.enter(Phase.FIRST_BYTE)
     try:
         response = _send_request(adapter, url, reader.deadline, headers)
         latency = time.monotonic() - started
+        clock.enter(Phase.BODY)
         is_redirect = response.status_code in REDIRECT_STATUSES
         location = _redirect_location(response, reader.deadline) if is_redirect else None
         body = reader.read(response, url, conditional) if location is None else b""
@@ -350,6 +354,8 @@ def _request(
     except BaseException:
         permit.end(None)
         raise
+    finally:
+        clock.wait()
     permit.end(Answer(latency))
     return response, location, body
 

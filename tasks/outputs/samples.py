@@ -14,11 +14,14 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from tasks.storage.manifest import PHASE_COLUMNS
+
 #: The columns of a manifest that are facts about a download.
 _DOWNLOAD_COLUMNS = frozenset(
     {
         *("path", "reason", "http_status", "final_url", "etag", "last_modified", "attempts", "fetch_seconds"),
         *("finished_at", "worker", "recovered", "tls_unverified"),
+        *PHASE_COLUMNS,
     }
 )
 #: The column with an image's caption, if the list has one.

@@ -4,7 +4,8 @@ A manifest is a Parquet file with one row for each request, in index order: the 
 then the columns of an Outcome. A column that img2dataset also writes has the same meaning here as in img2dataset.
 Unknown values are null.
 
-To add a column, add a field to `Outcome` in ``tasks/model.py``, and its type to `_TYPES` here.
+To add a column, add a field to `Outcome` in ``tasks/model.py``, and its type to `_TYPES` here. Only the field
+``phases`` has several columns: one with the seconds of each phase.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from tasks.model import OUTCOME_FIELDS, Outcome, shard_name
+from tasks.phases import PHASE_NAMES
 from tasks.storage import shard_parquet
 from tasks.storage.shard_parquet import PLAN_ONLY_COLUMNS, CorruptShardFileError, ShardRef
 
@@ -32,6 +34,11 @@ _TYPES: dict[str, pa.DataType] = {
     "recovered": pa.bool_(),
     "tls_unverified": pa.bool_(),
 }
+#: The columns of the field ``phases``: the seconds of each phase.
+PHASE_COLUMNS = tuple(f"{name}_seconds" for name in PHASE_NAMES)
+_PHASES = "phases"
+#: The columns of an Outcome, in the order of a manifest.
+_COLUMNS = (*(field for field in OUTCOME_FIELDS if field != _PHASES), *PHASE_COLUMNS)
 
 
 class CorruptManifestError(CorruptShardFileError):
@@ -57,23 +64,26 @@ def join(plan: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
     """Return the rows of a manifest: the plan's columns joined with the Outcomes, row by row."""
     table = plan.drop_columns([name for name in plan.column_names if name in PLAN_ONLY_COLUMNS])
     table = table.rename_columns(_distinct(table.column_names))
-    for field in OUTCOME_FIELDS:
+    for field in _COLUMNS[: -len(PHASE_COLUMNS)]:
         values = [getattr(outcome, field) for outcome in outcomes]
         if field == "finished_at":
             values = [round(value * 1000) for value in values]
         column = pa.array(values, _TYPES.get(field, pa.string()))
         table = table.append_column(field, column)
+    for place, name in enumerate(PHASE_COLUMNS):
+        seconds = [phases[place] / 1e6 or None if (phases := outcome.phases) else None for outcome in outcomes]
+        table = table.append_column(name, pa.array(seconds, pa.float32()))
     return table
 
 
 def list_columns(schema: pa.Schema) -> dict[str, pa.DataType]:
     """Return the names and types of a manifest's columns that come from the URL list."""
-    return {field.name: field.type for field in schema if field.name not in OUTCOME_FIELDS}
+    return {field.name: field.type for field in schema if field.name not in _COLUMNS}
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Rename a URL list's columns if they are named like our columns, because tools look for our columns by name."""
-    taken = set(OUTCOME_FIELDS)
+    taken = set(_COLUMNS)
     found = []
     for name in names:
         while name in taken:
@@ -98,8 +108,11 @@ def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef
 def outcomes(table: pa.Table) -> Iterator[Outcome]:
     """Yield the Outcomes of a decoded manifest, in the order of its rows."""
     # A manifest written by an earlier version lacks newer columns.
-    for row in table.select([name for name in OUTCOME_FIELDS if name in table.column_names]).to_pylist():
+    for row in table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist():
         row["finished_at"] = row["finished_at"].timestamp()
+        seconds = [row.pop(name, None) for name in PHASE_COLUMNS]
+        if any(seconds):
+            row[_PHASES] = [round((value or 0.0) * 1e6) for value in seconds]
         yield Outcome.from_json(row)
 
 

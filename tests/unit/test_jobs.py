@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,13 +48,14 @@ _LATER = RetryLater("HTTP 429", 61.5, PriorAttempts(2, 0.75))
 def test_task_is_resent_with_its_attempts_and_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Resending keeps the arguments and redacted texts, and adds attempts and time.
 
-    Resending waits for an unreachable Redis.
+    The wait counts as time in the queue only after its end. Resending waits for an unreachable Redis.
     """
     monkeypatch.setattr("tasks.broker.redis_retry.time.sleep", lambda _: None)
     task: Any = Sending(2, revision=1, recover=True, attempts=1, seconds=0.5)
     assert jobs._requeue_later(task, _LATER).when == 61.5
     (sent,) = task.sent
     assert sent["args"] == task.request.args
+    assert sent["kwargs"].pop("sent") == pytest.approx(time.time() + 61.5, abs=30)
     assert sent["kwargs"] == {"revision": 1, "recover": True, "attempts": 2, "seconds": 0.75}
     assert (sent["argsrepr"], sent["kwargsrepr"], str(sent["exc"])) == ("a", "{}", "HTTP 429")
 

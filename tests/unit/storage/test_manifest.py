@@ -40,6 +40,12 @@ _COLUMNS = {
     "worker": pa.string(),
     "recovered": pa.bool_(),
     "tls_unverified": pa.bool_(),
+    "queued_seconds": pa.float32(),
+    "connect_seconds": pa.float32(),
+    "first_byte_seconds": pa.float32(),
+    "body_seconds": pa.float32(),
+    "verify_seconds": pa.float32(),
+    "save_seconds": pa.float32(),
 }
 _FAILED = Outcome(
     "00000001",
