@@ -21,6 +21,7 @@ from rich.console import Console
 from benchmarks import plots, records, report
 from config.settings import Settings
 from docs import metric_tables, option_tables, scale_tables
+from producer.cli.img2dataset_options import TRANSLATIONS
 from producer.cli.main import cli
 from producer.cli.render_progress import ProgressView
 from producer.demo import ROUTES
@@ -52,6 +53,7 @@ PAGES = (
     "docs/object-stores.md",
     "docs/library.md",
     "docs/progress.md",
+    "docs/from-img2dataset.md",
 )
 _PART = re.compile(r"(<!-- produced: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -73,6 +75,15 @@ def settings() -> str:
         shown = f"`{default}`" if default not in (None, "") else "-"
         rows.append(f"| `IMAGEFLEET_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(rows) + "\n"
+
+
+def translated_options() -> str:
+    """Return a section with a table for each kind of options of img2dataset."""
+    parts = []
+    for title, rows in TRANSLATIONS.items():
+        table = "\n".join(f"| {row.theirs} | {row.ours} |" for row in rows)
+        parts.append(f"### {title}\n\n| img2dataset | imagefleet |\n|---|---|\n{table}\n")
+    return "\n".join(parts)
 
 
 def reasons() -> str:
@@ -232,6 +243,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "options": option_tables.options,
     "reasons": reasons,
+    "translated-options": translated_options,
     "columns": columns,
     "routes": routes,
     "demo-server": lambda: _measured("demo-server", demo_server),

@@ -14,8 +14,11 @@ import click
 
 from config import VERSION, SettingsError, streams
 from producer.cli import json_log
+from producer.cli.command_group import CommandGroup
 from producer.cli.compare_commands import compare, demo, serve
+from producer.cli.completion_command import completion
 from producer.cli.console import print_note, show
+from producer.cli.failures_command import failures
 from producer.cli.fleet_commands import doctor, fleet
 from producer.cli.hosts_command import hosts
 from producer.cli.json_result import JsonResult
@@ -36,14 +39,20 @@ from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageE
 _EXIT_INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(VERSION, prog_name="imagefleet")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
     """Download lists of image URLs with a fleet of Celery workers."""
 
 
-for _command in (run, resume, retry, cancel, status, compare, demo, serve, fleet, hosts, doctor):
+for _command in (
+    *(run, resume, retry, cancel),
+    *(status, failures),
+    *(compare, demo, serve),
+    *(fleet, hosts, doctor),
+    completion,
+):
     cli.add_command(_command)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from config.limits import Bounds
 from config.locations import SCHEMES, Location, StoreUrl, check_folder_name, url_scheme
@@ -25,6 +26,17 @@ class Folder(click.Path):
             self.fail(str(error), param, ctx)
         return super().convert(value, param, ctx)
 
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """Return what to write, for the error about a missing folder."""
+        return _missing_folder(param, ctx)
+
+
+def _missing_folder(param: click.Parameter, ctx: click.Context | None) -> str:
+    if isinstance(param, click.Option):
+        return f"Give a folder for the images, for example: {param.opts[0]} images"
+    command = "" if ctx is None else f", for example: {ctx.command_path} images"
+    return f"Give the folder of the run, which was its --out{command}"
+
 
 class OutputLocation(click.ParamType[Location]):
     """A folder on this machine, or the URL of a folder in an object store."""
@@ -40,6 +52,14 @@ class OutputLocation(click.ParamType[Location]):
             return StoreUrl.parse(str(value))
         except ValueError as error:
             self.fail(f"{value!r} is not the URL of a folder in an object store: {error}", param, ctx)
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """Return what to write, for the error about a missing folder."""
+        return _missing_folder(param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        """Let the shell complete the name of a folder."""
+        return [CompletionItem(incomplete, type="dir")]
 
 
 class UrlList(click.ParamType[str]):
@@ -63,6 +83,15 @@ class UrlList(click.ParamType[str]):
                 ctx,
             )
         return str(value)
+
+    def get_missing_message(self, param: click.Parameter, ctx: click.Context | None) -> str:
+        """Return what to write, for the error about a missing list."""
+        command = "" if ctx is None else f", for example: {ctx.command_path} urls.txt --out images"
+        return f"Give a list of URLs: a file, a URL, or - for standard input{command}"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+        """Let the shell complete the name of a file."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 class BrokerUrl(click.ParamType[str]):

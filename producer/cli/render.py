@@ -108,8 +108,11 @@ def _file_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
         yield "Images are in", Text(f"{result.out}/{result.first_images} …")
     yield "Manifests are in", Text(f"{result.out}/00000.parquet …")
     if result.summary.failed:
-        text = "the manifest rows with a status other than success; see their reason and error_message"
-        yield "Failures are", text
+        # Not imported at the top, for the same reason as the settings.
+        from producer.output.run_file import FAILURES_NAME
+
+        summary = f"producer failures {shlex.quote(result.out)}"
+        yield "Failures are in", Text(f"{result.out}/{FAILURES_NAME} (for a summary: {summary})")
 
 
 def _describe_previous_result(completion: PreviousResult, total: int) -> str:

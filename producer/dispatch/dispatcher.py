@@ -33,7 +33,7 @@ from producer.dispatch.saving_check import SavingCheck
 from producer.dispatch.signals import CANCEL, read_signals
 from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
 from producer.output import lock
-from producer.output.run_file import resume_command
+from producer.output.run_file import FAILURES_NAME, resume_command
 from producer.output.shard_files import load_requests
 from producer.planning.planner import Planner
 from tasks.broker import liveness, requeue, transport
@@ -330,6 +330,9 @@ class Dispatcher:
         if not requests:
             return
         self._timing.first_sent = self._timing.first_sent or time.monotonic()
+        if not self.has_sent:
+            # Manifests change from now on, so this list of failures gets wrong. The end of the run writes it again.
+            self._store.remove(FAILURES_NAME)
         self.has_sent = True
         in_flight = self._in_flight[shard] = ShardInFlight(shard, len(requests))
         if self._dispatch.resumed:

@@ -18,7 +18,7 @@ import redis
 from producer.dispatch.dispatcher import Dispatcher, DispatchOptions
 from producer.dispatch.host_report import HostReport
 from producer.dispatch.progress import Progress, Timing
-from producer.output import lock
+from producer.output import failures, lock
 from producer.output.folder import unwritable_error
 from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id
 from producer.output.shard_files import load_manifest, planned_shards
@@ -277,6 +277,7 @@ class Run:
         try:
             timing = dispatcher.run(listener)
             result = self._create_result(pool, timing, dispatcher)
+            failures.write(self._record, self._store, self._planner.shards if result.summary.failed else 0)
             self._save(state=State.COMPLETE, finished_at=time.time(), totals=result.totals())
             # All shards are done, so only a late duplicate of a task may still be writing a file.
             self._store.remove_leftovers()

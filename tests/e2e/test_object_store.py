@@ -125,7 +125,7 @@ def test_run_with_its_images_as_files(site: Site) -> None:
     entries = site.store.list_entries()
     assert entries == [
         *(".lock", ".plan", "00000", "00000.parquet", "00000_stats.json", "00001", "00001.parquet", "00001_stats.json"),
-        *("00002", "00002.parquet", "00002_stats.json", "run.json"),
+        *("00002", "00002.parquet", "00002_stats.json", "failures.jsonl", "run.json"),
     ]
     assert site.resume().json()["success"] == _COUNT
     assert site.run(site.write_list()).code == 2

@@ -155,6 +155,15 @@ def size_of(server: Any, group: str) -> tuple[str, int]:
     return server.get(key), server.ttl(key)
 
 
+def test_first_task_removes_the_list_of_failures(store: LocalStore, server: redis.Redis) -> None:
+    """The list of failures of an earlier command is removed before a manifest can change."""
+    store.replace("failures.jsonl", b"old")
+    job, _ = dispatcher(store, server, ["http://a.example/0"], lambda: stop() if job.has_sent else None)
+    with pytest.raises(StoppedError):
+        run(job)
+    assert not store.exists("failures.jsonl")
+
+
 def test_message_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery: Sent) -> None:
     """For workers, the dispatcher's message equals the message of Celery's chord. Only fields for display differ."""
     assert len(sent_by_us.messages) == len(sent_by_celery.messages) == _SHARD_SIZE

@@ -75,6 +75,11 @@ class Running:
         assert json.loads((self.out / "run.json").read_text())["state"] == "complete"
 
 
+def failed_urls(out: Path) -> list[str]:
+    """Return the URLs in the list of failures of a run."""
+    return [json.loads(line)["url"] for line in (out / "failures.jsonl").read_text().splitlines()]
+
+
 def lines(demo_url: str, images: int = _IMAGES) -> str:
     """Return a list of images. The server sends each image after a delay."""
     place = next(_places)
@@ -108,8 +113,10 @@ def test_resumes_after_the_producer_was_killed(running: Running, tmp_path: Path)
     """A run with a killed producer is resumed, even without its list, and no image is requested twice."""
     running.kill()
     (tmp_path / "list.txt").unlink()
+    assert not (running.out / "failures.jsonl").exists()
     facts = running.again("resume", "--json").json()
     assert (facts["total"], facts["success"]) == (_IMAGES, _IMAGES)
+    assert failed_urls(running.out) == []
     assert facts["fetched"] < _IMAGES
     running.assert_whole()
     assert json.loads((running.out / "run.json").read_text())["epoch"] == 1
@@ -316,6 +323,7 @@ def test_retry_repeats_failures_that_may_succeed_now(fleet: str, demo_url: str, 
     arguments = ("--broker", fleet, "--json")
     first = processes.producer("run", source, "--out", out, *arguments, "--retries", "1", "--shard-size", "3").json()
     assert first["reasons"] == {"connect": 3, "http_4xx": 1}
+    assert failed_urls(out) == [late[0], gone, late[1], late[2]]
     requested, missing = (
         processes.request_count(demo_url, "/images"),
         processes.request_count(demo_url, "/fault/not-found"),
@@ -326,6 +334,7 @@ def test_retry_repeats_failures_that_may_succeed_now(fleet: str, demo_url: str, 
         server.first_line()
         again = processes.producer("retry", out, *arguments).json()
     assert (again["retried"], again["reasons"], again["success"]) == ({"connect": 3}, {"http_4xx": 1}, 5)
+    assert failed_urls(out) == [gone]
     assert (processes.request_count(demo_url, "/images"), processes.request_count(demo_url, "/fault/not-found")) == (
         requested,
         missing,

@@ -63,7 +63,7 @@ def test_every_command_has_help(command: str) -> None:
     described = command_line.cli.commands[command]
     assert described.help
     for option in described.params:
-        assert option.name in ("source", "out") or getattr(option, "help", None), option.name
+        assert option.name in ("source", "out", "shell") or getattr(option, "help", None), option.name
 
 
 def test_help_lists_every_command(main: Main) -> None:

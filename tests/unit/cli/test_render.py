@@ -39,7 +39,7 @@ Saved                 50.0 MiB
 Fleet                 2 workers, 32 slots; ready after 1.25 s
 Images are in         /data/out/00000/ …
 Manifests are in      /data/out/00000.parquet …
-Failures are          the manifest rows with a status other than success; see their reason and error_message
+Failures are in       /data/out/failures.jsonl (for a summary: producer failures /data/out)
 """
 _GOLDEN_COMPARISON = """\
  way          at once   Total Execution Time   images/s   speed-up   saved   failed

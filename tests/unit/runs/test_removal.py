@@ -33,6 +33,7 @@ def store(tmp_path: Path) -> LocalStore:
         "00003/000031.webp",
         "00003/.000031.webp.claim",
         "00003/.outcomes-0-1.json",
+        "failures.jsonl",
     ):
         store.create(name, b"image")
     return store

@@ -10,14 +10,16 @@ import tracemalloc
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from producer.local_fleet.supervisor_client import ROOT
-from producer.sources import url_list
-from tasks.errors import UsageError
+from producer.sources import text, url_list
+from tasks.download.urls import parse
+from tasks.errors import InvalidUrlError, UsageError
 from tasks.model import ImageRequest
 from tests.unit.conftest import image
 from tests.waiting import PATIENCE
@@ -390,3 +392,43 @@ def test_names_standard_input_in_messages() -> None:
     with pytest.raises(UsageError, match="The list on standard input contains no URLs"):
         url_list.require_urls(iter(()), "-")
     assert url_list.display_name("my.txt") == "The list my.txt"
+
+
+_PIECES = st.sampled_from(
+    [
+        *"ab/?#&=,;|.'\"<>`\u201c\u201d\u3000\u00a0\ufeff\x00\x1b\x7f\x85",
+        " ",
+        "\t",
+        "\n",
+        "\r",
+        ".jpg",
+        ".jpg,",
+        "http://b/",
+    ]
+)
+
+
+@given(st.lists(st.builds("http://a.example/{}".format, st.lists(_PIECES, max_size=12).map("".join)), min_size=1))
+def test_reads_written_lines_again(urls: list[str]) -> None:
+    """A list of written lines gives equal URLs when it is read again, whatever characters the URLs contain."""
+    lines = [text.format_line(url) for url in urls]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "list"
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8", newline="")
+        assert [parse(request.url) for request in url_list.read(str(path))] == [parse(url) for url in urls]
+
+
+@pytest.mark.parametrize("url", ["", "# a comment", "not a url", "ftp://a/b", "http://"])
+def test_writes_no_line_for_an_invalid_url(url: str) -> None:
+    """A text that can't be downloaded gets no line."""
+    with pytest.raises(InvalidUrlError):
+        parse(url)
+    assert text.format_line(url) is None
+
+
+def test_writes_usual_urls_unchanged() -> None:
+    """A usual URL is a line as it is. Only a URL that would be misread is put in brackets."""
+    for url in ("http://a/b.jpg", "http://a/w_20,h_30/b?c=d;e|f", "http://a/\u00e4 b"):
+        assert text.format_line(url) == url
+    assert text.format_line("http://a/b,") == "<http://a/b,>"
+    assert text.format_line("http://a/b.jpg,c") == "<http://a/b.jpg,c>"
