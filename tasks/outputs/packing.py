@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from tasks.errors import StorageError
 from tasks.model import OutputFormat, OutputOptions
 from tasks.outputs import parquet, webdataset
-from tasks.outputs.samples import SampleImage, sample_rows
+from tasks.outputs.samples import ImagePlace, SampleImage, sample_rows
 from tasks.storage import shard_status
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
@@ -33,6 +33,8 @@ class _PackedFormat(Protocol):
     def encode(self, rows: pa.Table, images: Iterable[SampleImage], /) -> Iterator[bytes]: ...
     def images(self, file: BinaryIO, /) -> Iterator[SampleImage]: ...
     def sizes(self, file: BinaryIO, /) -> dict[str, int]: ...
+    def places(self, file: BinaryIO, /) -> dict[str, ImagePlace]: ...
+    def read_image(self, file: BinaryIO, place: ImagePlace, /) -> bytes: ...
 
 
 #: To add a format, add its module here, and its name to `OutputFormat`.
@@ -97,6 +99,24 @@ def count_missing(shard: int, saved: Mapping[str, int], output: OutputOptions, s
     except (StorageError, ValueError):
         return len(saved)
     return sum(sizes.get(key) != size for key, size in saved.items())
+
+
+def image_places(file: BinaryIO, output: OutputOptions) -> dict[str, ImagePlace]:
+    """Return the place of each image in a packed file, by the image's key. The images are not read.
+
+    Raises:
+        ValueError: the packed file is damaged.
+    """
+    return _FORMATS[output.format].places(file)
+
+
+def read_image(file: BinaryIO, place: ImagePlace, output: OutputOptions) -> bytes:
+    """Return the image at a place of a packed file, without reading the whole file.
+
+    Raises:
+        ValueError: the packed file is damaged.
+    """
+    return _FORMATS[output.format].read_image(file, place)
 
 
 def _images(

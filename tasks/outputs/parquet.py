@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.model import shard_name
-from tasks.outputs.samples import SampleImage
+from tasks.outputs.samples import ImagePlace, SampleImage
 
 IMAGE_COLUMN = "image"
 #: A row group ends after this many bytes of images, because writers and readers hold a whole row group in memory. With
@@ -93,6 +93,38 @@ def sizes(file: BinaryIO) -> dict[str, int]:
     except _ARROW_ERRORS as error:
         raise ValueError(f"not a complete Parquet file: {error}") from error
     return {str(row["key"]): int(row["bytes"]) for row in table.to_pylist()}
+
+
+def places(file: BinaryIO) -> dict[str, ImagePlace]:
+    """Return the place of each image in a file, by the image's key: its row group, and its row in this group.
+
+    The images are not read.
+
+    Raises:
+        ValueError: the file is not a complete Parquet file.
+    """
+    try:
+        parquet = _open(file)
+        groups = (
+            parquet.read_row_group(number, ["key"], use_threads=False) for number in range(parquet.num_row_groups)
+        )
+        keys = ((number, group["key"].to_pylist()) for number, group in enumerate(groups))
+        return {str(key): ImagePlace(number, row) for number, found in keys for row, key in enumerate(found)}
+    except _ARROW_ERRORS as error:
+        raise ValueError(f"not a complete Parquet file: {error}") from error
+
+
+def read_image(file: BinaryIO, place: ImagePlace) -> bytes:
+    """Return the image at a place of a file. Its row group is read.
+
+    Raises:
+        ValueError: the row group is damaged.
+    """
+    try:
+        group = _open(file).read_row_group(place.first, [IMAGE_COLUMN], use_threads=False)
+        return group[IMAGE_COLUMN][place.second].as_py() or b""
+    except _ARROW_ERRORS as error:
+        raise ValueError(f"not a complete Parquet file: {error}") from error
 
 
 def _open(file: BinaryIO) -> pq.ParquetFile:

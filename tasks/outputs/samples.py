@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import pyarrow as pa
@@ -35,6 +35,13 @@ class SampleImage:
     key: str
     extension: str
     body: bytes
+
+
+class ImagePlace(NamedTuple):
+    """The place of an image in a packed file. Each format documents the meaning of the two numbers."""
+
+    first: int
+    second: int
 
 
 def sample_rows(manifest: pa.Table) -> pa.Table:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from tasks.model import shard_name
-from tasks.outputs.samples import SampleImage, captions, metadata
+from tasks.outputs.samples import ImagePlace, SampleImage, captions, metadata
 
 METADATA_EXTENSION, CAPTION_EXTENSION = "json", "txt"
 _BLOCK_BYTES = 512
@@ -66,6 +66,21 @@ def sizes(file: BinaryIO) -> dict[str, int]:
         ValueError: the file is not a tar, or the end of the tar is missing.
     """
     return {key: member.size for member, (key, _) in _members(file)}
+
+
+def places(file: BinaryIO) -> dict[str, ImagePlace]:
+    """Return the place of each image in a tar, by the image's key: its offset and its size. Only the headers are read.
+
+    Raises:
+        ValueError: the file is not a tar, or the end of the tar is missing.
+    """
+    return {key: ImagePlace(member.offset_data, member.size) for member, (key, _) in _members(file)}
+
+
+def read_image(file: BinaryIO, place: ImagePlace) -> bytes:
+    """Return the image at a place of a tar."""
+    file.seek(place.first)
+    return file.read(place.second)
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[tarfile.TarInfo, tuple[str, str]]]:
