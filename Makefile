@@ -108,6 +108,7 @@ docs:
 examples:
 	$(RUN) docs.examples
 
-# Take the screenshot of Flower in the docs; needs Debian's chromium.
+# Take the screenshots of Flower and of the gallery in the docs; needs Debian's chromium.
 screenshot:
 	$(RUN) docs.screenshot
+	$(RUN) docs.gallery_screenshot

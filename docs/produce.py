@@ -41,6 +41,7 @@ PAGES = (
     "README.md",
     "docs/commands.md",
     "docs/docker.md",
+    "docs/gallery.md",
     "docs/monitoring.md",
     "docs/settings.md",
     "docs/outcomes.md",
@@ -139,6 +140,20 @@ def object_store(result: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {rate['median']:,.0f} | {factor} |")
     lines.append("\nOnly the writes, by 32 threads of one process:\n\n| client | median |\n|---|---:|")
     lines += [f"| {name} | {rate['median']:,.2f} |" for name, rate in clients.items()]
+    return "\n".join(lines) + "\n"
+
+
+def gallery(result: Mapping[str, Any]) -> str:
+    """Return the results of ``benchmarks/gallery.py`` as a table."""
+    machine = result["machine"]
+    lines = [
+        f"Times for a run of {result['images']:,} images, until a page and its images have arrived (median of "
+        f"{result['repeat']}, `python -m benchmarks.gallery`; {machine['cpu']}, {machine['cores']} cores). The server "
+        f"used {result['memory_mib']:.0f} MiB of memory.\n",
+        "| pages of a new gallery | first page | second page |\n|---|---:|---:|",
+    ]
+    for name, found in result["pages"].items():
+        lines.append(f"| {name} | {found['first']['median']:.2f} s | {found['again']['median']:.2f} s |")
     return "\n".join(lines) + "\n"
 
 
@@ -249,6 +264,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "demo-server": lambda: _measured("demo-server", demo_server),
     "speed": lambda: report.readme(records.load_all()),
     "object-store": lambda: _measured("object-store", object_store),
+    "gallery": lambda: _measured("gallery", gallery),
     "compose": lambda: _measured("compose", compose),
     "task-events": lambda: _measured("task-events", task_events),
     "metrics-worker": metric_tables.worker,

@@ -20,6 +20,7 @@ from producer.cli.completion_command import completion
 from producer.cli.console import print_note, show
 from producer.cli.failures_command import failures
 from producer.cli.fleet_commands import doctor, fleet
+from producer.cli.gallery_command import gallery
 from producer.cli.hosts_command import hosts
 from producer.cli.json_result import JsonResult
 from producer.cli.run_commands import cancel, resume, retry, run
@@ -48,7 +49,7 @@ def cli(debug: bool) -> None:
 
 for _command in (
     *(run, resume, retry, cancel),
-    *(status, failures),
+    *(status, gallery, failures),
     *(compare, demo, serve),
     *(fleet, hosts, doctor),
     completion,
