@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 
 from producer.output.run_file import FAILURES_NAME, RunFile
 from producer.output.shard_files import load_manifest, planned_shards
-from tasks.model import OUTCOME_FIELDS
 from tasks.outputs.samples import metadata
 from tasks.storage import manifest
 from tasks.storage.parallel import parallel_map
@@ -50,7 +49,7 @@ class FailedImages:
         if shards:
             # All manifests of a run have the same columns.
             names = load_manifest(shards[0], store, record.id, None).column_names
-            columns += [name for name in names if name not in OUTCOME_FIELDS and name not in COLUMNS]
+            columns += [name for name in names if name not in manifest.OUTCOME_COLUMNS and name not in COLUMNS]
         return cls(record.id, store, shards, columns)
 
     def rows(self, reasons: Collection[str] = ()) -> Iterator[pa.Table]:

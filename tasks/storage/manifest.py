@@ -38,7 +38,7 @@ _TYPES: dict[str, pa.DataType] = {
 PHASE_COLUMNS = tuple(f"{name}_seconds" for name in PHASE_NAMES)
 _PHASES = "phases"
 #: The columns of an Outcome, in the order of a manifest.
-_COLUMNS = (*(field for field in OUTCOME_FIELDS if field != _PHASES), *PHASE_COLUMNS)
+OUTCOME_COLUMNS = (*(field for field in OUTCOME_FIELDS if field != _PHASES), *PHASE_COLUMNS)
 
 
 class CorruptManifestError(CorruptShardFileError):
@@ -64,7 +64,7 @@ def join(plan: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
     """Return the rows of a manifest: the plan's columns joined with the Outcomes, row by row."""
     table = plan.drop_columns([name for name in plan.column_names if name in PLAN_ONLY_COLUMNS])
     table = table.rename_columns(_distinct(table.column_names))
-    for field in _COLUMNS[: -len(PHASE_COLUMNS)]:
+    for field in OUTCOME_COLUMNS[: -len(PHASE_COLUMNS)]:
         values = [getattr(outcome, field) for outcome in outcomes]
         if field == "finished_at":
             values = [round(value * 1000) for value in values]
@@ -78,12 +78,12 @@ def join(plan: pa.Table, outcomes: Sequence[Outcome]) -> pa.Table:
 
 def list_columns(schema: pa.Schema) -> dict[str, pa.DataType]:
     """Return the names and types of a manifest's columns that come from the URL list."""
-    return {field.name: field.type for field in schema if field.name not in _COLUMNS}
+    return {field.name: field.type for field in schema if field.name not in OUTCOME_COLUMNS}
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
     """Rename a URL list's columns if they are named like our columns, because tools look for our columns by name."""
-    taken = set(_COLUMNS)
+    taken = set(OUTCOME_COLUMNS)
     found = []
     for name in names:
         while name in taken:
@@ -108,7 +108,7 @@ def decode(body: bytes, columns: Sequence[str] | None = None, expected: ShardRef
 def outcomes(table: pa.Table) -> Iterator[Outcome]:
     """Yield the Outcomes of a decoded manifest, in the order of its rows."""
     # A manifest written by an earlier version lacks newer columns.
-    for row in table.select([name for name in _COLUMNS if name in table.column_names]).to_pylist():
+    for row in table.select([name for name in OUTCOME_COLUMNS if name in table.column_names]).to_pylist():
         row["finished_at"] = row["finished_at"].timestamp()
         seconds = [row.pop(name, None) for name in PHASE_COLUMNS]
         if any(seconds):
