@@ -84,7 +84,10 @@ def _bar(progress: Progress, width: int) -> RenderableType:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     percent = f"{ended * 100 // total:>4}%" if total else ""
-    table.add_row(ProgressBar(max(total, 1), min(ended, max(total, 1))), percent, f" {ended:,}/{total:,}")
+    bar = ProgressBar(
+        max(total, 1), min(ended, max(total, 1)), complete_style="cyan", finished_style="green", style="bar.back"
+    )
+    table.add_row(bar, percent, f" {ended:,}/{total:,}")
     return table
 
 

@@ -49,11 +49,13 @@ class SpeedMeter:
         recent = next(sample for sample in self._samples if now.at - sample.at <= _PRESENT_SECONDS)
         seconds = now.at - recent.at
         steady = _per_second(images - self._samples[0].images, now.at - self._samples[0].at)
+        # While no image finishes, the remaining time is unknown.
+        stands_still = images == recent.images
         return replace(
             Speed.average(images, size, now.at - first_sent if first_sent else 0.0),
             images_per_second=_per_second(images - recent.images, seconds),
             bytes_per_second=_per_second(size - recent.size, seconds),
-            seconds_left=remaining / steady if steady and remaining is not None else None,
+            seconds_left=None if stands_still or remaining is None else remaining / steady,
         )
 
 

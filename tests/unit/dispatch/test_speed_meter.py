@@ -40,6 +40,18 @@ def test_speed_before_the_first_task(watch: Watch) -> None:
     assert SpeedMeter().measure(0, 0, 0.0, 5) == Speed()
 
 
+def test_standstill_has_no_remaining_time(watch: Watch) -> None:
+    """After ten seconds without a finished image, the remaining time is unknown."""
+    meter = SpeedMeter()
+    meter.measure(0, 0, 100.0, 100)
+    left = []
+    for _ in range(12):
+        watch.now += 1
+        left.append(meter.measure(10, 0, 100.0, 90).seconds_left)
+    assert left[8] == 81.0
+    assert left[-2:] == [None, None]
+
+
 def test_speed_after_redis_was_emptied(watch: Watch) -> None:
     """If the number of images decreases, the measurement starts again."""
     meter = SpeedMeter()
