@@ -36,7 +36,7 @@ from producer.output import lock
 from producer.output.run_file import FAILURES_NAME, resume_command
 from producer.output.shard_files import load_requests
 from producer.planning.planner import Planner
-from tasks.broker import liveness, requeue, transport
+from tasks.broker import keys, liveness, requeue, transport
 from tasks.broker.redis_errors import RedisProblem, redis_problem
 from tasks.celery import app
 from tasks.errors import CommandError, RunInterruptedError
@@ -304,6 +304,9 @@ class Dispatcher:
         So no measured time includes connecting.
         """
         self._renew_record()
+        if self._dispatch.resumed:
+            # A killed producer has left its sums. The images in these sums count as done before.
+            self._server.delete(keys.progress(self._run_id))
         RedisRegistry(self._server).prepare()
         self._parked.hosts.start()
         with app.producer_or_acquire() as producer:
@@ -337,6 +340,7 @@ class Dispatcher:
         in_flight = self._in_flight[shard] = ShardInFlight(shard, len(requests))
         if self._dispatch.resumed:
             self._with_redis(lambda: self._recovery.adopt(in_flight, requests))
+            self._done_before += len(requests) - len(in_flight.open_keys)
         else:
             self._with_redis(lambda: self._publisher.publish(shard, requests, requests))
 

@@ -355,10 +355,11 @@ def test_resume_of_a_finished_run_sends_nothing(stage: Stage, begin: Begin, flee
 def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, store: LocalStore) -> None:
     """After a kill, the messages that are in queues, at workers or in chords are kept.
 
-    Messages that had not been sent are sent.
+    Messages that had not been sent are sent. The image that has ended counts as done before, and only once.
     """
     first = begin(2)
     first.step()
+    fleet.server.hset(keys.progress(RUN_ID), "success", 1)
     fleet.finish(fleet.take())
     fleet.take()
     # The producer died before it sent the last message of the second shard.
@@ -370,6 +371,7 @@ def test_resume_adopts_work_in_flight(stage: Stage, begin: Begin, fleet: Fleet, 
     assert sent(fleet) == [*left, task(2 * _SIZE - 1)]
     second.step(20)
     assert sent(fleet) == [*left, task(2 * _SIZE - 1)]
+    assert (second.reports[-1].done_before, second.reports[-1].success) == (1, 0)
     finish(second, fleet)
     assert sorted(fleet.downloader.requested) == _URLS
     assert_complete(store, fleet, 2)
