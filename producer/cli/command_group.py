@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
 from config.locations import url_scheme
 from producer.cli.img2dataset_options import Translation, translate
@@ -17,7 +18,7 @@ from tasks.redaction import redacted
 _ARGUMENTS = "producer.arguments"
 
 
-class CommandGroup(click.Group):
+class CommandGroup(cloup.Group):
     """A group of commands whose usage errors say what to type instead."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

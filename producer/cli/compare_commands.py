@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
 from producer.cli.console import create_console, print_note, show
+from producer.cli.examples import epilog
 from producer.cli.fleets import FleetRequest, get_worker_pool
 from producer.cli.json_result import current_result
 from producer.cli.parameter_types import Duration, Folder, UrlList
@@ -24,10 +26,10 @@ from producer.cli.parameters import (
     ConsoleParameters,
     DownloadParameters,
     FleetParameters,
-    broker_option,
     console_options,
     download_options,
     fleet_options,
+    worker_options,
 )
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import pluralized
@@ -52,19 +54,26 @@ _threads_option = click.option(
 )
 
 
-@click.command(epilog=f"{COLUMN_HELP} {DURATION_HELP} {SIZE_HELP}")
-@click.argument("source", type=UrlList())
-@click.option(
-    "--out",
-    required=True,
-    type=Folder(),
-    help="Folder for the chart and the images. Each way to download gets a subfolder.",
+@cloup.command(
+    epilog=epilog(
+        {"Compare three ways on the first hundred URLs": "producer compare urls.txt --out comparison --limit 100"},
+        f"{COLUMN_HELP} {DURATION_HELP} {SIZE_HELP}",
+    )
 )
-@_threads_option
+@click.argument("source", type=UrlList())
+@cloup.option_group(
+    "Comparison",
+    click.option(
+        "--out",
+        required=True,
+        type=Folder(),
+        help="Folder for the chart and the images. Each way to download gets a subfolder.",
+    ),
+    _threads_option,
+)
 @source_options
 @download_options
-@fleet_options
-@broker_option
+@worker_options
 @console_options
 def compare(
     source: str,
@@ -100,23 +109,34 @@ def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> 
         return list(prepare_requests(requests, config, LocalStore(Path(folder))))
 
 
-@click.command(epilog=DURATION_HELP)
-@click.option(
-    "--images", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Number of images to download."
+@cloup.command(
+    epilog=epilog(
+        {
+            "Compare three ways on ten images": "producer demo",
+            "Compare them on more images, and with more threads": "producer demo --images 1000 --threads 64",
+        },
+        DURATION_HELP,
+    )
 )
-@click.option(
-    "--latency",
-    type=Duration(0.0),
-    default="300ms",
-    show_default=True,
-    help="Delay of the demo server before each response.",
+@cloup.option_group(
+    "Demo",
+    click.option(
+        "--images", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Number of images to download."
+    ),
+    click.option(
+        "--latency",
+        type=Duration(0.0),
+        default="300ms",
+        show_default=True,
+        help="Delay of the demo server before each response.",
+    ),
+    click.option(
+        "--out",
+        type=Folder(),
+        help="Folder for the images and the chart.  [default: a new imagefleet-demo folder here]",
+    ),
+    _threads_option,
 )
-@click.option(
-    "--out",
-    type=Folder(),
-    help="Folder for the images and the chart.  [default: a new imagefleet-demo folder here]",
-)
-@_threads_option
 @fleet_options
 @console_options
 def demo(
@@ -150,7 +170,15 @@ def demo(
     _show_comparison(comparison, place)
 
 
-@click.command(epilog=DURATION_HELP)
+@cloup.command(
+    epilog=epilog(
+        {
+            "Serve images with a delay of 100 ms": "producer serve --latency 100ms",
+            "Save a list of a hundred of its URLs": "curl 'http://127.0.0.1:8765/list?count=100' > urls.txt",
+        },
+        DURATION_HELP,
+    )
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port; 0 for any free one."

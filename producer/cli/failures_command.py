@@ -10,11 +10,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 import orjson
 
 from config.locations import Location
 from producer.cli.console import print_note, show
+from producer.cli.examples import epilog
 from producer.cli.parameter_types import OutputLocation
+from producer.cli.parameters import REASON_HELP
 from producer.formatting import pluralized
 from tasks.model import Reason
 
@@ -34,12 +37,22 @@ class FailureFormat(StrEnum):
     URLS = "urls"
 
 
-@click.command()
+@cloup.command(
+    epilog=epilog(
+        {
+            "See why images failed": "producer failures images",
+            "Save a table of the failures": "producer failures images --format csv > failures.csv",
+            "List the URLs that timed out": "producer failures images --reason timeout --format urls > again.txt",
+        },
+        REASON_HELP,
+    )
+)
 @click.argument("out", type=OutputLocation())
 @click.option(
     "--reason",
     "reasons",
     multiple=True,
+    metavar="REASON",
     type=click.Choice([reason.value for reason in Reason]),
     help="Only images that failed for this reason. Repeatable.  [default: all reasons]",
 )

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import cloup
 
 from config.locations import Location, resolved
 from producer.cli.console import print_note, show
+from producer.cli.examples import epilog
 from producer.cli.fleets import FleetRequest, describe_size, local_fleet
 from producer.cli.json_result import current_result
 from producer.cli.parameter_types import OutputLocation
@@ -18,7 +20,14 @@ from producer.cli.parameters import FleetParameters, broker_option, fleet_size_o
 from producer.runs.preflight import check_network_settings
 
 
-@click.command()
+@cloup.command(
+    epilog=epilog(
+        {
+            "Run workers that may write below the current folder": "producer fleet",
+            "Run eight workers for runs in /data": "producer fleet --workers 8 --store-root /data",
+        }
+    )
+)
 @click.option(
     "--store-root",
     "store_roots",
@@ -46,7 +55,14 @@ def fleet(store_roots: tuple[Location, ...], fleet: FleetParameters) -> None:
             print_note("Stopping the fleet …", quiet=False)
 
 
-@click.command()
+@cloup.command(
+    epilog=epilog(
+        {
+            "Check this machine, and the configured broker": "producer doctor",
+            "Check a run, and the workers at a Redis": "producer doctor --out images --broker redis://broker:6379/0",
+        }
+    )
+)
 @click.option(
     "--out",
     type=OutputLocation(),

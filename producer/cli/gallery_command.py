@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import click
+import cloup
 
 from config.locations import Location
 from producer.cli.console import print_note
+from producer.cli.examples import epilog
 from producer.cli.parameter_types import OutputLocation
 from producer.cli.signals import first_signal_calls
 
 
-@click.command()
+@cloup.command(
+    epilog=epilog(
+        {
+            "Look at the images of a run": "producer gallery images",
+            "Use a fixed port, for example for an SSH tunnel": "producer gallery images --port 8766",
+        }
+    )
+)
 @click.argument("out", type=OutputLocation())
 @click.option(
     "--port",

@@ -8,10 +8,12 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
 from config import limits
 from config.locations import Location
 from producer.cli.console import print_note, show
+from producer.cli.examples import epilog
 from producer.cli.json_result import current_result
 from producer.cli.parameter_types import OutputLocation, int_range
 from producer.cli.parameters import broker_option, json_option
@@ -35,7 +37,15 @@ class _Change:
     rate: float | None = None
 
 
-@click.command()
+@cloup.command(
+    epilog=epilog(
+        {
+            "List the hosts of a run in progress": "producer hosts images",
+            "Send a host at most two requests at a time, in all runs": "producer hosts --set a.example --concurrency 2",
+            "Lift this limit": "producer hosts --lift a.example",
+        }
+    )
+)
 @click.argument("out", required=False, type=OutputLocation())
 @click.option(
     "--limit",
@@ -45,23 +55,26 @@ class _Change:
     show_default=True,
     help="Maximum number of hosts to show.",
 )
-@click.option("--set", "limited", metavar="HOST", help="Limit this host, with --concurrency, --rate or both.")
-@click.option(
-    "--concurrency",
-    type=int_range(limits.HOST_CONCURRENCY),
-    help="With --set: maximum number of open requests to the host.",
-)
-@click.option(
-    "--rate",
-    type=click.FloatRange(0, min_open=True),
-    metavar="NUMBER",
-    help="With --set: maximum number of requests to the host per second.",
-)
-@click.option(
-    "--lift",
-    "lifted",
-    metavar="HOST",
-    help="Lift the limit of --set for this host. This also ends the host's rest, and restores a reduced limit.",
+@cloup.option_group(
+    "Change a limit",
+    click.option("--set", "limited", metavar="HOST", help="Limit this host, with --concurrency, --rate or both."),
+    click.option(
+        "--concurrency",
+        type=int_range(limits.HOST_CONCURRENCY),
+        help="With --set: maximum number of open requests to the host.",
+    ),
+    click.option(
+        "--rate",
+        type=click.FloatRange(0, min_open=True),
+        metavar="NUMBER",
+        help="With --set: maximum number of requests to the host per second.",
+    ),
+    click.option(
+        "--lift",
+        "lifted",
+        metavar="HOST",
+        help="Lift the limit of --set for this host. This also ends the host's rest, and restores a reduced limit.",
+    ),
 )
 @broker_option
 @json_option

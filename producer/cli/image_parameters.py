@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+import cloup
 
 from config.limits import bounds_of
 from producer.cli.parameter_types import int_range
@@ -133,78 +134,89 @@ _QUALITIES = "; ".join(
 )
 #: The options, in the order of the help text.
 IMAGE_OPTIONS = (
-    click.option(
-        "--resize",
-        type=click.Choice([mode.value for mode in ResizeMode]),
-        default=ResizeMode.NO.value,
-        show_default=True,
-        help="no: keep each image's size. keep_ratio: scale the smaller side to --image-size. keep_ratio_largest: "
-        "scale the larger side. border: scale the larger side, and centre the image on a square. "
-        "center_crop: a square from the centre.",
+    cloup.option_group(
+        "Resizing and encoding",
+        click.option(
+            "--resize",
+            type=click.Choice([mode.value for mode in ResizeMode]),
+            default=ResizeMode.NO.value,
+            show_default=True,
+            help="no: keep each image's size. keep_ratio: scale the smaller side to --image-size. keep_ratio_largest: "
+            "scale the larger side. border: scale the larger side, and centre the image on a square. "
+            "center_crop: a square from the centre.",
+        ),
+        click.option(
+            "--image-size",
+            type=int_range(bounds_of(ResizeOptions, "image_size")),
+            help=f"Length of the side that --resize scales, in pixels.  [default: {ResizeOptions().image_size}]",
+        ),
+        click.option("--only-if-bigger", is_flag=True, help="Smaller images keep their size, without a border."),
+        click.option(
+            "--encode-format",
+            type=click.Choice([name.value for name in EncodeFormat]),
+            help="Format of saved images.  [default: jpg if resized, else as downloaded]",
+        ),
+        click.option(
+            "--quality",
+            type=int_range(bounds_of(ResizeOptions, "quality")),
+            help=f"Quality of encoded images. For png, which is lossless, the compression level. {_QUALITIES}.",
+        ),
+        click.option(
+            "--skip-reencode",
+            is_flag=True,
+            help="Save an image as downloaded if it already has the right size, format, orientation and colours.",
+        ),
+        click.option(
+            "--upscale",
+            type=click.Choice([name.value for name in Interpolation]),
+            help=f"Interpolation for enlarged images.  [default: {Interpolation.LANCZOS}]",
+        ),
+        click.option(
+            "--downscale",
+            type=click.Choice([name.value for name in Interpolation]),
+            help="Interpolation for reduced images.  [default: the fastest one without visible loss]",
+        ),
+        click.option(
+            "--background",
+            type=Colour(),
+            metavar="COLOUR",
+            help="Colour of a border, and of transparent areas in a JPEG: a name, or #rrggbb.  [default: white]",
+        ),
     ),
-    click.option(
-        "--image-size",
-        type=int_range(bounds_of(ResizeOptions, "image_size")),
-        help=f"Length of the side that --resize scales, in pixels.  [default: {ResizeOptions().image_size}]",
+    cloup.option_group(
+        "Choosing images",
+        click.option(
+            "--min-size",
+            type=int_range(bounds_of(FilterOptions, "min_size")),
+            help="Minimum length of the smaller side of a downloaded image, in pixels.",
+        ),
+        click.option(
+            "--max-area",
+            type=int_range(bounds_of(FilterOptions, "max_area")),
+            help="Maximum area (width times height) of a downloaded image, in pixels.",
+        ),
+        click.option(
+            "--max-aspect-ratio",
+            type=click.FloatRange(bounds_of(FilterOptions, "max_aspect_ratio").least),
+            help="Maximum ratio of an image's larger side to its smaller side.",
+        ),
+        click.option(
+            "--formats",
+            type=Formats(),
+            metavar="NAMES",
+            help=f"Formats of images to save, separated by commas. On request: {', '.join(FORMATS_ON_REQUEST)}. For "
+            f"example default,heic.  [default: {','.join(DEFAULT_FORMATS)}]",
+        ),
     ),
-    click.option("--only-if-bigger", is_flag=True, help="Smaller images keep their size, without a border."),
-    click.option(
-        "--encode-format",
-        type=click.Choice([name.value for name in EncodeFormat]),
-        help="Format of saved images.  [default: jpg if resized, else as downloaded]",
-    ),
-    click.option(
-        "--quality",
-        type=int_range(bounds_of(ResizeOptions, "quality")),
-        help=f"Quality of encoded images. For png, which is lossless, the compression level. {_QUALITIES}.",
-    ),
-    click.option(
-        "--skip-reencode",
-        is_flag=True,
-        help="Save an image as downloaded if it already has the right size, format, orientation and colours.",
-    ),
-    click.option(
-        "--upscale",
-        type=click.Choice([name.value for name in Interpolation]),
-        help=f"Interpolation for enlarged images.  [default: {Interpolation.LANCZOS}]",
-    ),
-    click.option(
-        "--downscale",
-        type=click.Choice([name.value for name in Interpolation]),
-        help="Interpolation for reduced images.  [default: the fastest one without visible loss]",
-    ),
-    click.option(
-        "--background",
-        type=Colour(),
-        metavar="COLOUR",
-        help="Colour of a border, and of transparent areas in a JPEG: a name, or #rrggbb.  [default: white]",
-    ),
-    click.option(
-        "--min-size",
-        type=int_range(bounds_of(FilterOptions, "min_size")),
-        help="Minimum length of the smaller side of a downloaded image, in pixels.",
-    ),
-    click.option(
-        "--max-area",
-        type=int_range(bounds_of(FilterOptions, "max_area")),
-        help="Maximum area (width times height) of a downloaded image, in pixels.",
-    ),
-    click.option(
-        "--max-aspect-ratio",
-        type=click.FloatRange(bounds_of(FilterOptions, "max_aspect_ratio").least),
-        help="Maximum ratio of an image's larger side to its smaller side.",
-    ),
-    click.option(
-        "--formats",
-        type=Formats(),
-        metavar="NAMES",
-        help=f"Formats of images to save, separated by commas. On request: {', '.join(FORMATS_ON_REQUEST)}. For "
-        f"example default,heic.  [default: {','.join(DEFAULT_FORMATS)}]",
-    ),
-    click.option("--extract-exif", is_flag=True, help="Record the most useful EXIF tags in the manifests, as JSON."),
-    click.option(
-        "--phash",
-        is_flag=True,
-        help="Record the perceptual hash of each saved image in the manifests. Needs the extra phash.",
+    cloup.option_group(
+        "Facts about images",
+        click.option(
+            "--extract-exif", is_flag=True, help="Record the most useful EXIF tags in the manifests, as JSON."
+        ),
+        click.option(
+            "--phash",
+            is_flag=True,
+            help="Record the perceptual hash of each saved image in the manifests. Needs the extra phash.",
+        ),
     ),
 )

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import click
+import cloup
 
 from config import VERSION, SettingsError, streams
 from producer.cli import json_log
@@ -18,6 +19,7 @@ from producer.cli.command_group import CommandGroup
 from producer.cli.compare_commands import compare, demo, serve
 from producer.cli.completion_command import completion
 from producer.cli.console import print_note, show
+from producer.cli.examples import epilog
 from producer.cli.failures_command import failures
 from producer.cli.fleet_commands import doctor, fleet
 from producer.cli.gallery_command import gallery
@@ -40,21 +42,34 @@ from tasks.errors import CommandError, RunInterruptedError, StorageError, UsageE
 _EXIT_INTERRUPTED = 130
 
 
-@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@cloup.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=epilog(
+        {
+            "Try it without a network": "producer demo",
+            "Download a list": "producer run urls.txt --out images",
+            "See what failed, and why": "producer failures images",
+        },
+        "`producer COMMAND --help` shows the options of a command.",
+    ),
+)
 @click.version_option(VERSION, prog_name="imagefleet")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(debug: bool) -> None:
     """Download lists of image URLs with a fleet of Celery workers."""
 
 
-for _command in (
-    *(run, resume, retry, cancel),
-    *(status, gallery, failures),
-    *(compare, demo, serve),
-    *(fleet, hosts, doctor),
-    completion,
-):
-    cli.add_command(_command)
+#: The commands, by the sections of the help. To add a command, add it here.
+_SECTIONS: dict[str, tuple[click.Command, ...]] = {
+    "Download a list": (run, resume, retry, cancel),
+    "Look at a run": (status, gallery, failures),
+    "Workers and hosts": (fleet, hosts, doctor),
+    "Try it out": (demo, compare, serve),
+    "Shell": (completion,),
+}
+for _title, _commands in _SECTIONS.items():
+    cli.section(_title, *_commands)
 
 
 def main() -> NoReturn:

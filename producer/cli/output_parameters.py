@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+import cloup
 
 from producer.cli.parameters import grouped
 from tasks.model import OutputFormat, OutputOptions, Sidecar
@@ -63,29 +64,32 @@ class OutputParameters:
 output_options = grouped(
     "output",
     OutputParameters,
-    click.option(
-        "--output-format",
-        type=click.Choice([kind.value for kind in OutputFormat]),
-        default=OutputFormat.FILES.value,
-        show_default=True,
-        help="files: save each image as a file. webdataset: save each shard as a tar, with images, metadata and "
-        "captions. parquet: save each shard as a Parquet file, with the images in a column.",
-    ),
-    click.option(
-        "--sidecar",
-        "sidecars",
-        type=Sidecars(),
-        default=(),
-        metavar="json,txt",
-        help="Save files beside each image: its metadata as JSON, its caption as text, or both.",
-    ),
-    click.option(
-        "--path-template",
-        metavar="TEXT",
-        default="img2dataset",
-        show_default=True,
-        help="Names of the images in OUT: img2dataset ({shard}/{key}), scrapy (full/{url_sha1}), flat (image-{index}), "
-        "or a text with fields. The fields are {shard}, {key}, {index}, {url_sha1}, {sha256}, {host} and the "
-        "columns of the manifests.",
+    cloup.option_group(
+        "Saved files",
+        click.option(
+            "--output-format",
+            type=click.Choice([kind.value for kind in OutputFormat]),
+            default=OutputFormat.FILES.value,
+            show_default=True,
+            help="files: save each image as a file. webdataset: save each shard as a tar, with images, metadata and "
+            "captions. parquet: save each shard as a Parquet file, with the images in a column.",
+        ),
+        click.option(
+            "--sidecar",
+            "sidecars",
+            type=Sidecars(),
+            default=(),
+            metavar="json,txt",
+            help="Save files beside each image: its metadata as JSON, its caption as text, or both.",
+        ),
+        click.option(
+            "--path-template",
+            metavar="TEXT",
+            default="img2dataset",
+            show_default=True,
+            help="Names of the images in OUT: img2dataset ({shard}/{key}), scrapy (full/{url_sha1}), flat "
+            "(image-{index}), or a text with fields. The fields are {shard}, {key}, {index}, {url_sha1}, {sha256}, "
+            "{host} and the columns of the manifests.",
+        ),
     ),
 )

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import cloup
 
 from config import limits
 from config.limits import bounds_of
@@ -19,7 +20,7 @@ from producer.cli.parameter_types import BrokerUrl, Duration, Size, int_range
 from producer.cli.throttle_parameters import THROTTLE_OPTIONS, ThrottleParameters
 from tasks.download import headers
 from tasks.image_options import DEFAULT_FORMATS
-from tasks.model import FetchOptions, HeaderOptions, Verify
+from tasks.model import FetchOptions, HeaderOptions, Reason, Verify
 
 if TYPE_CHECKING:
     from producer.output.run_file import RunConfig
@@ -151,103 +152,110 @@ _defaults = FetchOptions()
 download_options = grouped(
     "download",
     DownloadParameters,
-    click.option(
-        "--shard-size",
-        type=int_range(limits.SHARD_SIZE),
-        default=1000,
-        show_default=True,
-        help="Number of images in a shard. Each shard is one Celery chord and gets one manifest.",
-    ),
-    click.option(
-        "--window",
-        type=int_range(limits.WINDOW),
-        default=8,
-        show_default=True,
-        help="Maximum number of shards in flight.",
-    ),
-    click.option(
-        "--max-parked",
-        type=int_range(limits.PARKED_SHARDS),
-        default=64,
-        show_default=True,
-        help="Maximum number of further shards in flight if all their remaining images wait for busy hosts.",
-    ),
-    click.option(
-        "--timeout",
-        type=Duration(bounds_of(FetchOptions, "timeout").least),
-        default=_defaults.timeout,
-        show_default=True,
-        help="Timeout for connecting and for each network read or write, in seconds.",
-    ),
-    click.option(
-        "--deadline",
-        type=Duration(bounds_of(FetchOptions, "deadline").least),
-        default=_defaults.deadline,
-        show_default=True,
-        help="Time limit for an image, in seconds, including all attempts, waits and saving. "
-        f"At most {limits.MAX_DEADLINE:g}.",
-    ),
-    click.option(
-        "--max-bytes",
-        type=Size(),
-        default="64MiB",
-        show_default=True,
-        help="Maximum size of an image, as downloaded.",
-    ),
-    click.option(
-        "--retries",
-        type=int_range(bounds_of(FetchOptions, "retries")),
-        default=_defaults.retries,
-        show_default=True,
-        help="Maximum number of retries of an image, after errors that may be temporary.",
-    ),
-    click.option(
-        "--max-retry-after",
-        type=Duration(bounds_of(FetchOptions, "max_retry_after").least),
-        default=_defaults.max_retry_after,
-        show_default=True,
-        help="Maximum Retry-After, in seconds, for which an image waits in its download slot. For a longer "
-        f"Retry-After, up to {limits.MAX_COUNTDOWN:g} s, the image is requeued. After the wait, it is retried "
-        "in any free slot.",
-    ),
-    click.option(
-        "--max-redirects",
-        type=int_range(bounds_of(FetchOptions, "max_redirects")),
-        default=_defaults.max_redirects,
-        show_default=True,
-        help="Maximum number of redirects to follow per URL.",
-    ),
-    click.option("--allow-downgrade", is_flag=True, help="Follow redirects from https to http."),
-    click.option(
-        "--ignore-opt-out",
-        is_flag=True,
-        help="Also download images if the server opts out by noai, noimageai, noindex or noimageindex in X-Robots-Tag.",
-    ),
-    click.option(
-        "--insecure",
-        is_flag=True,
-        help="Also download from https servers with an unverifiable certificate or an old version of TLS. The "
-        "workers need IMAGEFLEET_ALLOW_INSECURE_TLS=true. Manifests mark these images in column tls_unverified.",
-    ),
-    click.option("--user-agent", metavar="TEXT", help="User-Agent header.  [default: imagefleet/VERSION]"),
-    click.option("--referer", metavar="URL", help="Referer header."),
-    click.option(
-        "--header",
-        "headers",
-        metavar="NAME:VALUE",
-        multiple=True,
-        help="Extra request header, sent only to the host of the image's URL, not to other hosts after a redirect. "
-        "Repeatable.",
-    ),
-    click.option(
-        "--verify",
-        type=click.Choice([way.value for way in Verify]),
-        default=_defaults.verify.value,
-        show_default=True,
-        help="header: check an image by its header only. decode: also decode every frame.",
+    cloup.option_group(
+        "Requests",
+        click.option(
+            "--timeout",
+            type=Duration(bounds_of(FetchOptions, "timeout").least),
+            default=_defaults.timeout,
+            show_default=True,
+            help="Timeout for connecting and for each network read or write, in seconds.",
+        ),
+        click.option(
+            "--deadline",
+            type=Duration(bounds_of(FetchOptions, "deadline").least),
+            default=_defaults.deadline,
+            show_default=True,
+            help="Time limit for an image, in seconds, including all attempts, waits and saving. "
+            f"At most {limits.MAX_DEADLINE:g}.",
+        ),
+        click.option(
+            "--max-bytes",
+            type=Size(),
+            default="64MiB",
+            show_default=True,
+            help="Maximum size of an image, as downloaded.",
+        ),
+        click.option(
+            "--retries",
+            type=int_range(bounds_of(FetchOptions, "retries")),
+            default=_defaults.retries,
+            show_default=True,
+            help="Maximum number of retries of an image, after errors that may be temporary.",
+        ),
+        click.option(
+            "--max-retry-after",
+            type=Duration(bounds_of(FetchOptions, "max_retry_after").least),
+            default=_defaults.max_retry_after,
+            show_default=True,
+            help="Maximum Retry-After, in seconds, for which an image waits in its download slot. For a longer "
+            f"Retry-After, up to {limits.MAX_COUNTDOWN:g} s, the image is requeued. After the wait, it is retried "
+            "in any free slot.",
+        ),
+        click.option(
+            "--max-redirects",
+            type=int_range(bounds_of(FetchOptions, "max_redirects")),
+            default=_defaults.max_redirects,
+            show_default=True,
+            help="Maximum number of redirects to follow per URL.",
+        ),
+        click.option("--allow-downgrade", is_flag=True, help="Follow redirects from https to http."),
+        click.option(
+            "--ignore-opt-out",
+            is_flag=True,
+            help="Also download images if the server opts out by noai, noimageai, noindex or noimageindex in "
+            "X-Robots-Tag.",
+        ),
+        click.option(
+            "--insecure",
+            is_flag=True,
+            help="Also download from https servers with an unverifiable certificate or an old version of TLS. The "
+            "workers need IMAGEFLEET_ALLOW_INSECURE_TLS=true. Manifests mark these images in column tls_unverified.",
+        ),
+        click.option("--user-agent", metavar="TEXT", help="User-Agent header.  [default: imagefleet/VERSION]"),
+        click.option("--referer", metavar="URL", help="Referer header."),
+        click.option(
+            "--header",
+            "headers",
+            metavar="NAME:VALUE",
+            multiple=True,
+            help="Extra request header, sent only to the host of the image's URL, not to other hosts after a redirect. "
+            "Repeatable.",
+        ),
+        click.option(
+            "--verify",
+            type=click.Choice([way.value for way in Verify]),
+            default=_defaults.verify.value,
+            show_default=True,
+            help="header: check an image by its header only. decode: also decode every frame.",
+        ),
     ),
     *THROTTLE_OPTIONS,
     *IMAGE_OPTIONS,
+    cloup.option_group(
+        "Shards",
+        click.option(
+            "--shard-size",
+            type=int_range(limits.SHARD_SIZE),
+            default=1000,
+            show_default=True,
+            help="Number of images in a shard. Each shard is one Celery chord and gets one manifest.",
+        ),
+        click.option(
+            "--window",
+            type=int_range(limits.WINDOW),
+            default=8,
+            show_default=True,
+            help="Maximum number of shards in flight.",
+        ),
+        click.option(
+            "--max-parked",
+            type=int_range(limits.PARKED_SHARDS),
+            default=64,
+            show_default=True,
+            help="Maximum number of further shards in flight if all their remaining images wait for busy hosts.",
+        ),
+    ),
     parts={"throttle": ThrottleParameters, "images": ImageParameters},
 )
 _fleet_size_options = (
@@ -264,21 +272,21 @@ _fleet_size_options = (
         help="Number of download slots in each worker process of a local fleet.",
     ),
 )
-#: Adds the argument ``fleet``.
-fleet_options = grouped(
-    "fleet",
-    FleetParameters,
-    *_fleet_size_options,
-    click.option("--flower", is_flag=True, help="Run Flower on 127.0.0.1, to watch a local fleet."),
-)
-#: A decorator that adds the argument ``fleet``, without an option for Flower.
-fleet_size_options = grouped("fleet", FleetParameters, *_fleet_size_options)
+_flower_option = click.option("--flower", is_flag=True, help="Run Flower on 127.0.0.1, to watch a local fleet.")
 broker_option = click.option(
     "--broker",
     type=BrokerUrl(),
     metavar="URL",
     help="Use the Redis at this URL and the workers connected to it, instead of a local fleet.  "
     "[default: IMAGEFLEET_BROKER_URL]",
+)
+#: Adds the argument ``fleet``.
+fleet_options = grouped("fleet", FleetParameters, cloup.option_group("Workers", *_fleet_size_options, _flower_option))
+#: Adds the argument ``fleet``, without an option for Flower.
+fleet_size_options = grouped("fleet", FleetParameters, *_fleet_size_options)
+#: Adds the arguments ``fleet`` and ``broker``.
+worker_options = grouped(
+    "fleet", FleetParameters, cloup.option_group("Workers", *_fleet_size_options, _flower_option, broker_option)
 )
 json_option = click.option(
     "--json",
@@ -308,22 +316,29 @@ class ConsoleParameters:
 console_options = grouped(
     "console",
     ConsoleParameters,
-    json_option,
-    click.option(
-        "-q", "--quiet", is_flag=True, help="Show no progress and no notes, only warnings, errors and the final report."
-    ),
-    click.option(
-        "--log-format",
-        type=click.Choice([item.value for item in json_log.LogFormat]),
-        default=json_log.LogFormat.TEXT.value,
-        show_default=True,
-        # As for --json.
-        is_eager=True,
-        expose_value=False,
-        callback=json_log.enable,
-        help="Format of standard error: text for people, or one JSON object a line for programs.",
+    cloup.option_group(
+        "Messages",
+        json_option,
+        click.option(
+            "-q",
+            "--quiet",
+            is_flag=True,
+            help="Show no progress and no notes, only warnings, errors and the final report.",
+        ),
+        click.option(
+            "--log-format",
+            type=click.Choice([item.value for item in json_log.LogFormat]),
+            default=json_log.LogFormat.TEXT.value,
+            show_default=True,
+            # As for --json.
+            is_eager=True,
+            expose_value=False,
+            callback=json_log.enable,
+            help="Format of standard error: text for people, or one JSON object a line for programs.",
+        ),
     ),
 )
 #: The formats of option values, for the end of help texts.
 DURATION_HELP = "A DURATION is a number of seconds, or a number with a unit: 10, 300ms, 2m."
+REASON_HELP = f"A REASON is one of {', '.join(Reason)}. docs/outcomes.md explains them."
 SIZE_HELP = "A SIZE is a number of bytes, or a number with a unit: 500KiB, 64MiB."

@@ -109,14 +109,11 @@ def _examples(summary: FailureSummary) -> Iterator[RenderableType]:
 def _next_steps(summary: FailureSummary, store: Store, reasons: Collection[str]) -> RenderableType:
     folder = shlex.quote(store.location)
     chosen = "".join(f" --reason {reason}" for reason in sorted(reasons))
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
-    grid.add_row("See all", Text(f"producer failures {folder}{chosen} --format csv"))
+    steps = {"See all": f"producer failures {folder}{chosen} --format csv"}
     worth = sum(count for cause, count in summary.counts.items() if cause.reason in WORTH_RETRYING)
     if worth and not reasons:
-        images = pluralized(worth, "image")
-        grid.add_row(f"Retry the {images} that may succeed now", Text(f"producer retry {folder}"))
+        steps[f"Retry the {pluralized(worth, 'image')} that may succeed now"] = f"producer retry {folder}"
     if worth < summary.total or reasons:
-        grid.add_row(f"Retry all {summary.total:,}", Text(f"producer retry {folder}{chosen or ' --all'}"))
-    return grid
+        steps[f"Retry all {summary.total:,}"] = f"producer retry {folder}{chosen or ' --all'}"
+    # A command has a line of its own, so that it can be copied.
+    return Group(*(Text.assemble((f"{what}:\n", "bold"), f"  {command}") for what, command in steps.items()))

@@ -12,16 +12,19 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 from click.core import ParameterSource
 
 from config.locations import Location, resolved
 from producer.cli.console import create_console, print_note, show
+from producer.cli.examples import epilog
 from producer.cli.fleets import FleetRequest, get_worker_pool
 from producer.cli.json_result import current_result
 from producer.cli.output_parameters import OutputParameters, output_options
 from producer.cli.parameter_types import OutputLocation, UrlList
 from producer.cli.parameters import (
     DURATION_HELP,
+    REASON_HELP,
     SIZE_HELP,
     ConsoleParameters,
     DownloadParameters,
@@ -29,8 +32,8 @@ from producer.cli.parameters import (
     broker_option,
     console_options,
     download_options,
-    fleet_options,
     json_option,
+    worker_options,
 )
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
@@ -52,33 +55,49 @@ if TYPE_CHECKING:
 _ALREADY_COMPLETE = "The run is complete. There is nothing to do."
 
 
-@click.command(epilog=f"{COLUMN_HELP} {DURATION_HELP} {SIZE_HELP}")
+@cloup.command(
+    epilog=epilog(
+        {
+            "Download a list with one URL on each line": "producer run urls.txt --out images",
+            "Download a table with captions into tar shards": "producer run captions.csv --out data "
+            "--caption-col caption --output-format webdataset",
+            "Save square thumbnails": "producer run urls.txt --out thumbs --resize center_crop --image-size 256",
+            "Send each host at most five requests per second": "producer run urls.txt --out images --per-host-rate 5",
+            "Use the workers at a Redis, on any number of machines": "producer run urls.txt --out s3://bucket/images "
+            "--broker redis://broker:6379/0",
+        },
+        f"{COLUMN_HELP} {DURATION_HELP} {SIZE_HELP}",
+    )
+)
 @click.argument("source", type=UrlList())
-@click.option(
-    "--out",
-    required=True,
-    type=OutputLocation(),
-    help="Folder for images, manifests and run.json: a path, or the URL of an object store such as s3://bucket/prefix.",
-)
-@click.option(
-    "--refresh-from",
-    "refresh_from",
-    metavar="OLD",
-    type=OutputLocation(),
-    help="Folder of a previous run to refresh. If a server reports an image as unchanged, the image is reused from "
-    "this folder instead of downloaded.",
-)
-@click.option(
-    "--incremental",
-    type=click.Choice([mode.value for mode in IncrementalMode]),
-    help="What to do if the folder of --out holds a run. skip: continue it, if it has the same list and options. "
-    "overwrite: remove it, and begin a new run. extend: add SOURCE to it, as new shards.  [default: refuse the folder]",
+@cloup.option_group(
+    "Output folder",
+    click.option(
+        "--out",
+        required=True,
+        type=OutputLocation(),
+        help="Folder for images, manifests and run.json: a path, or the URL of an object store such as s3://bucket/prefix.",
+    ),
+    click.option(
+        "--refresh-from",
+        "refresh_from",
+        metavar="OLD",
+        type=OutputLocation(),
+        help="Folder of a previous run to refresh. If a server reports an image as unchanged, the image is reused from "
+        "this folder instead of downloaded.",
+    ),
+    click.option(
+        "--incremental",
+        type=click.Choice([mode.value for mode in IncrementalMode]),
+        help="What to do if the folder of --out holds a run. skip: continue it, if it has the same list and options. "
+        "overwrite: remove it, and begin a new run. extend: add SOURCE to it, as new shards.  "
+        "[default: refuse the folder]",
+    ),
 )
 @source_options
-@download_options
 @output_options
-@fleet_options
-@broker_option
+@download_options
+@worker_options
 @console_options
 def run(
     source: str,
@@ -133,10 +152,16 @@ def _given_options() -> frozenset[str]:
     return frozenset(name for param in given for name in param.opts)
 
 
-@click.command()
+@cloup.command(
+    epilog=epilog(
+        {
+            "Continue a run": "producer resume images",
+            "Continue it with the workers at a Redis": "producer resume images --broker redis://broker:6379/0",
+        }
+    )
+)
 @click.argument("out", type=OutputLocation())
-@fleet_options
-@broker_option
+@worker_options
 @console_options
 def resume(out: Location, fleet: FleetParameters, broker: str | None, console: ConsoleParameters) -> None:
     """Resume the run in OUT with its own options, no matter how it ended.
@@ -154,18 +179,30 @@ def resume(out: Location, fleet: FleetParameters, broker: str | None, console: C
         _continue_run(Run.resume(store), _ALREADY_COMPLETE, out, request)
 
 
-@click.command()
-@click.argument("out", type=OutputLocation())
-@click.option(
-    "--reason",
-    "reasons",
-    multiple=True,
-    type=click.Choice([reason.value for reason in Reason]),
-    help=f"Retry images that failed for this reason. Repeatable.  [default: {', '.join(WORTH_RETRYING)}]",
+@cloup.command(
+    epilog=epilog(
+        {
+            "Retry the failures that may be temporary": "producer retry images",
+            "Retry what was not found, and what timed out": "producer retry images --reason http_4xx --reason timeout",
+            "Retry everything that failed": "producer retry images --all",
+        },
+        REASON_HELP,
+    )
 )
-@click.option("--all", "everything", is_flag=True, help="Retry all failed images.")
-@fleet_options
-@broker_option
+@click.argument("out", type=OutputLocation())
+@cloup.option_group(
+    "Which images to retry",
+    click.option(
+        "--reason",
+        "reasons",
+        multiple=True,
+        metavar="REASON",
+        type=click.Choice([reason.value for reason in Reason]),
+        help=f"Retry images that failed for this reason. Repeatable.  [default: {', '.join(WORTH_RETRYING)}]",
+    ),
+    click.option("--all", "everything", is_flag=True, help="Retry all failed images."),
+)
+@worker_options
 @console_options
 def retry(
     out: Location,
@@ -190,7 +227,7 @@ def retry(
         _continue_run(Run.retry(store, chosen), f"{failed} There is nothing to do.", out, request)
 
 
-@click.command()
+@cloup.command(epilog=epilog({"Cancel a run from another terminal": "producer cancel images"}))
 @click.argument("out", type=OutputLocation())
 @broker_option
 @json_option

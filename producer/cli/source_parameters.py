@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import click
+import cloup
 
 from config.limits import bounds_of
 from producer.cli.parameter_types import int_range
@@ -86,70 +87,83 @@ class SourceParameters:
 source_options = grouped(
     "reading",
     SourceParameters,
-    click.option(
-        "--input-format",
-        type=click.Choice([known.value for known in InputFormat]),
-        help="Format of SOURCE, which may be compressed (gzip, bzip2, xz, Zstandard).  [default: by name and content]",
+    cloup.option_group(
+        "Reading the list",
+        click.option(
+            "--input-format",
+            type=click.Choice([known.value for known in InputFormat]),
+            help="Format of SOURCE, which may be compressed (gzip, bzip2, xz, Zstandard).  "
+            "[default: by name and content]",
+        ),
+        click.option(
+            "--url-col",
+            metavar="COLUMN",
+            help="Column with the URLs.  [default: the only column with a usual name, such as url or image_url]",
+        ),
+        click.option("--caption-col", metavar="COLUMN", help="Column with the captions. Manifests call it caption."),
+        click.option(
+            "--columns",
+            metavar="COLUMNS",
+            multiple=True,
+            help="Further columns to copy into the manifests, separated by commas. Repeatable.",
+        ),
+        click.option(
+            "--no-header", is_flag=True, help="The first row of a table is data. Columns are given by number, from 1."
+        ),
+        click.option(
+            "--encoding",
+            metavar="NAME",
+            help="Encoding of SOURCE, such as latin-1.  [default: by byte order mark, or UTF-8]",
+        ),
+        click.option(
+            "--base-url",
+            metavar="URL",
+            help="URL to put before URLs without a scheme: https:// if they begin with a host, or the URL of a page if "
+            "they are paths.",
+        ),
     ),
-    click.option(
-        "--url-col",
-        metavar="COLUMN",
-        help="Column with the URLs.  [default: the only column with a usual name, such as url or image_url]",
+    cloup.option_group(
+        "Choosing rows",
+        click.option(
+            "--offset",
+            type=int_range(bounds_of(SourceOptions, "offset")),
+            default=0,
+            show_default=True,
+            help="Number of rows to skip at the start.",
+        ),
+        click.option(
+            "--limit",
+            type=int_range(bounds_of(SourceOptions, "limit")),
+            help="Maximum number of rows to take.  [default: all]",
+        ),
+        click.option(
+            "--sample",
+            type=int_range(bounds_of(SourceOptions, "sample")),
+            help="Number of rows to choose at random. SOURCE is read twice.",
+        ),
+        click.option("--seed", type=int, help="Number that decides which rows --sample chooses.  [default: 0]"),
+        click.option(
+            "--dedupe",
+            type=click.Choice([known.value for known in Dedupe]),
+            help="url: download each URL once. Later rows with the same URL fail as duplicate, without a request.",
+        ),
     ),
-    click.option("--caption-col", metavar="COLUMN", help="Column with the captions. Manifests call it caption."),
-    click.option(
-        "--columns",
-        metavar="COLUMNS",
-        multiple=True,
-        help="Further columns to copy into the manifests, separated by commas. Repeatable.",
-    ),
-    click.option(
-        "--no-header", is_flag=True, help="The first row of a table is data. Columns are given by number, from 1."
-    ),
-    click.option(
-        "--encoding",
-        metavar="NAME",
-        help="Encoding of SOURCE, such as latin-1.  [default: by byte order mark, or UTF-8]",
-    ),
-    click.option(
-        "--dedupe",
-        type=click.Choice([known.value for known in Dedupe]),
-        help="url: download each URL once. Later rows with the same URL fail as duplicate, without a request.",
-    ),
-    click.option(
-        "--base-url",
-        metavar="URL",
-        help="URL to put before URLs without a scheme: https:// if they begin with a host, or the URL of a page if "
-        "they are paths.",
-    ),
-    click.option(
-        "--offset",
-        type=int_range(bounds_of(SourceOptions, "offset")),
-        default=0,
-        show_default=True,
-        help="Number of rows to skip at the start.",
-    ),
-    click.option(
-        "--limit",
-        type=int_range(bounds_of(SourceOptions, "limit")),
-        help="Maximum number of rows to take.  [default: all]",
-    ),
-    click.option(
-        "--sample",
-        type=int_range(bounds_of(SourceOptions, "sample")),
-        help="Number of rows to choose at random. SOURCE is read twice.",
-    ),
-    click.option("--seed", type=int, help="Number that decides which rows --sample chooses.  [default: 0]"),
-    click.option(
-        "--path-col",
-        metavar="COLUMN",
-        help="Column with a file name for each image. The extension is replaced by that of the image's real format.",
-    ),
-    click.option("--hash-col", metavar="COLUMN", help="Column with the hashes of the images, in hexadecimal digits."),
-    click.option(
-        "--verify-hash",
-        type=click.Choice([kind.value for kind in HashKind]),
-        help="Kind of the hashes in --hash-col. An image with other bytes fails as hash_mismatch.",
+    cloup.option_group(
+        "Names and hashes from the list",
+        click.option(
+            "--path-col",
+            metavar="COLUMN",
+            help="Column with a file name for each image. The extension is replaced by that of the image's real "
+            "format.",
+        ),
+        click.option(
+            "--hash-col", metavar="COLUMN", help="Column with the hashes of the images, in hexadecimal digits."
+        ),
+        click.option(
+            "--verify-hash",
+            type=click.Choice([kind.value for kind in HashKind]),
+            help="Kind of the hashes in --hash-col. An image with other bytes fails as hash_mismatch.",
+        ),
     ),
 )
 #: The meaning of a column's name, for the end of help texts.

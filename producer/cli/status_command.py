@@ -9,9 +9,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
+import cloup
 
 from config.locations import Location
 from producer.cli.console import create_console, show
+from producer.cli.examples import epilog
 from producer.cli.json_result import current_result
 from producer.cli.parameter_types import OutputLocation
 from producer.cli.parameters import broker_option, json_option
@@ -23,7 +25,14 @@ if TYPE_CHECKING:
 _LIVE_INTERVAL_SECONDS, _FILES_INTERVAL_SECONDS = 1.0, 5.0
 
 
-@click.command()
+@cloup.command(
+    epilog=epilog(
+        {
+            "Show how far a run is": "producer status images",
+            "Follow a run that was started elsewhere": "producer status images --watch",
+        }
+    )
+)
 @click.argument("out", type=OutputLocation())
 @click.option(
     "--watch",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
 from config import limits
 from producer.cli.parameter_types import int_range
@@ -44,46 +45,49 @@ class ThrottleParameters:
 
 
 THROTTLE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option(
-        "--per-host-concurrency",
-        type=int_range(limits.HOST_CONCURRENCY),
-        default=_limit.concurrency,
-        show_default=True,
-        help="Maximum number of open requests to one host, from all workers together.",
-    ),
-    click.option(
-        "--per-host-rate",
-        type=click.FloatRange(0, min_open=True),
-        metavar="NUMBER",
-        help="Maximum number of requests to one host per second, from all workers together.  [default: no maximum]",
-    ),
-    click.option(
-        "--per",
-        type=click.Choice([scope.value for scope in HostScope]),
-        default=_defaults.scope.value,
-        show_default=True,
-        help="What a limit counts for: the host name in the URL, its registrable domain (example.org for "
-        "images.example.org), or its IP address.",
-    ),
-    click.option(
-        "--host-limits",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="A TOML file with other limits for some hosts.",
-    ),
-    click.option(
-        "--adaptive/--no-adaptive",
-        default=_defaults.adaptive,
-        show_default=True,
-        help="Send a host fewer requests if it is slow, and none for some time if it refuses requests (429, 503) or "
-        "does not answer.",
-    ),
-    click.option(
-        "--robots",
-        type=click.Choice([policy.value for policy in RobotsPolicy]),
-        default=_defaults.robots.value,
-        show_default=True,
-        help="obey: fetch each host's robots.txt once, and download no image that it forbids to the User-Agent. "
-        "ignore: do not fetch it.",
+    cloup.option_group(
+        "Limits per host",
+        click.option(
+            "--per-host-concurrency",
+            type=int_range(limits.HOST_CONCURRENCY),
+            default=_limit.concurrency,
+            show_default=True,
+            help="Maximum number of open requests to one host, from all workers together.",
+        ),
+        click.option(
+            "--per-host-rate",
+            type=click.FloatRange(0, min_open=True),
+            metavar="NUMBER",
+            help="Maximum number of requests to one host per second, from all workers together.  [default: no maximum]",
+        ),
+        click.option(
+            "--per",
+            type=click.Choice([scope.value for scope in HostScope]),
+            default=_defaults.scope.value,
+            show_default=True,
+            help="What a limit counts for: the host name in the URL, its registrable domain (example.org for "
+            "images.example.org), or its IP address.",
+        ),
+        click.option(
+            "--host-limits",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="A TOML file with other limits for some hosts.",
+        ),
+        click.option(
+            "--adaptive/--no-adaptive",
+            default=_defaults.adaptive,
+            show_default=True,
+            help="Send a host fewer requests if it is slow, and none for some time if it refuses requests (429, 503) "
+            "or does not answer.",
+        ),
+        click.option(
+            "--robots",
+            type=click.Choice([policy.value for policy in RobotsPolicy]),
+            default=_defaults.robots.value,
+            show_default=True,
+            help="obey: fetch each host's robots.txt once, and download no image that it forbids to the User-Agent. "
+            "ignore: do not fetch it.",
+        ),
     ),
 )

@@ -57,10 +57,10 @@ def test_names_the_failures_worth_a_retry(store: LocalStore) -> None:
     """If some images may succeed now, the plain `retry` is the first suggestion. With --reason, only they are meant."""
     make_run(store, [failed("00000000", Reason.TIMEOUT, None), failed("00000001")])
     shown = invoke(store).stdout
-    assert f"Retry the 1 image that may succeed now  producer retry {store.root}\n" in shown
+    assert f"Retry the 1 image that may succeed now:\n  producer retry {store.root}\n" in shown
     shown = invoke(store, "--reason", "http_4xx").stdout
     assert "timeout" not in shown
-    assert f"Retry all 1  producer retry {store.root} --reason http_4xx\n" in shown
+    assert f"Retry all 1:\n  producer retry {store.root} --reason http_4xx\n" in shown
 
 
 def test_shows_only_the_first_examples(store: LocalStore) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -10,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import click
+import cloup
 import pytest
 from click.testing import CliRunner
 
@@ -67,10 +71,34 @@ def test_every_command_has_help(command: str) -> None:
 
 
 def test_help_lists_every_command(main: Main) -> None:
-    """The program's help lists all commands and describes each in a sentence."""
+    """The program's help lists all commands in sections, and describes each in a sentence."""
     status, output, _ = main("--help")
     assert status == 0
-    assert [line.split()[0] for line in output.partition("Commands:")[2].splitlines() if line.strip()] == _COMMANDS
+    sections = output.partition("Options:")[2].partition("Examples:")[0]
+    listed = [found[1] for found in re.finditer(r"^  ([a-z]+) +[A-Z]", sections, re.MULTILINE)]
+    assert sorted(listed) == _COMMANDS
+    assert "Other commands" not in output
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_options_are_in_groups(command: str) -> None:
+    """The help of a command with many options has a group for each of them, except for --help."""
+    described = command_line.cli.commands[command]
+    assert isinstance(described, cloup.Command)
+    if len(described.params) > 8:
+        assert [param.opts for param in described.ungrouped_options] == []
+
+
+@pytest.mark.parametrize("command", ["", *_COMMANDS])
+def test_examples_can_be_parsed(command: str) -> None:
+    """Each command has examples. The options of an example exist, and their values are valid. Nothing is run."""
+    described = command_line.cli.commands[command] if command else command_line.cli
+    examples = re.findall(r"^  (producer .*)", described.epilog or "", re.MULTILINE)
+    assert examples
+    for example in examples:
+        words = shlex.split(example.partition(" > ")[0])[1:]
+        with click.Context(command_line.cli) as parent:
+            command_line.cli.commands[words[0]].make_context(words[0], words[1:], parent)
 
 
 def test_version(main: Main) -> None:
