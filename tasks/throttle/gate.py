@@ -26,7 +26,7 @@ from tasks.request_gate import Answer
 from tasks.throttle.host_key import HostKeys
 from tasks.throttle.host_permits import HostPermits
 from tasks.throttle.policy import LEASE_SECONDS
-from tasks.throttle.registry import Answers, Grant, Registry, Renewal, Report, Rest, Retry, Why, call_once
+from tasks.throttle.registry import NO_ANSWERS, Answers, Grant, Registry, Renewal, Report, Rest, Retry, Why, call_once
 from tasks.throttle_options import HostLimit, Target, ThrottleOptions
 
 _log = logging.getLogger(__name__)
@@ -269,13 +269,21 @@ class HostGate:
         self._woken.set()
 
     def report_unreachable(self, target: Target, throttle: ThrottleOptions) -> float | None:
-        """Report an image without a response; return how long the host rests, or None if it is given up."""
+        """Report an image without a response, after the host's good answers.
+
+        Return how long the host rests, or None if it does not rest or is given up.
+        """
         try:
             key = self._keys.key(target, throttle.scope)
         except FetchError:
             # The limit is for addresses, and the host has no address any more.
             return None
-        seconds = self.report(key, Report(unreachable=True), throttle.adaptive)
+        with self._lock:
+            host = self._hosts.get(key)
+            # Only failures in a row let a host rest, so the fleet must know of the good answers between them.
+            good = NO_ANSWERS if host is None else host.take_answers()
+        report = Report(ok=good.ok, latency=good.latency, unreachable=True)
+        seconds = self.report(key, report, throttle.adaptive)
         with self._lock:
             host = self._hosts.get(key)
             return None if host is not None and host.given_up else seconds

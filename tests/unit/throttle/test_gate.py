@@ -178,6 +178,15 @@ def test_unreachable_host_rests() -> None:
             enter(gate, options())
 
 
+def test_host_with_answers_between_its_failures_does_not_rest() -> None:
+    """A host that fails for every other image does not rest, although answers are otherwise reported only later."""
+    with gate_of(MemoryRegistry()) as gate:
+        for _ in range(20):
+            enter(gate, options()).end(_GOOD)
+            gate.report_unreachable(Server(), options())
+        enter(gate, options()).end(_GOOD)
+
+
 def test_host_that_is_not_adaptive_never_rests() -> None:
     """Without `--adaptive`, a refusal has no effect on other requests."""
     throttle = replace(options(), adaptive=False)
