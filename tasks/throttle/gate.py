@@ -331,6 +331,9 @@ class HostGate:
     def _maintain(self) -> None:
         self._woken.wait(_TICK_SECONDS)
         self._woken.clear()
+        if self._stopped.is_set():
+            # A renewal now would restore the leases that `stop` removes.
+            return
         self.tick()
         if self._serve is not None:
             self._serve()

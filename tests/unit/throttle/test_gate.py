@@ -203,6 +203,26 @@ def test_unused_permits_go_back_to_the_fleet() -> None:
         enter(two, options(1)).end(_GOOD)
 
 
+def test_stopped_process_leaves_no_permits() -> None:
+    """While a process stops, it renews nothing, because this would restore the permits that it gives back."""
+    late = list[Any]()
+
+    class SlowRegistry(MemoryRegistry):
+        def renew(self, *args: Any) -> Mapping[str, Renewal]:
+            if gate._stopped.is_set():
+                late.append(args)
+            return super().renew(*args)
+
+        def forget(self, *args: Any) -> None:
+            super().forget(*args)
+            time.sleep(0.3)
+
+    with gate_of(SlowRegistry()) as gate:
+        enter(gate, options())
+        gate._renewed_at = -inf
+    assert not late
+
+
 def test_rate_spaces_requests() -> None:
     """Eleven requests at 50 per second take at least 0.2 s, also from two threads."""
     with gate_of(MemoryRegistry(), patience=5) as gate, ThreadPoolExecutor(2) as pool:
