@@ -138,7 +138,9 @@ def fetch(
             raise RetryLater(_text(error), countdown(error.retry_after), delivery.spent()) from None
         if judge is not None:
             judge(error)
-        rest = None if delivery.has_reported else downloader.report_unreachable(error, run.fetch.throttle)
+        # The answer to a probe must be reported, because the fleet waits for it.
+        is_known = delivery.has_reported and not error.is_probe
+        rest = None if is_known else downloader.report_unreachable(error, run.fetch.throttle)
         if defer_long_waits and error.is_probe and rest is not None and delivery.attempts <= run.fetch.retries:
             raise RetryLater(_text(error), countdown(rest), delivery.spent()) from None
         facts = {**_failure_facts(error), "tls_unverified": download is not None and download.tls_unverified}
@@ -216,7 +218,7 @@ class _Delivery:
         self.deadline = Deadline(run.fetch.timeout, run.fetch.deadline)
         self.deadline.clock.add(Phase.QUEUED, request.queued_seconds)
         self.attempts = request.prior.attempts
-        #: Whether the host has been reported as unreachable. An image reports its host once.
+        #: Whether the host has been reported as unreachable. Except for probes, an image reports its host once.
         self.has_reported = False
         #: The last response.
         self.download: Download | None = None
@@ -279,9 +281,15 @@ class _Delivery:
         self.attempts += 1
         if error is None or error.silent_host is None or error.is_probe or self.attempts > 1:
             return
-        if self.run.fetch.retries and (self.judge is None or self.judge.is_host_fault(error)):
+        if not self.run.fetch.retries:
+            return
+        started = time.monotonic()
+        if self.judge is None or self.judge.is_host_fault(error):
             self.has_reported = True
             error.rest = self.downloader.report_unreachable(error, self.run.fetch.throttle)
+        # The judge may connect to other hosts, and the report waits while Redis is unreachable. The retries still need
+        # their time.
+        self.deadline.extend(time.monotonic() - started)
 
     def _save(self, download: Download, image: EncodedImage, previous: PreviousFile | None) -> dict[str, Any]:
         """Save an image from a download or from a previous run; return the fields of its Outcome."""

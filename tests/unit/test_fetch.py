@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -71,10 +72,13 @@ def test_long_wait_is_requeued(store: LocalStore) -> None:
 
 
 class SilentHost(Downloader):
-    """Simulate a host that gives no response, and note when it is reported: by the number of attempts before."""
+    """Simulate a host that gives no response, and note when it is reported: by the number of attempts before.
 
-    def __init__(self, rest: float | None = None) -> None:
-        self.reported, self._rest, self._attempts = list[int](), rest, 0
+    The attempt with the number `probe` probes the host.
+    """
+
+    def __init__(self, rest: float | None = None, probe: int = 0) -> None:
+        self.reported, self._rest, self._attempts, self._probe = list[int](), rest, 0, probe
 
     def download(
         self, url: str, options: FetchOptions, deadline: Any, on_attempt: Callable[[Any], None], *_: Any
@@ -84,6 +88,7 @@ class SilentHost(Downloader):
             error = FetchTimeoutError("sent nothing")
             error.silent_host = urls.parse(url)
             self._attempts += 1
+            error.is_probe = self._attempts == self._probe
             on_attempt(error)
             if error.rest is not None:
                 raise LongWaitError("the host rests", retry_after=error.rest)
@@ -110,6 +115,35 @@ def test_image_of_a_silent_host_is_requeued_when_the_host_rests(store: LocalStor
     with pytest.raises(RetryLater) as caught:
         fetch(request, _RUN, store, SilentHost(5.0), defer_long_waits=True, judge=Judge(True))
     assert caught.value.prior.attempts == 1
+
+
+def test_unanswered_probe_is_reported_after_a_report(store: LocalStore) -> None:
+    """If the second attempt probes the host, its failure is reported too, because it decides about the next rest."""
+    host = SilentHost(probe=2)
+    fetch(FetchRequest("http://a.example/1.jpg", 0), _RUN, store, host, judge=Judge(True))
+    assert host.reported == [1, 2]
+
+
+def test_report_before_the_retries_takes_no_time_from_them(store: LocalStore) -> None:
+    """A report that waits for Redis does not use up the deadline of its image."""
+    ends = []
+
+    class SlowReport(SilentHost):
+        def download(
+            self, url: str, options: FetchOptions, deadline: Any, on_attempt: Callable[[Any], None], *_: Any
+        ) -> Download:
+            ends.append(deadline.ends)
+            try:
+                return super().download(url, options, deadline, on_attempt)
+            finally:
+                ends.append(deadline.ends)
+
+        def report_unreachable(self, error: FetchError, throttle: Any) -> float | None:
+            time.sleep(0.2)
+            return None
+
+    fetch(FetchRequest("http://a.example/1.jpg", 0), _RUN, store, SlowReport(), judge=Judge(True))
+    assert ends[1] - ends[0] >= 0.19
 
 
 def test_deliveries_add_up(demo: DemoServer, downloader: Downloader, store: LocalStore) -> None:
