@@ -1,10 +1,14 @@
-"""Make the folder of a finished run with real images, as the producer and the workers of the run would leave it."""
+"""Make the folder of a finished run with real images, as the producer and the workers would leave it, and serve it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from producer.gallery.gallery import Gallery
+from producer.gallery.server import GalleryServer
 from producer.output.run_file import PlanState, RunConfig, RunFile, State
 from tasks.collect import collect
 from tasks.model import ImageRequest, Outcome, OutputOptions, Reason, RunOptions, Status, image_key
@@ -12,6 +16,7 @@ from tasks.storage import plan
 from tasks.storage.shard_parquet import ShardRef
 from tasks.storage.store import Store
 from tests.runs import RUN_ID
+from tests.waiting import PATIENCE
 
 
 @dataclass(frozen=True)
@@ -72,3 +77,17 @@ def add_shard(store: Store, record: RunFile, shard: int, pictures: Sequence[Pict
         outcomes.append(picture.outcome(key, path))
     options = RunOptions(store.location, size, output=record.options.output, run_id=record.id)
     collect(shard, outcomes, options, store)
+
+
+@contextmanager
+def served(store: Store) -> Iterator[GalleryServer]:
+    """Serve the gallery of a folder in a thread, until the block ends."""
+    server = GalleryServer(Gallery(store), 0)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()

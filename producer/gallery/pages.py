@@ -80,18 +80,20 @@ def render_image(gallery: Gallery, image: ImageRow, chosen: ImageFilter) -> str:
     """Return the page of one image with its manifest row."""
     tile = image.tile
     values = tile.values
+    reason = redacted(values["reason"] or values["status"])
     known = max(image.progress.found, image.progress.total or 0)
     return _template("image.html").render(
         run=_run_facts(gallery),
         tile=tile,
         key=redacted(str(values["key"])),
         facts=[
-            values["format"] or values["reason"] or values["status"],
-            *filter(None, [_facts(values)]),
+            redacted(values["format"]) if tile.is_saved else reason,
+            *_facts(values),
             f"row {tile.row:,} of shard {shard_name(tile.shard)}",
         ],
         problem=None if image.problem is None else redacted(image.problem),
         is_readable=image.is_readable,
+        reason=reason,
         message=redacted(values["error_message"] or ""),
         columns=[(redacted(name), _shown(value)) for name, value in values.items()],
         page=tile.position // PAGE_SIZE + 1,
@@ -146,13 +148,12 @@ def _run_facts(gallery: Gallery) -> dict[str, Any]:
     return {"name": redacted(gallery.location.rpartition("/")[2] or gallery.location), "facts": facts}
 
 
-def _facts(values: Mapping[str, Any]) -> str:
-    """Return the size in pixels and the size in bytes of a saved image. A line breaks only between the two."""
+def _facts(values: Mapping[str, Any]) -> list[str]:
+    """Return the size in pixels and the size in bytes of a saved image."""
     if values["bytes"] is None:
-        return ""
-    pixels = f"{values['width']} × {values['height']}" if values["width"] and values["height"] else None  # noqa: RUF001
-    parts = [part for part in (pixels, format_size(values["bytes"])) if part]
-    return " · ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
+        return []
+    pixels = [f"{values['width']} × {values['height']}"] if values["width"] and values["height"] else []  # noqa: RUF001
+    return [*pixels, format_size(values["bytes"])]
 
 
 def _describe_damage(damage: Mapping[int, str]) -> list[str]:

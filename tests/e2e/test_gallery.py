@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 from producer.local_fleet.demo_process import DemoProcess
+from tasks.model import Reason
+from tasks.storage.local_store import LocalStore
 from tests.e2e.axe import serious_faults
 from tests.flower import RunningFleet
+from tests.gallery_runs import Picture, make_gallery_run, served
 from tests.integration import processes
+from tests.unit.conftest import image
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Dialog, Page, Request
@@ -146,3 +154,52 @@ def test_missing_file_is_explained(browser: Browser, url: str, fleet: RunningFle
             expect(page.locator(".tile").first).to_contain_text("00000000.jpg is not in the output folder.")
     finally:
         file.write_bytes(body)
+
+
+def test_page_fills_while_the_search_goes_on(browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a search takes long, the page first shows the progress, and then its images and the numbers of all images."""
+    from playwright.sync_api import expect
+
+    pictures = [Picture("http://a.example/1", reason=Reason.DNS)] * 399 + [Picture("http://b.example/2", image())]
+    make_gallery_run(LocalStore(tmp_path), pictures, 10)
+    monkeypatch.setattr("producer.gallery.gallery.SEARCH_SECONDS", 0.004)
+    monkeypatch.setattr("producer.gallery.application.SEARCH_SECONDS", 0.004)
+    monkeypatch.setattr("producer.gallery.application._FIRST_COUNT_SECONDS", 0.0)
+    with served(LocalStore(tmp_path)) as server, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(f"{server.url}?status=success")
+        expect(page.locator(".empty")).to_have_text("Searching …")
+        expect(page.locator(".tile")).to_have_count(1)
+        expect(page.locator("select[name=reason] option")).to_have_text(["Any reason", "dns (399)"])
+        assert page.locator("#hosts option").evaluate_all("all => all.map(one => one.value)") == [
+            "a.example",
+            "b.example",
+        ]
+
+
+def test_drawing_runs_no_script(browser: Browser, tmp_path: Path) -> None:
+    """The script in an SVG runs neither on a page nor when the drawing is opened by itself."""
+    drawing = (
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30" onload="alert(1)">'
+        b"<script>alert(2)</script><rect width='40' height='30' fill='teal'/></svg>"
+    )
+    make_gallery_run(LocalStore(tmp_path), [Picture("http://a.example/1", drawing, "svg")])
+    dialogs: list[str] = []
+    with served(LocalStore(tmp_path)) as server, browser.new_context() as context:
+        page = context.new_page()
+        page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+        for path in ("", "image?at=0", "file/0/0"):
+            page.goto(server.url + path, wait_until="networkidle")
+        assert page.locator("rect").count() == 1
+        assert dialogs == []
+
+
+def test_screenshot_command_works(browser: Browser, tmp_path: Path) -> None:
+    """The screenshot command works, and the screenshot in the docs has the same size as a new screenshot."""
+    new = tmp_path / "gallery.png"
+    argv = [sys.executable, "-m", "docs.gallery_screenshot", str(new)]
+    subprocess.run(argv, cwd=processes.ROOT, check=True, timeout=100)
+    for path in (new, processes.ROOT / "docs" / "gallery.png"):
+        with Image.open(path) as picture, Image.open(new) as other:
+            assert picture.size == other.size
+        assert path.stat().st_size < 200_000

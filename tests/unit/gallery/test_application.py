@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import threading
 from collections.abc import Iterator
 from html import unescape
 
@@ -16,7 +15,7 @@ from producer.gallery.server import GalleryServer
 from tasks.errors import UsageError
 from tasks.model import Reason
 from tasks.storage.local_store import LocalStore
-from tests.gallery_runs import Picture, make_gallery_run
+from tests.gallery_runs import Picture, make_gallery_run, served
 from tests.unit.conftest import image
 from tests.waiting import PATIENCE
 
@@ -68,15 +67,8 @@ def body(response: http.client.HTTPResponse) -> bytes:
 def visitor(store: LocalStore) -> Iterator[Visitor]:
     """Serve a run with hostile texts, until the test ends."""
     make_gallery_run(store, _PICTURES)
-    server = GalleryServer(Gallery(store), 0)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
+    with served(store) as server:
         yield Visitor(server)
-    finally:
-        server.stop()
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
 
 
 def test_requests_without_the_token_are_refused(visitor: Visitor) -> None:
