@@ -108,7 +108,8 @@ docs:
 examples:
 	$(RUN) docs.examples
 
-# Take the screenshots of Flower and of the gallery in the docs; needs Debian's chromium.
+# Take the screenshots of Flower, of the gallery and of a report in the docs; needs Debian's chromium.
 screenshot:
 	$(RUN) docs.screenshot
 	$(RUN) docs.gallery_screenshot
+	$(RUN) docs.report_screenshots

@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         description="IP address of this machine at which workers and commands serve their metrics. The metrics need no "
         "password, so use only an address that strangers can't reach.",
     )
+    report: bool = Field(
+        True,
+        description="Whether a command that completes a run writes the [report](report.md). With `off`, only `producer "
+        "report` writes it.",
+    )
     flower_password_file: Path | None = Field(
         None, description="File with the password of Flower's user `imagefleet`. Flower does not start without it."
     )

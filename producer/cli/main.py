@@ -25,6 +25,7 @@ from producer.cli.fleet_commands import doctor, fleet
 from producer.cli.gallery_command import gallery
 from producer.cli.hosts_command import hosts
 from producer.cli.json_result import JsonResult
+from producer.cli.report_command import report
 from producer.cli.run_commands import cancel, resume, retry, run
 from producer.cli.signals import (
     CANCEL_SIGNAL,
@@ -63,7 +64,7 @@ def cli(debug: bool) -> None:
 #: The commands, by the sections of the help. To add a command, add it here.
 _SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Download a list": (run, resume, retry, cancel),
-    "Look at a run": (status, gallery, failures),
+    "Look at a run": (status, report, gallery, failures),
     "Workers and hosts": (fleet, hosts, doctor),
     "Try it out": (demo, compare, serve),
     "Shell": (completion,),

@@ -41,10 +41,10 @@ def describe_failures(progress: Progress) -> str:
     return f"{text} ({reason})" if count >= progress.failed else f"{text} ({count:,} of them {reason})"
 
 
-def render_run(result: RunResult) -> RenderableType:
-    """Render the report of a run."""
+def render_run(result: RunResult, report: str | None = None) -> RenderableType:
+    """Render the result of a run. ``report`` is the file with its report."""
     grid = Table.grid(padding=(0, 2))
-    for row in (*_speed_rows(result), *_count_rows(result), *_fleet_rows(result), *_file_rows(result)):
+    for row in (*_speed_rows(result), *_count_rows(result), *_fleet_rows(result), *_file_rows(result, report)):
         grid.add_row(*row)
     return grid
 
@@ -103,10 +103,12 @@ def _fleet_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
             yield Text(f"  {shortened(host.host)}"), Text(describe_host(host))
 
 
-def _file_rows(result: RunResult) -> Iterator[tuple[RenderableType, ...]]:
+def _file_rows(result: RunResult, report: str | None) -> Iterator[tuple[RenderableType, ...]]:
     if result.summary.success:
         yield "Images are in", Text(f"{result.out}/{result.first_images} …")
     yield "Manifests are in", Text(f"{result.out}/00000.parquet …")
+    if report is not None:
+        yield "The report is in", Text(report)
     if result.summary.failed:
         # Not imported at the top, for the same reason as the settings.
         from producer.output.run_file import FAILURES_NAME

@@ -35,6 +35,7 @@ from producer.cli.parameters import (
     json_option,
     worker_options,
 )
+from producer.cli.report_command import write_after_run
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import pluralized
@@ -138,7 +139,8 @@ def run(
         request = replace(request, previous_run=options.previous_run, insecure=options.fetch.insecure)
         with get_worker_pool(request) as pool, prepared.start() as started:
             finished = _execute_run(started, pool, out, request.quiet)
-    _show_result(finished)
+        report = write_after_run(out)
+    _show_result(finished, report)
 
 
 def _given_options() -> frozenset[str]:
@@ -270,7 +272,8 @@ def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest) 
     current_result().set_run(run, out)
     with run, get_worker_pool(replace(request, previous_run=run.previous_run)) as pool:
         finished = _execute_run(run, pool, out, request.quiet)
-    _show_result(finished)
+    report = write_after_run(out)
+    _show_result(finished, report)
 
 
 def _note_broker_change(before: str | None, broker: str | None) -> None:
@@ -309,9 +312,11 @@ def _show_run(display: Display, progress: Progress) -> None:
     display.show(progress)
 
 
-def _show_result(result: RunResult) -> None:
+def _show_result(result: RunResult, report: str | None = None) -> None:
+    """Show the result of a run, and the name of the report that this command has written."""
     if current_result().as_json:
         facts = {"run_id": result.run_id, "source": result.source, "out": result.out, **result.totals()}
+        facts["report"] = report
         if result.before is not None:
             facts["retried"] = result.before
         if result.completion is not None:
@@ -320,7 +325,7 @@ def _show_result(result: RunResult) -> None:
         return
     from producer.cli import render
 
-    show(render.render_run(result))
+    show(render.render_run(result, report))
 
 
 @contextmanager

@@ -30,9 +30,11 @@ from tasks.storage.store import Store
 NAME = "run.json"
 #: The name of the file with the failed images, which `producer.output.failures` writes.
 FAILURES_NAME = "failures.jsonl"
+#: The name of the run's report, which `producer.report` writes.
+REPORT_NAME = "report.html"
 #: The names of a run's files at the top of its folder. A new run would mistake a stale manifest for one of its own
 #: manifests.
-_RUN_FILES = re.compile(r"run\.json|failures\.jsonl|\.plan|\d{5,}(\.parquet|\.tar|_stats\.json)?")
+_RUN_FILES = re.compile(r"run\.json|failures\.jsonl|report\.html|\.plan|\d{5,}(\.parquet|\.tar|_stats\.json)?")
 _VERSION = 3
 #: The replacement for a secret in `redacted` text.
 _MASK = "***"

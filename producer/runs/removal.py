@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from producer.output.folder import unwritable_error
-from producer.output.run_file import FAILURES_NAME, NAME, RunFile, State
+from producer.output.run_file import FAILURES_NAME, NAME, REPORT_NAME, RunFile, State
 from producer.output.shard_files import planned_shards
 from tasks.errors import StorageError, UsageError
 from tasks.images.identify import EXTENSIONS
@@ -62,6 +62,7 @@ class RunRemoval:
                     store.remove(manifest.name(shard))
             store.remove_folder(plan.FOLDER)
             store.remove(FAILURES_NAME)
+            store.remove(REPORT_NAME)
             store.remove_leftovers()
             store.remove(NAME)
         except StorageError as error:
@@ -110,7 +111,7 @@ class RunRemoval:
 
     def _foreign_files(self) -> Iterator[str]:
         """Yield the names of files that are in the run's folders but do not belong to the run."""
-        own = {NAME, FAILURES_NAME, plan.FOLDER}
+        own = {NAME, FAILURES_NAME, REPORT_NAME, plan.FOLDER}
         plans = {plan.name(shard) for shard in range(self._shards)}
         yield from (name for name in self._store.list_files(plan.FOLDER) if name not in plans)
         for shard in range(self._shards):

@@ -66,9 +66,12 @@ def eventually(condition: Callable[[], _T], what: str, seconds: float = 30.0) ->
 
 
 def environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment, with imagefleet's settings removed and these changes applied."""
+    """Return this process's environment, with imagefleet's settings removed and these changes applied.
+
+    Commands write no report, because it takes longer than most runs of the tests.
+    """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("IMAGEFLEET_")}
-    return {**inherited, "PYTHONPATH": str(ROOT), **changes}
+    return {**inherited, "PYTHONPATH": str(ROOT), "IMAGEFLEET_REPORT": "off", **changes}
 
 
 def command(arguments: Iterable[str | Path]) -> list[str]:
