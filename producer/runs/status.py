@@ -19,7 +19,7 @@ from producer.runs.resume import is_plan_complete, plan_progress
 from producer.sources import url_list
 from tasks.broker import client as broker_client
 from tasks.broker.redis_errors import redis_problem
-from tasks.errors import CommandError
+from tasks.errors import WORTH_RETRYING, CommandError
 from tasks.storage import manifest
 from tasks.storage.parallel import parallel_map
 from tasks.storage.store import Store
@@ -116,7 +116,6 @@ class StatusReader:
         return replace(self._status(record, progress, live=True), state=State.RUNNING)
 
     def _over(self, record: RunFile) -> RunStatus:
-        folder = shlex.quote(self._store.location)
         if record.state is not State.COMPLETE:
             state = KILLED if record.state is State.RUNNING else record.state
             return replace(self._from_files(record, state, ""), next=resume_command(self._store))
@@ -132,7 +131,10 @@ class StatusReader:
             speed=_speed(totals),
         )
         status = self._status(record, progress, live=False)
-        return replace(status, next=f"producer retry {folder}") if progress.failed else status
+        if not progress.failed:
+            return status
+        command = "failures" if progress.reasons.keys().isdisjoint(WORTH_RETRYING) else "retry"
+        return replace(status, next=f"producer {command} {shlex.quote(self._store.location)}")
 
     def _from_files(self, record: RunFile, state: str, note: str) -> RunStatus:
         """Return the status of an incomplete run, from its plan and the manifests that exist."""

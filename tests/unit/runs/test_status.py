@@ -32,7 +32,7 @@ def read(store: LocalStore, broker: str | None = None) -> RunStatus:
 
 
 def test_complete_run(store: LocalStore, tmp_path: Path) -> None:
-    """The numbers come from the totals of run.json. The next step is to retry the failed images."""
+    """The numbers come from the totals of run.json. The next step is to retry or to list the failed images."""
     make_run(tmp_path / "list", store, 4, 2, State.COMPLETE, PlanState.COMPLETE)
     totals = {"total": 4, "failed": 1, "success": 3, "bytes": 9000, "reasons": {"timeout": 1}, "fetched": 4}
     RunFile.load(store).save(store, totals={**totals, "wall_seconds": 2.0, "repaired": 1})
@@ -46,6 +46,10 @@ def test_complete_run(store: LocalStore, tmp_path: Path) -> None:
     assert found.next == f"producer retry {store.root}"
     facts = found.to_json()
     assert (facts["ended"], facts["success"], facts["speed"]["seconds"], facts["note"]) == (4, 3, 2.0, "")
+    RunFile.load(store).save(store, totals={**totals, "reasons": {"http_4xx": 1}})
+    assert read(store).next == f"producer failures {store.root}"
+    RunFile.load(store).save(store, totals={**totals, "failed": 0, "reasons": {}})
+    assert read(store).next == ""
 
 
 @pytest.mark.parametrize(
