@@ -12,7 +12,7 @@ from producer.gallery.content_types import UNSHOWN_FORMATS, TypedImage
 from producer.gallery.facets import Facets
 from producer.gallery.image_files import ImageReader, ImageUnavailableError
 from producer.gallery.image_filter import ImageFilter
-from producer.gallery.run_folder import RunFolder
+from producer.gallery.run_folder import TILE_COLUMNS, RunFolder
 from producer.gallery.search import Search
 from producer.output.run_file import PlanState, RunFile
 from tasks.storage.store import Store
@@ -23,7 +23,6 @@ PAGE_SIZE = 60
 SEARCH_SECONDS = 0.4
 #: The number of filters whose searches stay in memory.
 _CACHED_SEARCHES = 16
-_TILE_COLUMNS = ("key", "status", "reason", "error_message", "format", "width", "height", "bytes", "path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +166,7 @@ class Gallery:
         Raises:
             ImageUnavailableError: there is no such image, or it can't be read.
         """
-        table = self._folder.recent_rows(shard, _TILE_COLUMNS) if shard in self._shards else None
+        table = self._folder.recent_rows(shard, TILE_COLUMNS) if shard in self._shards else None
         if table is None or row >= table.num_rows:
             raise ImageUnavailableError("There is no such row.")
         key, path = table["key"][row].as_py(), table["path"][row].as_py()
@@ -188,9 +187,12 @@ class Gallery:
     def _tiles(self, search: Search, start: int, stop: int) -> tuple[Tile, ...]:
         found: list[Tile] = []
         for shard, rows in search.images(start, stop):
-            table = self._folder.recent_rows(shard, _TILE_COLUMNS)
-            for row, values in zip(rows, table.take(rows).to_pylist() if table is not None else (), strict=False):
-                found.append(Tile(start + len(found), shard, row, values))
+            table = self._folder.recent_rows(shard, TILE_COLUMNS)
+            if table is not None:
+                values = table.take(rows).to_pylist()
+                found += [Tile(start + place, shard, row, values[place]) for place, row in enumerate(rows)]
+            # The images of a damaged shard keep their positions, so that each tile links to its own image.
+            start += len(rows)
         return tuple(found)
 
     def _progress(self, chosen: ImageFilter, search: Search) -> Progress:

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from producer.formatting import list_names
 from producer.output.run_file import RunFile, State
 from producer.output.shard_files import load_manifest
 from tasks.errors import CommandError
+from tasks.storage import manifest
 from tasks.storage.store import Store
 
+#: The columns that each page shows.
+TILE_COLUMNS = ("key", "status", "reason", "error_message", "format", "width", "height", "bytes", "path")
 _MANIFEST = re.compile(r"([0-9]{5,})\.parquet")
 #: The number of tables that stay in memory. Most pages need one or two shards. A page of rare images may need a shard
 #: for each image.
@@ -70,11 +74,14 @@ class RunFolder:
     def rows(self, shard: int, columns: Sequence[str] | None = None) -> pa.Table | None:
         """Return these columns of a shard's manifest, or all columns. Return None if the manifest is damaged."""
         try:
-            return load_manifest(shard, self.store, self.state.record.id, columns)
+            table = load_manifest(shard, self.store, self.state.record.id, columns)
         except CommandError as error:
-            with self._lock:
-                self._damage[shard] = str(error)
+            self._report(shard, str(error))
             return None
+        if missing := set(TILE_COLUMNS if columns is None else columns) - set(table.column_names):
+            self._report(shard, f"{self.store.describe(manifest.name(shard))} lacks the columns {list_names(missing)}")
+            return None
+        return table
 
     def recent_rows(self, shard: int, columns: Sequence[str]) -> pa.Table | None:
         """Return the same as `rows`. The tables of the last shards stay in memory."""
@@ -90,6 +97,10 @@ class RunFolder:
                 if len(self._tables) > _CACHED_TABLES:
                     self._tables.popitem(last=False)
         return table
+
+    def _report(self, shard: int, text: str) -> None:
+        with self._lock:
+            self._damage[shard] = text
 
     def _read_state(self, before: RunState | None) -> RunState:
         record = RunFile.load_usable(self.store)

@@ -12,8 +12,9 @@ from producer.gallery.image_files import ImageUnavailableError
 from producer.gallery.image_filter import ImageFilter
 from producer.output.run_file import State
 from tasks.model import Reason
-from tasks.storage import manifest
+from tasks.storage import manifest, shard_parquet
 from tasks.storage.local_store import LocalStore
+from tasks.storage.shard_parquet import ShardRef
 from tests.gallery_runs import Picture, add_shard, make_gallery_run
 from tests.unit.conftest import image
 
@@ -123,6 +124,22 @@ def test_damaged_manifest_is_named(store: LocalStore) -> None:
     assert len(positions(gallery, _ALL)) == 20
     (text,) = gallery.damage.values()
     assert "00001.parquet is unusable" in text
+
+
+def test_manifest_without_a_column_is_named(store: LocalStore) -> None:
+    """A valid manifest may lack columns. Its images are left out, the page says why, and tiles link to their images."""
+    record = make_gallery_run(store, pictures(30), 10)
+    rows = manifest.decode(store.read("00001.parquet")).drop_columns(["path", "width"])
+    store.replace("00001.parquet", shard_parquet.encode(rows, ShardRef(record.id, 1)))
+    gallery, chosen = Gallery(store), ImageFilter(status="success")
+    tiles = gallery.page(chosen, 1).tiles
+    assert [tile.shard for tile in tiles] == [0] * 9 + [2] * 9
+    last = gallery.image_row(chosen, tiles[-1].position)
+    assert last is not None
+    assert last.tile.values["key"] == tiles[-1].values["key"]
+    assert gallery.image_row(chosen, 12) is None
+    (text,) = gallery.damage.values()
+    assert text.endswith("00001.parquet lacks the columns path, width")
 
 
 def test_new_shards_appear(store: LocalStore) -> None:
