@@ -6,6 +6,7 @@ import base64
 import gc
 import json
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -174,7 +175,7 @@ def test_message_equals_that_of_a_celery_chord(sent_by_us: Sent, sent_by_celery:
         for name in theirs["properties"].keys() - {"delivery_tag", "reply_to"}:
             assert (name, mine["properties"][name]) == (name, theirs["properties"][name])
         (args, kwargs, embed), (their_args, their_kwargs, their_embed) = mine["body"], theirs["body"]
-        assert (args, kwargs) == (their_args, their_kwargs)
+        assert (args, {**kwargs, "sent": None}) == (their_args, {**their_kwargs, "sent": None})
         assert embed.keys() == their_embed.keys()
         assert {name: embed[name] for name in ("callbacks", "errbacks", "chain")} == dict.fromkeys(
             ("callbacks", "errbacks", "chain")
@@ -202,7 +203,8 @@ def test_message_fields(sent_by_us: Sent) -> None:
     The text that Flower displays for the message contains no secret.
     """
     headers, (args, kwargs, _) = sent_by_us.messages[1]["headers"], sent_by_us.messages[1]["body"]
-    assert (args, kwargs) == ([_RUN_ID, 1, _SECRET_URL], {})
+    assert (args, list(kwargs)) == ([_RUN_ID, 1, _SECRET_URL], ["sent"])
+    assert 0 <= time.time() - kwargs["sent"] < 60
     assert headers["task"] == "tasks.jobs.fetch_image"
     assert headers["id"] == f"{_RUN_ID}.000001"
     assert (headers["group"], headers["group_index"]) == (_GROUP, 1)

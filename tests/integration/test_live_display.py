@@ -111,7 +111,9 @@ def test_two_terminals_show_the_same_run(fleet: str, out: Path, source: Path, te
     narrow = processes.eventually(lambda: standing("run"), "the progress at 80 columns")
     wide = processes.eventually(lambda: standing("status"), "the progress at 200 columns")
     assert max(map(len, narrow)) <= 80
-    assert (cells(wide)["folder"], cells(wide)["list"]) == (str(out), str(source))
+    # A path that is too long for its row is cut.
+    for label, path in (("folder", out), ("list", source)):
+        assert str(path).startswith(cells(wide)[label].removesuffix("…"))
     labels = ["images", "now", "average", "saved", "failed", "fleet", "slowest"]
     assert [label for label in cells(narrow) if label in labels] == labels
     assert [label for label in cells(wide) if label in labels] == labels
@@ -120,8 +122,9 @@ def test_two_terminals_show_the_same_run(fleet: str, out: Path, source: Path, te
     assert cells(narrow)["failed"] == f"{_FAILED}: {_FAILED} http_4xx"
     assert cells(narrow)["fleet"].startswith("2 workers online, ")
     assert re.match(rf"{_SAVED} images, [\d.]+ KiB$", cells(narrow)["saved"])
-    for row in (narrow, wide):
-        assert len(next(line for line in row if line.startswith("images"))) == (80 if row is narrow else 119)
+    narrow_bar, wide_bar = (next(line for line in rows if line.startswith("images")) for rows in (narrow, wide))
+    # The bar is as wide as the widest row, which is wider than 80 columns if the path is long.
+    assert 80 == len(narrow_bar) <= len(wide_bar) <= 200
     assert processes.producer("cancel", out).code == 0
     ended = processes.eventually(
         lambda: rows if "Resume with" in "".join(rows := terminals.rows("run")) else [], "the end of the run"

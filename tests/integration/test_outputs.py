@@ -34,7 +34,7 @@ def test_webdataset_run_and_retry(fleet: str, demo_url: str, out: Path) -> None:
     rows = processes.rows(out)
     assert [row["path"] for row in rows] == ["00000.tar", "00000.tar", None, "00001.tar", "00001.tar"]
     shards = {f"0000{shard}{end}" for shard in range(2) for end in (".tar", ".parquet", "_stats.json")}
-    assert entries(out) == {"run.json", *shards}
+    assert entries(out) == {"run.json", "failures.jsonl", *shards}
     first = members(out / "00000.tar")
     assert list(first) == ["000000.png", "000000.json", "000001.png", "000001.json"]
     assert json.loads(first["000001.json"])["sha256"] == rows[1]["sha256"]
@@ -43,7 +43,7 @@ def test_webdataset_run_and_retry(fleet: str, demo_url: str, out: Path) -> None:
     retried = members(out / "00000.tar")
     assert [name for name in retried if not name.endswith("json")] == ["000000.png", "000001.png", "000002.jpg"]
     assert {name: retried[name] for name in first} == first
-    assert entries(out) == {"run.json", *shards}
+    assert entries(out) == {"run.json", "failures.jsonl", *shards}
     assert processes.producer("doctor", "--out", out, "--broker", fleet).code == 0
 
 

@@ -51,6 +51,12 @@ COLUMNS = [
     "worker",
     "recovered",
     "tls_unverified",
+    "queued_seconds",
+    "connect_seconds",
+    "first_byte_seconds",
+    "body_seconds",
+    "verify_seconds",
+    "save_seconds",
 ]
 FACTS = {
     "run_id",
@@ -246,7 +252,7 @@ def test_run_json_is_complete(ran: FinishedRun) -> None:
 def test_files_with_urls_are_private(ran: FinishedRun) -> None:
     """The plan, the manifests, the stats and run.json may hold secrets, so only the owner can read these files."""
     names = processes.files_below(ran.out) - processes.image_files(ran.out)
-    assert len(names) == 3 * len(SHARDS) + len({"run.json", ".lock"})
+    assert len(names) == 3 * len(SHARDS) + len({"run.json", "failures.jsonl", ".lock"})
     assert {stat.S_IMODE((ran.out / name).stat().st_mode) for name in names} == {0o600}
 
 
