@@ -55,10 +55,11 @@ _threads_option = click.option(
 
 
 @cloup.command(
+    short_help="Compare three ways to download your own list.",
     epilog=epilog(
         {"Compare three ways on the first hundred URLs": "producer compare urls.txt --out comparison --limit 100"},
         f"{COLUMN_HELP} {DURATION_HELP} {SIZE_HELP}",
-    )
+    ),
 )
 @click.argument("source", type=UrlList())
 @cloup.option_group(
@@ -110,13 +111,14 @@ def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> 
 
 
 @cloup.command(
+    short_help="Compare three ways to download, without a network.",
     epilog=epilog(
         {
             "Compare three ways on ten images": "producer demo",
             "Compare them on more images, and with more threads": "producer demo --images 1000 --threads 64",
         },
         DURATION_HELP,
-    )
+    ),
 )
 @cloup.option_group(
     "Demo",
@@ -171,13 +173,14 @@ def demo(
 
 
 @cloup.command(
+    short_help="Run only the demo image server.",
     epilog=epilog(
         {
             "Serve images with a delay of 100 ms": "producer serve --latency 100ms",
             "Save a list of a hundred of its URLs": "curl 'http://127.0.0.1:8765/list?count=100' > urls.txt",
         },
         DURATION_HELP,
-    )
+    ),
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(

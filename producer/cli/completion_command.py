@@ -14,6 +14,7 @@ _VARIABLE = "_PRODUCER_COMPLETE"
 
 
 @cloup.command(
+    short_help="Print a script that lets your shell complete commands.",
     epilog=epilog(
         {
             "Complete in bash": "producer completion bash > ~/.local/share/bash-completion/completions/producer",
@@ -21,7 +22,7 @@ _VARIABLE = "_PRODUCER_COMPLETE"
             "Complete in fish": "producer completion fish > ~/.config/fish/completions/producer.fish",
         },
         "Start a new shell afterwards.",
-    )
+    ),
 )
 @click.argument("shell", type=click.Choice(list(_SHELLS)))
 @click.pass_context

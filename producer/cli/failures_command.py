@@ -38,6 +38,7 @@ class FailureFormat(StrEnum):
 
 
 @cloup.command(
+    short_help="Show which images of a run failed, and why.",
     epilog=epilog(
         {
             "See why images failed": "producer failures images",
@@ -45,7 +46,7 @@ class FailureFormat(StrEnum):
             "List the URLs that timed out": "producer failures images --reason timeout --format urls > again.txt",
         },
         REASON_HELP,
-    )
+    ),
 )
 @click.argument("out", type=OutputLocation())
 @click.option(

@@ -21,12 +21,13 @@ from producer.runs.preflight import check_network_settings
 
 
 @cloup.command(
+    short_help="Run workers and Flower, for any number of runs.",
     epilog=epilog(
         {
             "Run workers that may write below the current folder": "producer fleet",
             "Run eight workers for runs in /data": "producer fleet --workers 8 --store-root /data",
         }
-    )
+    ),
 )
 @click.option(
     "--store-root",
@@ -56,12 +57,13 @@ def fleet(store_roots: tuple[Location, ...], fleet: FleetParameters) -> None:
 
 
 @cloup.command(
+    short_help="Find problems of the broker, the workers and a run.",
     epilog=epilog(
         {
             "Check this machine, and the configured broker": "producer doctor",
             "Check a run, and the workers at a Redis": "producer doctor --out images --broker redis://broker:6379/0",
         }
-    )
+    ),
 )
 @click.option(
     "--out",

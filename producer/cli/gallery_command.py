@@ -13,12 +13,13 @@ from producer.cli.signals import first_signal_calls
 
 
 @cloup.command(
+    short_help="Show the images of a run in a browser.",
     epilog=epilog(
         {
             "Look at the images of a run": "producer gallery images",
             "Use a fixed port, for example for an SSH tunnel": "producer gallery images --port 8766",
         }
-    )
+    ),
 )
 @click.argument("out", type=OutputLocation())
 @click.option(

@@ -38,13 +38,14 @@ class _Change:
 
 
 @cloup.command(
+    short_help="List the hosts of a fleet, and change their limits.",
     epilog=epilog(
         {
             "List the hosts of a run in progress": "producer hosts images",
             "Send a host at most two requests at a time, in all runs": "producer hosts --set a.example --concurrency 2",
             "Lift this limit": "producer hosts --lift a.example",
         }
-    )
+    ),
 )
 @click.argument("out", required=False, type=OutputLocation())
 @click.option(

@@ -16,7 +16,10 @@ from producer.cli.parameters import json_option
 from tasks.errors import CommandError
 
 
-@cloup.command(epilog=epilog({"Write the report of a run": "producer report images"}))
+@cloup.command(
+    short_help="Write the report of a run as one HTML page.",
+    epilog=epilog({"Write the report of a run": "producer report images"}),
+)
 @click.argument("out", type=OutputLocation())
 @json_option
 def report(out: Location, as_json: bool) -> None:

@@ -57,6 +57,7 @@ _ALREADY_COMPLETE = "The run is complete. There is nothing to do."
 
 
 @cloup.command(
+    short_help="Download every image of a list of URLs.",
     epilog=epilog(
         {
             "Download a list with one URL on each line": "producer run urls.txt --out images",
@@ -68,7 +69,7 @@ _ALREADY_COMPLETE = "The run is complete. There is nothing to do."
             "--broker redis://broker:6379/0",
         },
         f"{COLUMN_HELP} {DURATION_HELP} {SIZE_HELP}",
-    )
+    ),
 )
 @click.argument("source", type=UrlList())
 @cloup.option_group(
@@ -155,12 +156,13 @@ def _given_options() -> frozenset[str]:
 
 
 @cloup.command(
+    short_help="Continue a run, however it ended.",
     epilog=epilog(
         {
             "Continue a run": "producer resume images",
             "Continue it with the workers at a Redis": "producer resume images --broker redis://broker:6379/0",
         }
-    )
+    ),
 )
 @click.argument("out", type=OutputLocation())
 @worker_options
@@ -182,6 +184,7 @@ def resume(out: Location, fleet: FleetParameters, broker: str | None, console: C
 
 
 @cloup.command(
+    short_help="Retry failed images of a complete run.",
     epilog=epilog(
         {
             "Retry the failures that may be temporary": "producer retry images",
@@ -189,7 +192,7 @@ def resume(out: Location, fleet: FleetParameters, broker: str | None, console: C
             "Retry everything that failed": "producer retry images --all",
         },
         REASON_HELP,
-    )
+    ),
 )
 @click.argument("out", type=OutputLocation())
 @cloup.option_group(
@@ -229,7 +232,10 @@ def retry(
         _continue_run(Run.retry(store, chosen), f"{failed} There is nothing to do.", out, request)
 
 
-@cloup.command(epilog=epilog({"Cancel a run from another terminal": "producer cancel images"}))
+@cloup.command(
+    short_help="Cancel a run from another terminal.",
+    epilog=epilog({"Cancel a run from another terminal": "producer cancel images"}),
+)
 @click.argument("out", type=OutputLocation())
 @broker_option
 @json_option

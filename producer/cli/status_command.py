@@ -26,12 +26,13 @@ _LIVE_INTERVAL_SECONDS, _FILES_INTERVAL_SECONDS = 1.0, 5.0
 
 
 @cloup.command(
+    short_help="Show how far a run is, and what is wrong.",
     epilog=epilog(
         {
             "Show how far a run is": "producer status images",
             "Follow a run that was started elsewhere": "producer status images --watch",
         }
-    )
+    ),
 )
 @click.argument("out", type=OutputLocation())
 @click.option(

@@ -78,6 +78,7 @@ def test_help_lists_every_command(main: Main) -> None:
     listed = [found[1] for found in re.finditer(r"^  ([a-z]+) +[A-Z]", sections, re.MULTILINE)]
     assert sorted(listed) == _COMMANDS
     assert "Other commands" not in output
+    assert "..." not in sections
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
