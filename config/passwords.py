@@ -1,8 +1,8 @@
 """Create the passwords of a Compose fleet once, store them in a volume, and show them on request.
 
-``python -m config.passwords FOLDER`` creates the missing passwords: a password for Redis and a password for Flower. A
-password is strong and random unless you set it in REDIS_PASSWORD or FLOWER_PASSWORD. ``python -m config.passwords
---show FOLDER`` prints the passwords.
+``python -m config.passwords FOLDER`` creates the missing passwords for Redis, Flower and Grafana. A password is strong
+and random unless you set it in REDIS_PASSWORD, FLOWER_PASSWORD or GRAFANA_PASSWORD. ``python -m config.passwords --show
+FOLDER`` prints the passwords.
 
 =================  =========================================================================
 file               reader
@@ -10,6 +10,7 @@ file               reader
 redis-password     workers, producer and Flower, to log in to Redis
 redis.conf         the Redis server; contains the Redis password as ``requirepass``
 flower-password    Flower; the user of the password is ``imagefleet``
+grafana-password   Grafana, if it is used; the user of the password is ``imagefleet``
 =================  =========================================================================
 
 Every service that mounts the volume can read the files, because the services run as different users.
@@ -28,11 +29,13 @@ _USER = "imagefleet"
 
 
 class ComposeSettings(BaseSettings):
-    """The user's choices: the passwords (random if empty), and Flower's port and path prefix."""
+    """The user's choices: the passwords (random if empty), the ports, and Flower's path prefix."""
 
     redis_password: str = ""
     flower_password: str = ""
+    grafana_password: str = ""
     flower_port: int = 5555
+    grafana_port: int = 3000
     flower_url_prefix: str = ""
 
 
@@ -43,10 +46,13 @@ def main() -> None:
     if show:
         address = f"http://127.0.0.1:{chosen.flower_port}/{chosen.flower_url_prefix.strip('/')}".rstrip("/")
         click.echo(f"Flower  {address}  user {_USER}, password {_read(folder, 'flower')}")
+        address = f"http://127.0.0.1:{chosen.grafana_port}"
+        click.echo(f"Grafana {address}  user {_USER}, password {_read(folder, 'grafana')} (with --profile monitoring)")
         click.echo(f"Redis   password {_read(folder, 'redis')}")
         return
     redis = _save(folder, "redis", chosen.redis_password)
     _save(folder, "flower", chosen.flower_password)
+    _save(folder, "grafana", chosen.grafana_password)
     # The password is quoted, because it may contain characters with a special meaning in redis.conf.
     quoted = redis.replace("\\", "\\\\").replace('"', '\\"')
     _write(folder / "redis.conf", f'requirepass "{quoted}"\n')

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from prometheus_client.metrics_core import Metric
 
+from producer.dispatch.progress import Progress
+from producer.runs.run_metrics import RunMetrics, queue_metrics
 from tasks.metrics.counters import WorkerState
 from tasks.metrics.prometheus import PrometheusMetrics, create_registry
 
@@ -18,11 +20,23 @@ def worker() -> str:
     return _table(worker_metrics())
 
 
+def command() -> str:
+    """Return the table of the metrics of a command that works on a run."""
+    return _table(run_metrics())
+
+
 def worker_metrics() -> list[Metric]:
     """Return the metrics of a worker. Those of prometheus_client itself, such as the used memory, are left out."""
     registry = create_registry()
     PrometheusMetrics(registry, WorkerState(lambda: 0, lambda: 0, lambda: False))
     return [metric for metric in registry.collect() if metric.name.startswith("imagefleet_")]
+
+
+def run_metrics() -> list[Metric]:
+    """Return the metrics of a command that works on a run."""
+    metrics = RunMetrics()
+    metrics.update(Progress(success=0, failed=0, bytes=0, planned=0, plan_complete=False))
+    return [*metrics.collect(), *queue_metrics({"images": 0})]
 
 
 def labels(metric: Metric) -> list[str]:

@@ -286,6 +286,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "run-report": lambda: _measured("run-report", run_report),
     "compose": lambda: _measured("compose", compose),
     "task-events": lambda: _measured("task-events", task_events),
+    "metrics-command": metric_tables.command,
     "metrics-worker": metric_tables.worker,
     "scale-redis": lambda: _measured("scale", scale_tables.redis),
     "scale-loads": lambda: _measured("scale", scale_tables.loads),

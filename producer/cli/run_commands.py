@@ -20,6 +20,7 @@ from producer.cli.console import create_console, print_note, show
 from producer.cli.examples import epilog
 from producer.cli.fleets import FleetRequest, get_worker_pool
 from producer.cli.json_result import current_result
+from producer.cli.metrics import metrics_option, serve_metrics
 from producer.cli.output_parameters import OutputParameters, output_options
 from producer.cli.parameter_types import OutputLocation, UrlList
 from producer.cli.parameters import (
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from producer.output.lock import LockHolder
     from producer.runs.result import RunResult
     from producer.runs.run import Run
+    from producer.runs.run_metrics import RunMetrics
     from producer.runs.worker_pool import WorkerPool
     from tasks.storage.store import Store
 
@@ -100,6 +102,7 @@ _ALREADY_COMPLETE = "The run is complete. There is nothing to do."
 @output_options
 @download_options
 @worker_options
+@metrics_option
 @console_options
 def run(
     source: str,
@@ -111,6 +114,7 @@ def run(
     output: OutputParameters,
     fleet: FleetParameters,
     broker: str | None,
+    metrics_port: int | None,
     console: ConsoleParameters,
 ) -> None:
     """Download every image in SOURCE: a list of URLs, one on each line or in a table.
@@ -131,17 +135,17 @@ def run(
     requests = url_list.require_urls(url_list.read(source, config.source), source)
     wanted = starting.RunRequest(source, requests, config, _given_options())
     request = FleetRequest(fleet, broker, [resolved(out)], console.hides_progress)
-    with starting.run_folder(out, url, mode) as store:
+    with serve_metrics(metrics_port, request.quiet) as metrics, starting.run_folder(out, url, mode) as store:
         if mode is IncrementalMode.SKIP and RunFile.is_in(store):
-            _continue_run(starting.resume_same(wanted, store), _ALREADY_COMPLETE, out, request)
+            _continue_run(starting.resume_same(wanted, store), _ALREADY_COMPLETE, out, request, metrics)
             return
         prepared = starting.prepare(wanted, mode, store, url)
         options = prepared.config
         request = replace(request, previous_run=options.previous_run, insecure=options.fetch.insecure)
         with get_worker_pool(request) as pool, prepared.start() as started:
-            finished = _execute_run(started, pool, out, request.quiet)
+            finished = _execute_run(started, pool, out, request.quiet, metrics)
         report = write_after_run(out)
-    _show_result(finished, report)
+        _show_result(finished, report)
 
 
 def _given_options() -> frozenset[str]:
@@ -166,8 +170,11 @@ def _given_options() -> frozenset[str]:
 )
 @click.argument("out", type=OutputLocation())
 @worker_options
+@metrics_option
 @console_options
-def resume(out: Location, fleet: FleetParameters, broker: str | None, console: ConsoleParameters) -> None:
+def resume(
+    out: Location, fleet: FleetParameters, broker: str | None, metrics_port: int | None, console: ConsoleParameters
+) -> None:
     """Resume the run in OUT with its own options, no matter how it ended.
 
     Finished images are not downloaded again. If the URL list was not fully read, reading continues. The list must be
@@ -176,11 +183,11 @@ def resume(out: Location, fleet: FleetParameters, broker: str | None, console: C
     from producer.output.folder import existing_run
 
     store = existing_run(out)
-    with _hold_lock(store, broker, "resume"):
+    with serve_metrics(metrics_port, console.hides_progress) as metrics, _hold_lock(store, broker, "resume"):
         from producer.runs.run import Run
 
         request = FleetRequest(fleet, broker, [resolved(out)], console.hides_progress)
-        _continue_run(Run.resume(store), _ALREADY_COMPLETE, out, request)
+        _continue_run(Run.resume(store), _ALREADY_COMPLETE, out, request, metrics)
 
 
 @cloup.command(
@@ -208,6 +215,7 @@ def resume(out: Location, fleet: FleetParameters, broker: str | None, console: C
     click.option("--all", "everything", is_flag=True, help="Retry all failed images."),
 )
 @worker_options
+@metrics_option
 @console_options
 def retry(
     out: Location,
@@ -215,6 +223,7 @@ def retry(
     everything: bool,
     fleet: FleetParameters,
     broker: str | None,
+    metrics_port: int | None,
     console: ConsoleParameters,
 ) -> None:
     """Retry failed images of the finished run in OUT, and report the changes. Nothing else is downloaded."""
@@ -224,12 +233,12 @@ def retry(
         raise click.UsageError("--reason and --all can't be used together")
     chosen = reasons or tuple(reason.value for reason in (Reason if everything else WORTH_RETRYING))
     store = existing_run(out)
-    with _hold_lock(store, broker, "retry"):
+    with serve_metrics(metrics_port, console.hides_progress) as metrics, _hold_lock(store, broker, "retry"):
         from producer.runs.run import Run
 
         request = FleetRequest(fleet, broker, [resolved(out)], console.hides_progress)
         failed = "No image failed." if everything else "No image failed for these reasons."
-        _continue_run(Run.retry(store, chosen), f"{failed} There is nothing to do.", out, request)
+        _continue_run(Run.retry(store, chosen), f"{failed} There is nothing to do.", out, request, metrics)
 
 
 @cloup.command(
@@ -263,7 +272,7 @@ def _signal_cancel(holder: LockHolder) -> bool:
     return True
 
 
-def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest) -> None:
+def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest, metrics: RunMetrics | None) -> None:
     """Continue an earlier run to its end; print the text ``nothing`` if there is nothing to do."""
     if run.is_done:
         print_note(nothing, request.quiet)
@@ -277,7 +286,7 @@ def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest) 
     _note_broker_change(run.broker, request.broker)
     current_result().set_run(run, out)
     with run, get_worker_pool(replace(request, previous_run=run.previous_run)) as pool:
-        finished = _execute_run(run, pool, out, request.quiet)
+        finished = _execute_run(run, pool, out, request.quiet, metrics)
     report = write_after_run(out)
     _show_result(finished, report)
 
@@ -296,8 +305,8 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
         )
 
 
-def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool) -> RunResult:
-    """Execute a run and show its progress.
+def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool, metrics: RunMetrics | None) -> RunResult:
+    """Execute a run, and show its progress on the console and in the metrics.
 
     The first Ctrl-C or SIGTERM lets the run finish its current downloads. The second signal drops these downloads.
     """
@@ -307,10 +316,17 @@ def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool) -> RunR
     # The signal handler does not print, because it may have interrupted code that is printing. The display announces
     # the end instead.
     with first_signal_calls(run.finish), Display(create_console(sys.stderr), quiet) as display:
-        return run.execute(pool, partial(_show_run, display))
+        if metrics is None:
+            return run.execute(pool, partial(_show_run, display))
+        metrics.start(run.id, pool.broker_url)
+        result = run.execute(pool, partial(_show_run, display, metrics=metrics))
+    metrics.finish(result.summary)
+    return result
 
 
-def _show_run(display: Display, progress: Progress) -> None:
+def _show_run(display: Display, progress: Progress, metrics: RunMetrics | None = None) -> None:
+    if metrics is not None:
+        metrics.update(progress)
     if progress.finishing:
         them = "it" if progress.finishing == 1 else "them"
         downloads = pluralized(progress.finishing, "download")

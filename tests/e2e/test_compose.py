@@ -73,6 +73,21 @@ def test_only_flower_is_published(stack: Stack) -> None:
     assert ports == [("flower", "127.0.0.1", 5555)]
 
 
+#: Reads the metrics of every container of the service `worker` at the addresses that Prometheus would use.
+_READ_WORKERS = """
+import socket, urllib.request
+found = {address[4][0] for address in socket.getaddrinfo("worker", 9750, socket.AF_INET, socket.SOCK_STREAM)}
+for address in found:
+    text = urllib.request.urlopen(f"http://{address}:9750/metrics").read().decode()
+    print(text.count("imagefleet_slots 16.0"))
+"""
+
+
+def test_prometheus_can_read_each_worker(stack: Stack) -> None:
+    """Compose's name server knows each worker's address, and each worker serves its metrics to other containers."""
+    assert stack.compose("exec", "-T", "demo", "python", "-c", _READ_WORKERS).split() == ["1", "1"]
+
+
 def test_redis_requires_its_password(stack: Stack) -> None:
     """Redis refuses commands without a password, even inside the network."""
     reply = stack.compose("exec", "-T", "redis", "redis-cli", "ping", check=False)

@@ -16,7 +16,9 @@ from tests.integration.processes import ROOT
 
 #: The services that run once: two services create or show the passwords, and the third service is the producer.
 _ONCE = {"secrets", "passwords", "producer"}
-_LONG_RUNNING = ["redis", "worker", "flower", "demo"]
+_LONG_RUNNING = ["redis", "worker", "flower", "demo", "prometheus", "grafana"]
+#: The services of the profile `monitoring`.
+_MONITORING = {"prometheus", "grafana"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,7 +61,8 @@ def test_services_are_confined(name: str) -> None:
     service = config()[name]
     assert service["init"] is True
     assert service["read_only"] is True
-    assert service["tmpfs"] == ["/tmp"]
+    # Grafana's database is in memory.
+    assert service["tmpfs"] == (["/tmp", "/var/lib/grafana"] if name == "grafana" else ["/tmp"])
     assert service["cap_drop"] == ["ALL"]
     changes_user = name in ("worker", "producer")
     assert service.get("cap_add", []) == (["SETUID", "SETGID", "SETPCAP", "KILL"] if changes_user else [])
@@ -77,14 +80,39 @@ def test_stopped_worker_can_finish_its_downloads() -> None:
     assert int(minutes) * 60 + int(seconds) > limits.MAX_DEADLINE
 
 
-def test_only_flower_is_published() -> None:
-    """Only Flower's port is published, always on loopback. The port's number is configurable."""
-    for port in ("5555", "5999"):
-        services = config(FLOWER_PORT=port)
-        published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-        assert set(published) == {"flower"}
-        (one,) = published["flower"]
-        assert (one["host_ip"], one["published"], one["target"]) == ("127.0.0.1", port, 5555)
+@pytest.mark.parametrize("offset", [0, 444])
+def test_only_pages_for_people_are_published(offset: int) -> None:
+    """Only the ports of Flower, Prometheus and Grafana are published, always on loopback. The numbers can be set."""
+    ports = {"flower": 5555, "prometheus": 9090, "grafana": 3000}
+    chosen = {f"{name.upper()}_PORT": str(port + offset) for name, port in ports.items()}
+    services = config(ROOT, **chosen) if offset else config()
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert set(published) == set(ports)
+    for name, port in ports.items():
+        (one,) = published[name]
+        assert (one["host_ip"], one["published"], one["target"]) == ("127.0.0.1", str(port + offset), port)
+
+
+def test_monitoring_starts_on_request() -> None:
+    """Prometheus and Grafana start only with the profile `monitoring`. Their files exist and are read-only."""
+    services = config()
+    assert {name for name, service in services.items() if service.get("profiles") == ["monitoring"]} == _MONITORING
+    for name in _MONITORING:
+        for volume in services[name]["volumes"]:
+            assert volume.get("read_only") or volume["source"] == "prometheus"
+            assert volume["type"] == "volume" or Path(volume["source"]).is_file()
+    grafana = services["grafana"]["environment"]
+    assert grafana["GF_SECURITY_ADMIN_PASSWORD__FILE"] == "/secrets/grafana-password"
+
+
+def test_workers_serve_metrics_inside_the_project() -> None:
+    """Prometheus reads each worker at the port where it serves its metrics. An empty variable turns the metrics off."""
+    jobs = (ROOT / "config" / "monitoring" / "prometheus-compose.yml").read_text()
+    assert "names: [worker], type: A, port: 9750" in jobs
+    worker, producer = (config()[name]["environment"] for name in ("worker", "producer"))
+    assert (worker["IMAGEFLEET_METRICS_PORT"], worker["IMAGEFLEET_METRICS_ADDRESS"]) == ("9750", "0.0.0.0")
+    assert producer["IMAGEFLEET_METRICS_ADDRESS"] == "0.0.0.0"
+    assert config(IMAGEFLEET_METRICS_PORT="")["worker"]["environment"]["IMAGEFLEET_METRICS_PORT"] == ""
 
 
 def test_environment_configures_the_services() -> None:

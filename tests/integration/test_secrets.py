@@ -21,12 +21,12 @@ def secrets(folder: Path, *arguments: str, **env: str) -> subprocess.CompletedPr
 
 
 def test_creates_passwords_once_and_shows_them(tmp_path: Path) -> None:
-    """The first call creates two long passwords, a second call keeps these passwords, and `--show` prints them."""
+    """The first call creates three long passwords, a second call keeps these passwords, and `--show` prints them."""
     assert secrets(tmp_path).returncode == 0
-    made = {name: (tmp_path / f"{name}-password").read_text() for name in ("redis", "flower")}
+    made = {name: (tmp_path / f"{name}-password").read_text() for name in ("redis", "flower", "grafana")}
     assert secrets(tmp_path).returncode == 0
     assert made == {name: (tmp_path / f"{name}-password").read_text() for name in made}
-    assert len(set(made.values())) == 2
+    assert len(set(made.values())) == 3
     assert min(map(len, made.values())) >= 32
     shown = secrets(tmp_path, "--show").stdout
     assert all(password in shown for password in made.values())
