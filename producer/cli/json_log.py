@@ -31,6 +31,9 @@ class LogFormat(StrEnum):
 class _Handler(logging.Handler):
     """Prints each log record as a JSON object."""
 
+    #: The id of the command's run; None before there is a run.
+    run_id: str | None = None
+
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -39,6 +42,7 @@ class _Handler(logging.Handler):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": sanitized(record.getMessage()),
+            **({} if self.run_id is None else {"run_id": self.run_id}),
             **_sanitized(getattr(record, _FACTS, {})),
         }
         if record.exc_info:
@@ -65,7 +69,17 @@ def turn_on() -> None:
 
 def is_on() -> bool:
     """Return whether the log is in JSON."""
-    return any(isinstance(handler, _Handler) for handler in logging.getLogger().handlers)
+    return bool(_handlers())
+
+
+def set_run(run_id: str) -> None:
+    """Add the id of the command's run to all further lines."""
+    for handler in _handlers():
+        handler.run_id = run_id
+
+
+def _handlers() -> list[_Handler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, _Handler)]
 
 
 def write(level: str, message: str, **facts: Any) -> None:

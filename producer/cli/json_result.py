@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from config.locations import Location, resolved
+from producer.cli import json_log
 from tasks.errors import CommandError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class JsonResult:
     def set_run(self, run: Run, out: Location) -> None:
         """Set the run that this command reports from now on."""
         self._run = run.id, resolved(out)
+        json_log.set_run(run.id)
 
     @property
     def run(self) -> dict[str, str]:

@@ -16,6 +16,7 @@ import cloup
 from click.core import ParameterSource
 
 from config.locations import Location, resolved
+from producer.cli import json_log
 from producer.cli.console import create_console, print_note, show
 from producer.cli.examples import epilog
 from producer.cli.fleets import FleetRequest, get_worker_pool
@@ -336,18 +337,21 @@ def _show_run(display: Display, progress: Progress, metrics: RunMetrics | None =
 
 def _show_result(result: RunResult, report: str | None = None) -> None:
     """Show the result of a run, and the name of the report that this command has written."""
-    if current_result().as_json:
-        facts = {"run_id": result.run_id, "source": result.source, "out": result.out, **result.totals()}
-        facts["report"] = report
-        if result.before is not None:
-            facts["retried"] = result.before
-        if result.completion is not None:
-            facts["completed"] = asdict(result.completion)
-        current_result().emit(facts)
-        return
-    from producer.cli import render
+    facts = {"run_id": result.run_id, "source": result.source, "out": result.out, **result.totals()}
+    facts["report"] = report
+    if result.before is not None:
+        facts["retried"] = result.before
+    if result.completion is not None:
+        facts["completed"] = asdict(result.completion)
+    current_result().emit(facts)
+    if json_log.is_on():
+        summary = result.summary
+        text = f"The run is complete: {pluralized(summary.success, 'image')} saved, {summary.failed:,} failed"
+        json_log.write("info", text, event="complete", **facts)
+    if not current_result().as_json:
+        from producer.cli import render
 
-    show(render.render_run(result, report))
+        show(render.render_run(result, report))
 
 
 @contextmanager

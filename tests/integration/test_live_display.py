@@ -182,6 +182,17 @@ def test_status_has_the_numbers_of_the_run(fleet: str, out: Path, source: Path, 
     assert processes.producer("cancel", out).code == 0
 
 
+def test_result_in_a_log_in_json(fleet: str, demo_url: str, out: Path) -> None:
+    """The last line of the log has the result, with the same values as --json. Each line names the run."""
+    source = f"{demo_url}/images/1.png\n{demo_url}/fault/not-found".encode()
+    arguments = ("run", "-", "--out", out, "--broker", fleet, "--json", "--log-format", "json")
+    ended = processes.producer(*arguments, stdin=source)
+    *_, last = map(json.loads, ended.err.splitlines())
+    assert (last["event"], last["message"]) == ("complete", "The run is complete: 1 image saved, 1 failed")
+    assert last | ended.json() == last
+    assert last["reasons"] == {"http_4xx": 1}
+
+
 @pytest.mark.parametrize("options", [("--json",), ("--quiet",)])
 def test_no_progress_on_request(fleet: str, demo_url: str, out: Path, tmp_path: Path, options: tuple[str]) -> None:
     """With --json and with --quiet, nothing is on standard error. --quiet still prints the report."""
