@@ -31,8 +31,8 @@ from producer.cli.signals import first_signal_calls
 def gallery(out: Location, port: int) -> None:
     """Show the images of the run in OUT in a browser, until Ctrl-C.
 
-    The gallery filters images by status, reason, format, host and file size. A click on an image shows its manifest
-    row. Only this machine can open the gallery, and only with the printed address.
+    The gallery filters images by status, reason, format, host, file size and dimensions. A click on an image shows its
+    manifest row. Only this machine can open the gallery, and only with the printed address.
     """
     from producer.gallery.gallery import Gallery
     from producer.gallery.server import GalleryServer

@@ -1,4 +1,4 @@
-"""Choose the rows of a manifest by status, reason, format, host and file size. No I/O."""
+"""Choose the rows of a manifest by status, reason, format, host, file size and dimensions. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.model import Reason, Status
 
 #: The filters that accept one of several words.
 CHOICES: Mapping[str, type[StrEnum]] = {"status": Status, "reason": Reason, "format": ImageFormat}
-_MAX_HOST, _MAX_SIZE = 300, 30
+_MAX_HOST, _MAX_SIZE, _MAX_DIGITS = 300, 30, 9
 _SIZE = TypeAdapter(ByteSize)
 
 
@@ -36,15 +36,18 @@ class ImageFilter:
     format: str | None = None
     host: str | None = None
     #: Limits of the saved file's size, in bytes.
-    least: int | None = None
-    most: int | None = None
+    min_bytes: int | None = None
+    max_bytes: int | None = None
+    #: Limits of the saved image's width and of its height, in pixels.
+    min_side: int | None = None
+    max_side: int | None = None
 
     @classmethod
     def from_query(cls, values: Mapping[str, str]) -> Self:
         """Return the filter in the query of a URL. Unknown names are ignored.
 
         Raises:
-            FilterError: a value is not one of the known words, or is not a size.
+            FilterError: a value is not one of the known words, or is not a size or a number.
         """
         given = {name: text.strip() for name, text in values.items() if text.strip()}
         for name, kind in CHOICES.items():
@@ -58,8 +61,10 @@ class ImageFilter:
             reason=given.get("reason"),
             format=given.get("format"),
             host=host or None,
-            least=_size(given.get("least")),
-            most=_size(given.get("most")),
+            min_bytes=_size(given.get("min_bytes")),
+            max_bytes=_size(given.get("max_bytes")),
+            min_side=_pixels(given.get("min_side")),
+            max_side=_pixels(given.get("max_side")),
         )
 
     def query(self, **more: object) -> str:
@@ -76,8 +81,8 @@ class ImageFilter:
     def columns(self) -> list[str]:
         """The columns of a manifest that the filter needs, at least one."""
         found = [name for name in CHOICES if getattr(self, name) is not None]
-        found += ["url"] * (self.host is not None) + ["bytes"] * (self.least is not None or self.most is not None)
-        return found or ["status"]
+        found += ["url"] * (self.host is not None)
+        return [*found, *dict.fromkeys(name for name, _, _ in self._limits())] or ["status"]
 
     def rows(self, table: pa.Table) -> list[int]:
         """Return the numbers of the rows that the filter chooses.
@@ -100,12 +105,18 @@ class ImageFilter:
         if self.host is not None:
             equal.append((hosts(table["url"]), self.host))
         masks = [pc.equal(column, pa.scalar(value)) for column, value in equal]
-        limits: list[tuple[Callable[..., Any], int | None]] = [
-            (pc.greater_equal, self.least),
-            (pc.less_equal, self.most),
+        return masks + [is_within(table[name], pa.scalar(limit)) for name, is_within, limit in self._limits()]
+
+    def _limits(self) -> list[tuple[str, Callable[..., Any], int]]:
+        """Return the limits of numbers: the column, the comparison and the limit."""
+        sides = ("width", "height")
+        limits = [
+            ("bytes", pc.greater_equal, self.min_bytes),
+            ("bytes", pc.less_equal, self.max_bytes),
+            *((name, pc.greater_equal, self.min_side) for name in sides),
+            *((name, pc.less_equal, self.max_side) for name in sides),
         ]
-        masks += [keep(table["bytes"], pa.scalar(limit)) for keep, limit in limits if limit is not None]
-        return masks
+        return [(name, is_within, limit) for name, is_within, limit in limits if limit is not None]
 
 
 def _size(text: str | None) -> int | None:
@@ -120,3 +131,11 @@ def _size(text: str | None) -> int | None:
     if not 0 <= size < 2**63:
         raise FilterError(f"{text:.40} is not a size of a file.")
     return size
+
+
+def _pixels(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+        raise FilterError(f"{text:.40} is not a number of pixels.")
+    return int(text)

@@ -117,7 +117,7 @@ def render_refusal(title: str, text: str, inside: bool) -> str:
 def progress_text(progress: Progress) -> str:
     """Return how many images were found, and how far the search is."""
     if progress.total is not None:
-        return f"{progress.total:,}" if progress.total else "no images"
+        return f"{progress.total:,}" if progress.total else "0 images"
     return f"{progress.found:,} found so far, in {progress.searched:,} of {pluralized(progress.shards, 'shard')}"
 
 

@@ -124,7 +124,10 @@ def test_filters_choose_images(visit: Visit) -> None:
     page.get_by_label("File size from").fill("1KiB")
     page.get_by_role("button", name="Show", exact=True).click()
     expect(page.locator(".tile")).to_have_count(20)
-    page.get_by_label("to", exact=True).fill("large")
+    page.get_by_label("Width and height (px) from").fill("401")
+    page.get_by_role("button", name="Show", exact=True).click()
+    expect(page.locator(".empty")).to_contain_text("No image matches.")
+    page.get_by_label("File size to").fill("large")
     page.get_by_role("button", name="Show", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text("is not a size")
     assert serious_faults(page) == []

@@ -149,7 +149,7 @@ def test_texts_are_escaped_and_redacted(visitor: Visitor) -> None:
 
 def test_query_is_escaped(visitor: Visitor) -> None:
     """Markup in a link to the gallery is shown as text in the form and in the message."""
-    page = visitor.text("?host=%22%3E%3Cscript%3E&reason=%3Cscript%3E&page=%3Cscript%3E&least=%3Cscript%3E&x=%FF")
+    page = visitor.text("?host=%22%3E%3Cscript%3E&reason=%3Cscript%3E&page=%3Cscript%3E&min_side=%3Cscript%3E&x=%FF")
     assert "<script>" not in page.replace("<script src=", "")
     assert "There is no reason <script>." in unescape(page)
 
