@@ -255,7 +255,7 @@ def _compare(
 ) -> Comparison:
     """Download the images in the three ways, and show the progress."""
     from producer.cli.comparison_display import ComparisonDisplay
-    from producer.comparison import comparison
+    from producer.comparison import comparison, way
     from producer.output.folder import prepare_output
     from tasks.download import downloader as downloading
     from tasks.download import network_settings
@@ -271,9 +271,7 @@ def _compare(
     guard = network_settings.guard(request.allow_networks)
     downloader = downloading.create_downloader(guard, request.proxied, gate=_baseline_gate(guard))
     with (
-        get_worker_pool(
-            replace(request, roots=[places[comparison.FLEET].root], insecure=config.fetch.insecure)
-        ) as pool,
+        get_worker_pool(replace(request, roots=[places[way.FLEET].root], insecure=config.fetch.insecure)) as pool,
         ComparisonDisplay(create_console(sys.stderr), len(requests), request.quiet) as display,
     ):
         found = comparison.compare(

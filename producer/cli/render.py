@@ -130,7 +130,10 @@ def _describe_fleet(workers: int, slots: int) -> str:
 
 
 def render_comparison(comparison: Comparison) -> RenderableType:
-    """Render the table of a comparison."""
+    """Render the table of a comparison, and what explains the difference between threads and fleet."""
+    # Not imported at the top, because this module must be able to show errors even if this import fails.
+    from producer.comparison.explanation import explain
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("way")
     for heading in ("at once", "Total Execution Time", "images/s", "speed-up", "saved", "failed"):
@@ -153,7 +156,7 @@ def render_comparison(comparison: Comparison) -> RenderableType:
         for way in comparison.ways
         for reason, count in way.summary.reasons.items()
     ]
-    return Group(table, started, *reasons)
+    return Group(table, *map(Text, explain(comparison)), started, *reasons)
 
 
 _LEVELS = {"ok": "green", "warn": "yellow", "bad": "bold red"}

@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from producer.comparison import baseline
+from producer.comparison.way import (
+    FLEET,
+    ONE_BY_ONE,
+    THREADS,
+    Job,
+    Way,
+    run_one_by_one,
+    run_with_fleet,
+    run_with_threads,
+)
 from producer.output.run_file import RunConfig, RunFile
-from producer.output.summary import COLUMNS, Summary, summarise
-from producer.runs.run import Run
 from producer.runs.worker_pool import WorkerPool
 from producer.sources import url_list
 from tasks.download.downloader import Downloader
-from tasks.model import ImageRequest, RunOptions
-from tasks.storage import manifest
+from tasks.model import ImageRequest
 from tasks.storage.local_store import LocalStore
 
 #: Called with the name of the current way to download, and the number of images that it has finished. The first call
 #: reports 0 images.
 Listener = Callable[[str, int], None]
 
-ONE_BY_ONE, THREADS, FLEET = "one by one", "threads", "fleet"
 #: The name of each way's folder.
 FOLDERS = {ONE_BY_ONE: "one-by-one", THREADS: "threads", FLEET: "fleet"}
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """The result of one way to download; ``slots`` is the number of its concurrent downloads."""
-
-    name: str
-    slots: int
-    wall_seconds: float
-    summary: Summary
-    out: Path
-
-    @property
-    def images_per_second(self) -> float:
-        """Finished images, saved or failed, per second of wall-clock time."""
-        return self.summary.total / self.wall_seconds if self.wall_seconds else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +41,10 @@ class Comparison:
     ways: tuple[Way, ...]
     startup_seconds: float
 
+    def way(self, name: str) -> Way:
+        """Return the result of a way."""
+        return next(way for way in self.ways if way.name == name)
+
     def speedup(self, way: Way) -> float:
         """Return how many times as fast as one-by-one downloading a way is."""
         return self.ways[0].wall_seconds / way.wall_seconds if way.wall_seconds else 0.0
@@ -61,22 +54,25 @@ class Comparison:
         return {
             "source": url_list.shown(self.source),
             "startup_seconds": round(self.startup_seconds, 3),
-            "ways": [
-                {
-                    "name": way.name,
-                    "slots": way.slots,
-                    "wall_seconds": round(way.wall_seconds, 3),
-                    "images_per_second": round(way.images_per_second, 2),
-                    "speedup": round(self.speedup(way), 2),
-                    "total": way.summary.total,
-                    "success": way.summary.success,
-                    "failed": way.summary.failed,
-                    "reasons": way.summary.reasons,
-                    "bytes": way.summary.bytes,
-                    "out": str(way.out),
-                }
-                for way in self.ways
-            ],
+            "ways": [self._way_to_json(way) for way in self.ways],
+        }
+
+    def _way_to_json(self, way: Way) -> dict[str, Any]:
+        shares = way.time_shares
+        return {
+            "name": way.name,
+            "slots": way.slots,
+            "wall_seconds": round(way.wall_seconds, 3),
+            "before_seconds": None if shares is None else round(shares.before, 3),
+            "after_seconds": None if shares is None else round(shares.after, 3),
+            "images_per_second": round(way.images_per_second, 2),
+            "speedup": round(self.speedup(way), 2),
+            "total": way.summary.total,
+            "success": way.summary.success,
+            "failed": way.summary.failed,
+            "reasons": way.summary.reasons,
+            "bytes": way.summary.bytes,
+            "out": str(way.out),
         }
 
 
@@ -101,6 +97,10 @@ class ComparedList:
     places: dict[str, LocalStore]
     options: RunConfig
 
+    def job(self, way: str) -> Job:
+        """Return the work of a way."""
+        return Job(self.requests, self.source, self.places[way], self.options)
+
 
 def compare(
     compared: ComparedList, threads: int, downloader: Downloader, pool: WorkerPool, listener: Listener
@@ -117,39 +117,9 @@ def compare(
     Raises:
         CommandError: one of the ways failed completely.
     """
-    requests, places, options = compared.requests, compared.places, compared.options
-    ways = []
-    slots = {ONE_BY_ONE: 1, THREADS: min(threads, len(requests))}
-    steps: dict[str, Callable[..., float]] = {
-        ONE_BY_ONE: baseline.download_one_by_one,
-        THREADS: partial(baseline.download_with_threads, threads=threads),
-    }
-    for name, step in steps.items():
-        store = places[name]
-        store.root.mkdir(parents=True, exist_ok=True)
-        run = RunOptions(str(store.root), options.shard_size, options.fetch)
-        listener(name, 0)
-        ended = _Counter(name, listener)
-        seconds = step(requests, run, store, downloader, ended.add)
-        shards = range(-(-len(requests) // options.shard_size))
-        ways.append(Way(name, slots[name], seconds, summarise(_manifests(store, shards)), store.root))
-    places[FLEET].root.mkdir(parents=True, exist_ok=True)
-    listener(FLEET, 0)
-    with Run.begin(iter(requests), compared.source, places[FLEET], options) as fleet:
-        report = fleet.execute(pool, lambda progress: listener(FLEET, progress.success + progress.failed))
-    ways.append(Way(FLEET, pool.slots, report.wall_seconds, report.summary, Path(report.out)))
-    return Comparison(compared.source, tuple(ways), pool.startup_seconds)
-
-
-class _Counter:
-    def __init__(self, name: str, listener: Listener) -> None:
-        self._name, self._listener, self._count = name, listener, 0
-
-    def add(self, _: object) -> None:
-        self._count += 1
-        self._listener(self._name, self._count)
-
-
-def _manifests(store: LocalStore, shards: range) -> Iterator[Any]:
-    for shard in shards:
-        yield manifest.decode(store.read(manifest.name(shard)), COLUMNS)
+    ways = (
+        run_one_by_one(compared.job(ONE_BY_ONE), downloader, partial(listener, ONE_BY_ONE)),
+        run_with_threads(compared.job(THREADS), threads, downloader, partial(listener, THREADS)),
+        run_with_fleet(compared.job(FLEET), pool, partial(listener, FLEET)),
+    )
+    return Comparison(compared.source, ways, pool.startup_seconds)

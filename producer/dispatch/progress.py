@@ -5,6 +5,7 @@ The display, ``producer status``, the log and the Python callback all get the sa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -118,3 +119,8 @@ class Timing:
     def wall_seconds(self) -> float:
         """The seconds from the first task to the last manifest."""
         return self.last_done - self.first_sent
+
+    @property
+    def started_at(self) -> float:
+        """The time of the first task in seconds since the epoch; 0 if no task was sent."""
+        return time.time() - (time.monotonic() - self.first_sent) if self.first_sent else 0.0

@@ -62,6 +62,8 @@ class RunResult:
     #: The number of images finished by this command, and the number of these images that were resent.
     images: int
     repaired: int = 0
+    #: The time of this command's first task in seconds since the epoch; 0 if it sent no task.
+    started_at: float = 0.0
     #: After a retry: the number of retried images, by their failure reason before the retry.
     before: dict[str, int] | None = None
     #: The folder of the previous run that this run refreshed, or None.

@@ -340,6 +340,7 @@ class Run:
             out=self._store.location,
             summary=summarise(self._manifests()),
             wall_seconds=timing.wall_seconds,
+            started_at=timing.started_at,
             workers=pool.workers,
             slots=pool.slots,
             startup_seconds=pool.startup_seconds,

@@ -11,7 +11,8 @@ from rich.console import Console, RenderableType
 
 from config.settings import settings
 from producer.cli import render
-from producer.comparison.comparison import Comparison, Way
+from producer.comparison.comparison import Comparison
+from producer.comparison.way import Way
 from producer.dispatch.host_report import HostCondition, HostReport
 from producer.dispatch.progress import Progress
 from producer.output.summary import Summary

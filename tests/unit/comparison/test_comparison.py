@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from producer.comparison import baseline
-from producer.comparison.comparison import FLEET, FOLDERS, ONE_BY_ONE, THREADS, Comparison, Way, stores
+from producer.comparison.comparison import FOLDERS, Comparison, stores
+from producer.comparison.downloads import Download
+from producer.comparison.way import FLEET, ONE_BY_ONE, THREADS, Way
 from producer.demo import DemoServer
 from producer.output.run_file import RunConfig, RunFile
 from producer.output.summary import COLUMNS, Summary, summarise
@@ -23,7 +25,10 @@ _DONE = Summary({"success": 10}, {}, 1000, 1)
 _WAYS = (
     Way(ONE_BY_ONE, 1, 6.0, _DONE, Path("/out/one-by-one")),
     Way(THREADS, 4, 1.5, _DONE, Path("/out/threads")),
-    Way(FLEET, 32, 0.75, Summary({"success": 9, "failed_to_download": 1}, {"dns": 1}, 900, 1), Path("/out/fleet")),
+    Way(
+        *(FLEET, 32, 0.75, Summary({"success": 9, "failed_to_download": 1}, {"dns": 1}, 900, 1), Path("/out/fleet")),
+        downloads=(Download(0.05, 0.3, "worker-1", True), Download(0.2, 0.65, "worker-2", False)),
+    ),
 )
 _SHARD_SIZE = 3
 
@@ -46,10 +51,13 @@ def test_json() -> None:
     numbers = json.loads(json.dumps(Comparison("list.txt", _WAYS, 1.23456).to_json()))
     assert (numbers["source"], numbers["startup_seconds"]) == ("list.txt", 1.235)
     assert [way["name"] for way in numbers["ways"]] == ["one by one", "threads", "fleet"]
+    assert numbers["ways"][0]["before_seconds"] is None
     assert numbers["ways"][2] == {
         "name": "fleet",
         "slots": 32,
         "wall_seconds": 0.75,
+        "before_seconds": 0.05,
+        "after_seconds": 0.1,
         "images_per_second": 13.33,
         "speedup": 8.0,
         "total": 10,
