@@ -1,9 +1,10 @@
-"""Record the output of a run and of the demo for the README, in ``docs/examples/`` (``make examples``)."""
+"""Record a run, the demo and a sweep for the documentation, in ``docs/examples/`` (``make examples``)."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,10 +14,12 @@ from producer.local_fleet.demo_process import DemoProcess
 
 FOLDER = Path(__file__).with_name("examples")
 _HOME = "/home/you"
+#: The list and the fleet of the sweep, as in docs/compare.md.
+_SWEEP = ("--images", "300", "--latency", "100ms", "--workers", "4")
 
 
 def main() -> None:
-    """Execute ``producer run`` and ``producer demo`` in an empty folder, and save their output."""
+    """Execute ``producer run`` and ``producer demo`` in an empty folder, and save their output and charts."""
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place, DemoProcess(latency=0.05) as server:
         urls = [f"{server.url}/images/{index}.jpg" for index in range(2500)]
@@ -24,6 +27,9 @@ def main() -> None:
         (Path(place) / "urls.txt").write_text("\n".join(urls), encoding="utf-8")
         _keep("run", ["run", "urls.txt", "--out", "images"], place, {"IMAGEFLEET_ALLOW_NETWORKS": server.address})
         _keep("demo", ["demo"], place, {})
+        _keep("sweep", ["demo", *_SWEEP, "--sweep", "--out", "sweep"], place, {})
+        for name, folder in (("demo", "imagefleet-demo"), ("sweep", "sweep")):
+            shutil.copy(Path(place, folder, "comparison.svg"), FOLDER / f"{name}.svg")
 
 
 def _keep(name: str, command: list[str], place: str, env: dict[str, str]) -> None:

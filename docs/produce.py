@@ -53,6 +53,7 @@ PAGES = (
     "docs/answers.md",
     "docs/object-stores.md",
     "docs/library.md",
+    "docs/compare.md",
     "docs/progress.md",
     "docs/from-img2dataset.md",
     "docs/report.md",
@@ -301,6 +302,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "redis-errors": faults.redis_errors,
     "run-example": lambda: example("run"),
     "demo-example": lambda: example("demo"),
+    "sweep-example": lambda: example("sweep"),
     "progress-display": progress_display,
 }
 

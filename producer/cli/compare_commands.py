@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import cloup
 
-from producer.cli.console import create_console, print_note, show
+from config import limits
+from producer.cli.comparison_run import ComparisonParameters, run_comparison, show_comparison
+from producer.cli.console import print_note
 from producer.cli.examples import epilog
-from producer.cli.fleets import FleetRequest, get_worker_pool
-from producer.cli.json_result import current_result
+from producer.cli.fleets import FleetRequest
 from producer.cli.parameter_types import Duration, Folder, UrlList
 from producer.cli.parameters import (
     DURATION_HELP,
@@ -29,28 +27,32 @@ from producer.cli.parameters import (
     console_options,
     download_options,
     fleet_options,
+    grouped,
     worker_options,
 )
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import pluralized
-from producer.runs.preflight import check_local_options
-from tasks import file_descriptors, runtime_tuning
 from tasks.errors import UsageError
 
 if TYPE_CHECKING:
-    from producer.comparison.comparison import Comparison
     from producer.output.run_file import RunConfig
-    from tasks.download.guard import Guard
     from tasks.model import ImageRequest
-    from tasks.throttle.gate import HostGate
 
 
-_threads_option = click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    default=32,
-    show_default=True,
-    help="Maximum number of threads in the threaded download.",
+_comparison_options = (
+    click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        default=32,
+        show_default=True,
+        help="Maximum number of threads in the threaded download.",
+    ),
+    click.option(
+        "--sweep",
+        is_flag=True,
+        help="Also measure 1, 2, 4, … threads and workers, and the first 10, 30, 100, … images. This takes two to "
+        "three times as long.",
+    ),
 )
 
 
@@ -62,15 +64,19 @@ _threads_option = click.option(
     ),
 )
 @click.argument("source", type=UrlList())
-@cloup.option_group(
-    "Comparison",
-    click.option(
-        "--out",
-        required=True,
-        type=Folder(),
-        help="Folder for the chart and the images. Each way to download gets a subfolder.",
+@grouped(
+    "measured",
+    ComparisonParameters,
+    cloup.option_group(
+        "Comparison",
+        click.option(
+            "--out",
+            required=True,
+            type=Folder(),
+            help="Folder for the chart and the images. Each way to download gets a subfolder.",
+        ),
+        *_comparison_options,
     ),
-    _threads_option,
 )
 @source_options
 @download_options
@@ -79,7 +85,7 @@ _threads_option = click.option(
 def compare(
     source: str,
     out: Path,
-    threads: int,
+    measured: ComparisonParameters,
     reading: SourceParameters,
     download: DownloadParameters,
     fleet: FleetParameters,
@@ -97,8 +103,8 @@ def compare(
     requests = _without_duplicates(url_list.require_urls(url_list.read(source, config.source), source), config)
     request = FleetRequest(fleet, broker, quiet=console.hides_progress, allow_networks=settings().allow_networks)
     with remove_created_on_failure(out):
-        comparison = _compare(requests, source, out, config, threads, request)
-    _show_comparison(comparison, out)
+        comparison = run_comparison(requests, source, out, config, measured, request)
+    show_comparison(comparison, out)
 
 
 def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> list[ImageRequest]:
@@ -116,33 +122,47 @@ def _without_duplicates(requests: Iterable[ImageRequest], config: RunConfig) -> 
         {
             "Compare three ways on ten images": "producer demo",
             "Compare them on more images, and with more threads": "producer demo --images 1000 --threads 64",
+            "Measure from which list length on a fleet is faster": "producer demo --images 300 --workers 4 --sweep",
         },
         DURATION_HELP,
     ),
 )
-@cloup.option_group(
-    "Demo",
-    click.option(
-        "--images", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Number of images to download."
+@grouped(
+    "measured",
+    ComparisonParameters,
+    cloup.option_group(
+        "Demo",
+        click.option(
+            "--images",
+            type=click.IntRange(1, 100_000),
+            default=10,
+            show_default=True,
+            help="Number of images to download.",
+        ),
+        click.option(
+            "--latency",
+            type=Duration(0.0),
+            default="300ms",
+            show_default=True,
+            help="Delay of the demo server before each response.",
+        ),
+        click.option(
+            "--out",
+            type=Folder(),
+            help="Folder for the images and the chart.  [default: a new imagefleet-demo folder here]",
+        ),
+        *_comparison_options,
     ),
-    click.option(
-        "--latency",
-        type=Duration(0.0),
-        default="300ms",
-        show_default=True,
-        help="Delay of the demo server before each response.",
-    ),
-    click.option(
-        "--out",
-        type=Folder(),
-        help="Folder for the images and the chart.  [default: a new imagefleet-demo folder here]",
-    ),
-    _threads_option,
 )
 @fleet_options
 @console_options
 def demo(
-    images: int, latency: float, out: Path | None, threads: int, fleet: FleetParameters, console: ConsoleParameters
+    images: int,
+    latency: float,
+    out: Path | None,
+    measured: ComparisonParameters,
+    fleet: FleetParameters,
+    console: ConsoleParameters,
 ) -> None:
     """Serve demo images on this machine and download them in three ways. Needs no network, Redis or Docker.
 
@@ -151,7 +171,8 @@ def demo(
     """
     from producer.output.folder import remove_created_on_failure
     from producer.output.run_file import RunConfig
-    from tasks.model import ImageRequest
+    from tasks.model import FetchOptions, ImageRequest
+    from tasks.throttle_options import HostLimit, ThrottleOptions
 
     place = out or _new_folder("imagefleet-demo")
     with _demo_server(latency, images) as url, remove_created_on_failure(place):
@@ -168,8 +189,11 @@ def demo(
         # Don't use a proxy, because a proxy may be unable to reach the demo server. The demo server runs on this
         # machine or near the workers.
         request = FleetRequest(fleet, quiet=console.hides_progress, allow_networks=[address], proxied=False)
-        comparison = _compare(requests, url, place, RunConfig(), threads, request)
-    _show_comparison(comparison, place)
+        # The demo compares ways to distribute downloads, so the limit per host must not be what it measures.
+        unlimited = ThrottleOptions(HostLimit(int(limits.HOST_CONCURRENCY.greatest or 1)), adaptive=False)
+        config = RunConfig(FetchOptions(throttle=unlimited))
+        comparison = run_comparison(requests, url, place, config, measured, request)
+    show_comparison(comparison, place)
 
 
 @cloup.command(
@@ -243,76 +267,6 @@ def _demo_server(latency: float, images: int) -> Iterator[str]:
             "Set IMAGEFLEET_DEMO_URL to a demo server within reach of the workers, or unset IMAGEFLEET_BROKER_URL.",
         )
     yield url.rstrip("/")
-
-
-def _compare(
-    requests: Sequence[ImageRequest],
-    source: str,
-    out: Path,
-    config: RunConfig,
-    threads: int,
-    request: FleetRequest,
-) -> Comparison:
-    """Download the images in the three ways, and show the progress."""
-    from producer.cli.comparison_display import ComparisonDisplay
-    from producer.comparison import comparison, way
-    from producer.output.folder import prepare_output
-    from tasks.download import downloader as downloading
-    from tasks.download import network_settings
-
-    # The first two ways run in this process.
-    runtime_tuning.configure_pillow()
-    check_local_options(config)
-    file_descriptors.check_slots(threads, "--threads")
-    prepare_output(out)
-    root = out.resolve()
-    current_result().comparison_folder = out
-    places = comparison.stores(root)
-    guard = network_settings.guard(request.allow_networks)
-    downloader = downloading.create_downloader(guard, request.proxied, gate=_baseline_gate(guard))
-    with (
-        get_worker_pool(replace(request, roots=[places[way.FLEET].root], insecure=config.fetch.insecure)) as pool,
-        ComparisonDisplay(create_console(sys.stderr), len(requests), request.quiet) as display,
-    ):
-        found = comparison.compare(
-            comparison.ComparedList(requests, source, places, config),
-            threads,
-            downloader,
-            pool,
-            display.show,
-        )
-        if request.fleet.flower and sys.stdin.isatty() and not request.quiet:
-            display.close()
-            click.pause("Flower shows the fleet. Press any key to stop both.", err=True)
-        return found
-
-
-def _baseline_gate(guard: Guard) -> HostGate:
-    """Return the gate of this process, which keeps the same limits per host as the fleet.
-
-    A baseline can't fetch other images while it waits for a host, so it waits for as long as it takes.
-    """
-    from tasks.throttle.gate import HostGate
-    from tasks.throttle.host_key import HostKeys
-    from tasks.throttle.memory_registry import MemoryRegistry
-
-    return HostGate(MemoryRegistry(), "baseline", HostKeys(guard.address_of), patience=inf)
-
-
-def _show_comparison(comparison: Comparison, out: Path) -> None:
-    from producer.cli import render
-    from producer.comparison import chart
-    from producer.doctor import folder_checks
-
-    chart_file, numbers = out / "comparison.svg", out / folder_checks.COMPARISON
-    chart.draw(comparison, chart_file)
-    facts = {**comparison.to_json(), "out": str(out.resolve()), "chart": str(chart_file.resolve())}
-    numbers.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    current_result().emit(facts)
-    if current_result().as_json:
-        return
-    show(render.render_comparison(comparison))
-    click.echo(f"The images are in {out}, in a folder for each way. The chart is {chart_file}.")
 
 
 def _new_folder(name: str) -> Path:

@@ -56,26 +56,33 @@ class ComparisonDisplay:
         if self._bars is not None:
             self._bars.stop()
 
-    def show(self, way: str, ended: int) -> None:
-        """Show how many images a way has finished. The clock of a way starts when it is first shown."""
+    def show(self, way: str, ended: int, total: int | None = None) -> None:
+        """Show how many images a way has finished. The clock of a way starts when it is first shown.
+
+        Args:
+            way: the way's name.
+            ended: the number of finished images.
+            total: the number of all images of this way; None for the number of the whole comparison.
+        """
         if self._quiet:
             return
+        total = total or self._total
         now = time.monotonic()
         started, meter = self._started.setdefault(way, (now, SpeedMeter()))
-        speed = meter.measure(ended, 0, started, self._total - ended)
+        speed = meter.measure(ended, 0, started, total - ended)
         rate, seconds, left = f"{format_rate(speed.images_per_second)} images/s", now - started, speed.seconds_left
         if self._bars is not None:
             fields: dict[str, Any] = {
-                "percent": f"{ended * 100 // self._total}%",
-                "count": f"{ended:,}/{self._total:,}",
+                "percent": f"{ended * 100 // total}%",
+                "count": f"{ended:,}/{total:,}",
                 "rate": rate,
                 "times": format_duration(seconds) + (f", {format_duration(left)} left" if left else ""),
             }
             if way not in self._tasks:
-                self._tasks[way] = self._bars.add_task(way, total=self._total, **fields)
+                self._tasks[way] = self._bars.add_task(way, total=total, **fields)
             self._bars.update(self._tasks[way], completed=ended, **fields)
         elif now - self._last_line >= LINE_INTERVAL_SECONDS:
             self._last_line = now
-            percent = ended * 100 // self._total
-            line = f"{way}: {ended:,} of {self._total:,} images ({percent}%) after {seconds:.0f} s, {rate}"
+            percent = ended * 100 // total
+            line = f"{way}: {ended:,} of {total:,} images ({percent}%) after {seconds:.0f} s, {rate}"
             print_line(self._console, f"{line}, {format_duration(left)} left" if left else line)

@@ -14,6 +14,7 @@ from producer.charts.elements import label, percent
 from producer.charts.texts import format_seconds
 from producer.comparison import explanation
 from producer.comparison.comparison import Comparison
+from producer.comparison.curves import length_chart, speedup_chart
 from producer.comparison.gantt import Row, gantt_chart
 from producer.comparison.way import Way
 from producer.formatting import pluralized
@@ -35,7 +36,7 @@ def draw(comparison: Comparison, path: Path) -> None:
 
     The chart is as wide as the window. It contains no date, so the same numbers give the same file.
     """
-    blocks = [_title(comparison), _all_ways(comparison), *_enlarged(comparison)]
+    blocks = [_title(comparison), _all_ways(comparison), *_enlarged(comparison), *_sweep(comparison)]
     path.write_text(_document(blocks, _describe(comparison)), encoding="utf-8")
 
 
@@ -60,12 +61,23 @@ def _enlarged(comparison: Comparison) -> Iterable[_Block]:
     longest = max(way.wall_seconds for way in fast)
     if longest >= _ENLARGED_BELOW * comparison.ways[0].wall_seconds or not all(way.time_shares for way in fast):
         return
-    heading = [
-        label("The same downloads, enlarged", 0, 15, kind="heading"),
-        label("The grey parts are the time outside the downloads.", 0, 35),
-    ]
-    yield heading, 35 - _GAP / 2
+    yield _heading("The same downloads, enlarged", "The grey parts are the time outside the downloads.")
     yield gantt_chart([Row(way, _describe_outside(way)) for way in fast], longest)
+
+
+def _sweep(comparison: Comparison) -> Iterable[_Block]:
+    """Yield the curves of a sweep, if there was one."""
+    sweep = comparison.sweep
+    if sweep is None:
+        return
+    yield _heading("Speed-up", "By the number of downloads at once.")
+    yield speedup_chart(sweep, comparison.ways[0].wall_seconds)
+    yield _heading("Length of the list", "Images per second, by the number of images.")
+    yield length_chart(sweep)
+
+
+def _heading(title: str, text: str) -> _Block:
+    return [label(title, 0, 15, kind="heading"), label(text, 0, 35)], 35 - _GAP / 2
 
 
 def _describe_outside(way: Way) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from producer.comparison.sweep import Sweep
 from producer.comparison.way import (
     FLEET,
     ONE_BY_ONE,
@@ -40,6 +41,8 @@ class Comparison:
     source: str
     ways: tuple[Way, ...]
     startup_seconds: float
+    #: The times of other numbers of threads, workers and images, if they were measured.
+    sweep: Sweep | None = None
 
     def way(self, name: str) -> Way:
         """Return the result of a way."""
@@ -51,11 +54,12 @@ class Comparison:
 
     def to_json(self) -> dict[str, Any]:
         """Return the results as JSON types."""
-        return {
+        facts = {
             "source": url_list.shown(self.source),
             "startup_seconds": round(self.startup_seconds, 3),
             "ways": [self._way_to_json(way) for way in self.ways],
         }
+        return facts if self.sweep is None else {**facts, "sweep": self.sweep.to_json()}
 
     def _way_to_json(self, way: Way) -> dict[str, Any]:
         shares = way.time_shares

@@ -23,9 +23,9 @@ _BACKGROUND = "getComputedStyle(document.querySelector('.page')).fill"
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the chart of a demo."""
+    """Return the chart of a demo with a sweep."""
     out = tmp_path_factory.mktemp("demo") / "out"
-    ended = processes.producer("demo", "--latency", "100ms", "--workers", "2", "--out", out)
+    ended = processes.producer("demo", "--images", "11", "--latency", "50ms", "--workers", "2", "--sweep", "--out", out)
     assert ended.code == 0, ended.err
     return out / "comparison.svg"
 
@@ -47,7 +47,7 @@ def test_chart_fits_the_window(
         assert page.evaluate(_BACKGROUND) == background
     assert requested == [chart.as_uri()]
     assert problems == []
-    assert len(boxes) > 20
+    assert len(boxes) > 40
     for left, _, right, _, text in boxes:
         assert left >= 0, text
         assert right <= width, text

@@ -57,12 +57,26 @@ def test_compare_against_a_demo_server(tmp_path: Path) -> None:
 
 
 def test_demo_prints_a_table(tmp_path: Path) -> None:
-    """Without ``--json``, the demo prints a line for each way and the paths of the images and the chart."""
-    ended = processes.producer("demo", "--images", "2", "--latency", "0", "--workers", "1", "--out", tmp_path / "here")
+    """Without ``--json``, the demo prints a line for each way, an explanation, and where images and chart are.
+
+    A sweep also measures a fleet of one worker, and shorter lists. It leaves no images.
+    """
+    options = ("--images", "11", "--latency", "0", "--workers", "2", "--threads", "3", "--sweep")
+    ended = processes.producer("demo", *options, "--out", tmp_path / "here")
     assert ended.code == 0, ended.err
     assert "Total Execution Time" in ended.out
     assert all(any(line.strip().startswith(way) for line in ended.out.splitlines()) for way in WAYS)
+    assert "The fleet's queue cost " in ended.out
     assert str(tmp_path / "here" / "comparison.svg") in ended.out
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {
+        *WAYS.values(),
+        "comparison.json",
+        "comparison.svg",
+    }
+    sweep = json.loads((tmp_path / "here" / "comparison.json").read_text())["sweep"]
+    assert [point["slots"] for point in sweep["threads"]] == [1, 2, 3]
+    assert [point["workers"] for point in sweep["workers"]] == [1, 2]
+    assert [point["images"] for point in sweep["lengths"]] == [10, 11]
 
 
 def assert_same_images(facts: dict[str, object], out: Path, count: int) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from producer.comparison import chart
 from producer.comparison.comparison import Comparison
 from producer.comparison.downloads import Download
+from producer.comparison.sweep import LengthPoint, SizePoint, Sweep
 from producer.comparison.way import FLEET, ONE_BY_ONE, THREADS, Way
 from producer.output.summary import Summary
 
@@ -91,6 +92,28 @@ def test_chart_of_a_long_list_stays_small(tmp_path: Path) -> None:
     root = _drawn(_comparison(20_000), tmp_path / "chart.svg")
     assert (tmp_path / "chart.svg").stat().st_size < 2_000_000
     assert any("downloads: " in (title.text or "") for title in root.iter(f"{_SVG}title"))
+
+
+def test_chart_has_the_curves_of_a_sweep(tmp_path: Path) -> None:
+    """Each measured point is in the chart, with its numbers as a tooltip. Labels that have no room are left out."""
+    sweep = Sweep(
+        threads=(SizePoint(1, 3.0), SizePoint(2, 1.5), SizePoint(10, 0.3)),
+        workers=(SizePoint(12, 0.4, 1), SizePoint(24, 0.25, 2)),
+        lengths=(LengthPoint(10, 0.05, 0.07), LengthPoint(11, 0.06, 0.05)),
+    )
+    root = _drawn(replace(_comparison(), sweep=sweep), tmp_path / "chart.svg")
+    tips = [title.text for title in root.iter(f"{_SVG}title")]
+    for tip in (
+        "2 threads: 2.0 x as fast",
+        "2 workers, 24 slots: 12.0 x as fast",
+        "11 images: 220.0 images per second",
+    ):
+        assert tip in tips
+    shown = _texts(root)
+    assert shown.count("threads") == shown.count("fleet") == 4
+    axis = shown[shown.index("1") : shown.index("Length of the list")]
+    assert axis == ["1", "2", "12", "24"]
+    assert [line for line in root.iter(f"{_SVG}line") if line.get("class") == "marker"]
 
 
 def test_chart_without_known_times(tmp_path: Path) -> None:

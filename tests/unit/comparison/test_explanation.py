@@ -8,6 +8,7 @@ from pathlib import Path
 from producer.comparison.comparison import Comparison
 from producer.comparison.downloads import Download
 from producer.comparison.explanation import explain
+from producer.comparison.sweep import LengthPoint, Sweep
 from producer.comparison.way import FLEET, ONE_BY_ONE, THREADS, Way
 from producer.output.summary import Summary
 
@@ -29,7 +30,7 @@ def test_slower_fleet() -> None:
         "The fleet took 50.0 ms longer than the threads. Its downloads took 320 ms; those of the threads took 310 ms.",
         "The fleet's queue cost 25.0 ms before the first download and 55.0 ms after the last. "
         "The threads needed 40.0 ms for both.",
-        "The threads were ahead at the end of the list.",
+        "The threads were ahead at the end of the list. To measure when a fleet is faster, use --sweep.",
     ]
 
 
@@ -45,6 +46,21 @@ def test_faster_fleet() -> None:
     assert last == "The fleet was ahead from image 2 on."
     last = explain(Comparison("list.txt", (_ONE_BY_ONE, _THREADS, replace(fleet, wall_seconds=0.4)), 1.0))[-1]
     assert last.startswith("The fleet's downloads were ahead from image 2 on. The list is too short")
+
+
+def test_lengths_of_a_sweep() -> None:
+    """With a sweep, the last sentence is about the measured lengths of the list."""
+    slow, fast = LengthPoint(10, 0.05, 0.07), LengthPoint(30, 0.15, 0.1)
+    for lengths, text in (
+        (
+            (slow, fast),
+            "The fleet was faster from 30 images on. With the first 10 images, it took 70.0 ms; the threads ",
+        ),
+        ((fast,), "The fleet was faster at every measured length of the list, from 30 images on."),
+        ((slow,), "Up to 10 images, the threads were at least as fast as the fleet."),
+    ):
+        sweep = Sweep((), (), lengths)
+        assert explain(Comparison("list.txt", (_ONE_BY_ONE, _THREADS, _FLEET), 1.0, sweep))[-1].startswith(text)
 
 
 def test_equal_ways() -> None:
