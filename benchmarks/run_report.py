@@ -58,15 +58,15 @@ def _make_run(out: Path, images: int) -> None:
     """Make the folder of a complete run."""
     out.mkdir()
     store = LocalStore(out)
-    pictures = [
-        f"00000/{path.name}" for path in sorted(create_gallery(LARGE, _PICTURES, out / "00000").folder.iterdir())
-    ]
     shards = -(-images // _SHARD_SIZE)
     seconds = images / _RATE
     totals = {"wall_seconds": seconds, "fetched": images, "workers": _WORKERS, "concurrency": _WORKERS * 16}
     record = RunFile(_RUN_ID, "list.txt", str(out), RunConfig(), started_at=_START)
     record = replace(record, plan=PlanState.COMPLETE, planned_rows=images, planned_shards=shards)
     replace(record, state=State.COMPLETE, finished_at=_START + seconds, totals=totals).create(store)
+    pictures = [
+        f"00000/{path.name}" for path in sorted(create_gallery(LARGE, _PICTURES, out / "00000").folder.iterdir())
+    ]
     source = random.Random(1)  # noqa: S311  # the same images in each measurement
     for shard in range(shards):
         places = range(shard * _SHARD_SIZE, min((shard + 1) * _SHARD_SIZE, images))

@@ -17,10 +17,10 @@ _FAULTS = (
     "not-found",
     "html",
     "truncated",
-    "reset",
+    "drop-once",
     "server-error-once",
     "redirect-loop",
-    "bomb",
+    "broken-image",
     "<script>alert(1)</script>",
 )
 _IMAGES_PER_FAULT = 45

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from functools import partial
+from itertools import chain, repeat
 from typing import Any
 from urllib.parse import quote
 
+from producer.gallery.image_files import ImageReader, ImageUnavailableError
 from producer.output.run_file import RunFile
 from producer.output.shard_files import load_manifest
 from producer.report.manifest_rows import finished_shards
-from producer.report.samples import MOST_IMAGES
 from producer.report.thumbnails import MAX_FILE_BYTES, make_thumbnails
-from tasks.errors import StorageError
-from tasks.outputs.packing import packed_name, read_images
+from tasks.outputs.packing import packed_name
 from tasks.storage.parallel import parallel_map
 from tasks.storage.store import Store
 
-#: In packed output, an image can't be read without reading the images before it. So the first images of some shards are
-#: shown.
+#: In packed output, the images of a file must be listed before one of them can be read. So at most this many shards are
+#: shown, and this many images of each.
 _PACKED_SHARDS, _PACKED_IMAGES = 20, 10
 _COLUMNS = ["key", "url", "path", "bytes", "width", "height", "format"]
 
@@ -50,43 +49,37 @@ def contact_sheet(rows: Sequence[dict[str, Any]], record: RunFile, store: Store)
         StorageError: the folder can't be listed.
         CommandError: a manifest is damaged.
     """
-    bodies: Iterator[bytes | None]
-    is_packed = packed_name(0, record.options.output) is not None
+    output = record.options.output
+    is_packed = packed_name(0, output) is not None
     if is_packed:
-        chosen = list(islice(_packed_images(record, store), MOST_IMAGES))
-        rows, bodies = [row for row, _ in chosen], iter([body for _, body in chosen])
-    else:
-        bodies = parallel_map(lambda row: _read(row, store), rows, store)
-    thumbnails = make_thumbnails(bodies)
+        rows = list(_packed_rows(record, store))
+    read = partial(_read, reader=ImageReader(store, output))
+    # If the time for thumbnails is over, the last rows have none.
+    thumbnails = chain(make_thumbnails(parallel_map(read, rows, store)), repeat(b""))
     return [
         SheetImage(row, base64.b64encode(thumbnail).decode(), None if is_packed else quote(row["path"]))
-        for row, thumbnail in zip_longest(rows, thumbnails, fillvalue=b"")
-        if isinstance(row, dict) and isinstance(thumbnail, bytes)
+        for row, thumbnail in zip(rows, thumbnails, strict=False)
     ]
 
 
-def _read(row: dict[str, Any], store: Store) -> bytes | None:
-    """Return an image's file; None if it is too large, or can't be read."""
+def _read(row: dict[str, Any], reader: ImageReader) -> bytes | None:
+    """Return an image; None if it is too large or can't be read, for example because its file was moved."""
     if row["bytes"] > MAX_FILE_BYTES:
         return None
     try:
-        return store.read(row["path"])
-    except StorageError:
-        # The file was moved or removed after the run.
+        return reader.read(row["key"], row["path"]).body
+    except ImageUnavailableError:
         return None
 
 
-def _packed_images(record: RunFile, store: Store) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Yield the first images of shards that are spread over the run, with their rows."""
+def _packed_rows(record: RunFile, store: Store) -> Iterator[dict[str, Any]]:
+    """Yield the rows of some images of some shards, spread over the run."""
     shards = finished_shards(record, store)
-    every = -(-len(shards) // _PACKED_SHARDS) or 1
-    for shard in shards[::every]:
-        table = load_manifest(shard, store, record.id, _COLUMNS)
-        rows = {row["key"]: row for row in table.to_pylist()}
-        try:
-            with closing(read_images(shard, record.options.output, store)) as images:
-                for image in islice(images, _PACKED_IMAGES):
-                    yield rows[image.key], image.body
-        except (StorageError, ValueError, KeyError):
-            # The packed file was moved, removed or changed after the run.
-            continue
+    for shard in _spread(shards, _PACKED_SHARDS):
+        rows = load_manifest(shard, store, record.id, _COLUMNS).to_pylist()
+        yield from _spread([row for row in rows if row["path"] is not None], _PACKED_IMAGES)
+
+
+def _spread(items: Sequence[Any], most: int) -> Sequence[Any]:
+    """Return at most this many of the items, at equal distances."""
+    return items[:: -(-len(items) // most) or 1]

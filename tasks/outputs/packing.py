@@ -10,7 +10,7 @@ Packing is idempotent. If a collect task dies, its successor finds the same imag
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, nullcontext
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -81,18 +81,6 @@ def pack(table: pa.Table, ref: ShardRef, output: OutputOptions, store: Store) ->
         store.replace_from(name, _unless_collected(chunks, ref, store))
     paths = pc.if_else(pc.is_valid(table["path"]), name, None)
     return table.set_column(table.column_names.index("path"), "path", paths)
-
-
-def read_images(shard: int, output: OutputOptions, store: Store) -> Generator[SampleImage, None, None]:
-    """Yield the images of a shard's packed file, in the order of their keys.
-
-    Raises:
-        StorageError: the file can't be read.
-        ValueError: the file is damaged.
-    """
-    packed_format = _FORMATS[output.format]
-    with closing(store.open_file(packed_format.name(shard))) as file:
-        yield from packed_format.images(file)
 
 
 def count_missing(shard: int, saved: Mapping[str, int], output: OutputOptions, store: Store) -> int:

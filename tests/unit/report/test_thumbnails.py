@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from PIL import Image
 from producer.output.run_file import RunFile
 from producer.report.contact_sheet import contact_sheet
 from producer.report.thumbnails import ThumbnailMaker, make_thumbnails
-from tasks.model import OutputFormat, OutputOptions, RunOptions
+from tasks.model import OutputFormat, OutputOptions
 from tasks.outputs.packing import pack
+from tasks.storage import manifest, shard_parquet
+from tasks.storage.shard_parquet import ShardRef
 from tests.encoding import encoded
 from tests.unit.conftest import image
 from tests.unit.report.made_run import make_run, outcome
@@ -49,17 +52,22 @@ def test_image_that_kills_its_process() -> None:
 
 @pytest.mark.parametrize("kind", [OutputFormat.WEBDATASET, OutputFormat.PARQUET])
 def test_contact_sheet_of_packed_images(tmp_path: Path, kind: OutputFormat) -> None:
-    """The first images of each packed file have thumbnails, and no link, because they have no file."""
-    from tasks.storage import manifest
-    from tasks.storage.shard_parquet import ShardRef
-
+    """Images of each packed file have thumbnails, and no link, because they have no file."""
     store = make_run(tmp_path / "out", [outcome(index) for index in range(15)])
     record = RunFile.load(store)
-    options = RunOptions(str(store.root), 10, output=OutputOptions(kind), run_id=record.id, revision=1)
-    record = record.save(store, options=record.options.__class__(shard_size=10, output=options.output))
+    record = record.save(store, options=replace(record.options, output=OutputOptions(kind)))
     for shard in range(2):
+        ref = ShardRef(record.id, shard, 1)
         table = manifest.decode(store.read(manifest.name(shard)))
-        pack(table, ShardRef(record.id, shard, 1), options.output, store)
+        store.replace(manifest.name(shard), shard_parquet.encode(pack(table, ref, record.options.output, store), ref))
     sheet = contact_sheet([], record, store)
     assert [each.row["key"] for each in sheet] == [outcome(index).key for index in range(15)]
     assert all(each.thumbnail and each.link is None for each in sheet)
+
+
+def test_file_outside_the_folder_has_no_thumbnail(tmp_path: Path) -> None:
+    """If a manifest names a file outside of the output folder, the report does not show this file."""
+    (tmp_path / "secret.png").write_bytes(image())
+    store = make_run(tmp_path / "out", [outcome(0)])
+    row = {"key": "000000", "path": "../secret.png", "bytes": 5}
+    assert [each.thumbnail for each in contact_sheet([row], RunFile.load(store), store)] == [""]
