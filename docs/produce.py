@@ -20,7 +20,7 @@ from rich.console import Console
 
 from benchmarks import plots, records, report
 from config.settings import Settings
-from docs import metric_tables, option_tables, scale_tables
+from docs import api_source, metric_tables, option_tables, scale_tables
 from producer.cli.img2dataset_options import TRANSLATIONS
 from producer.cli.main import cli
 from producer.cli.render_progress import ProgressView
@@ -275,6 +275,7 @@ def progress_display() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "settings": settings,
+    "functions": api_source.functions,
     "options": option_tables.options,
     "reasons": reasons,
     "translated-options": translated_options,
