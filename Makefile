@@ -3,7 +3,7 @@
 PYTHON ?= python
 RUN = $(PYTHON) -m
 
-.PHONY: check format lint types contracts test unit integration slow faults faults-short e2e upstream pillow answers fuzz docs examples screenshot lock bench bench-check bench-scale bench-growth
+.PHONY: check format lint types contracts test unit integration slow faults faults-short e2e upstream pillow answers fuzz docs site examples screenshot lock bench bench-check bench-scale bench-growth
 
 check: format lint types contracts test
 
@@ -103,6 +103,10 @@ bench-growth:
 # Write the produced parts of README.md and docs/: help texts, settings, tables.
 docs:
 	$(RUN) docs.produce
+
+# Build the documentation as a site in build/site/html, and check its links; seconds.
+site:
+	$(RUN) docs.build_site
 
 # Run the README's examples, and store their output.
 examples:

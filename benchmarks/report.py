@@ -49,7 +49,7 @@ def readme(results: Mapping[str, Result]) -> str:
 def _blocks(results: Mapping[str, Result]) -> Iterator[str]:
     yield "# Results"
     yield (
-        "`make bench` makes this page from [benchmarks/results](results). imagefleet and its peers download the same "
+        "`make bench` makes this page from `benchmarks/results`. imagefleet and its peers download the same "
         "images on the same machine, in turns (A B A B …). Every file of every turn is checked: a resized image by "
         "its size and a thumbnail, any other file byte for byte. Numbers are medians, with the lowest and the highest "
         "value of all turns in brackets. imagefleet runs with its defaults: the address guard, verification, "

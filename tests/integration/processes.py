@@ -258,9 +258,10 @@ def _answers(port: int) -> bool:
 
 
 def set_up_redis(folder: Path, names: str) -> None:
-    """Run the commands of docs/many-machines.md for the Redis host, with this folder and these names."""
+    """Run the documented commands for the Redis host, with this folder and these names."""
     required("openssl")
-    commands = (ROOT / "docs" / "many-machines.md").read_text().split("```sh\n")[1].partition("```")[0]
+    page = ROOT / "docs" / "how-to" / "add-a-second-machine.md"
+    commands = page.read_text().split("cd imagefleet\n")[1].partition("```")[0]
     script = commands.replace("/etc/imagefleet", str(folder)).replace("DNS:redis.example.com", names)
     done = subprocess.run(["sh", "-eu", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

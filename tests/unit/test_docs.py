@@ -9,6 +9,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from benchmarks import plots, records, report
+from docs import build_site
 from docs.produce import PAGES, PARTS, ROOT, produced
 from producer.output.run_file import RunConfig
 
@@ -60,7 +61,7 @@ def test_library_page_lists_every_option() -> None:
 def test_links_lead_to_files() -> None:
     """Every relative link leads to an existing file. If a link has an anchor, the file has this heading."""
     pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md")]
-    for page in [*pages, *(ROOT / "docs").glob("*.md")]:
+    for page in [*pages, *(ROOT / "docs").rglob("*.md")]:
         for link, anchor in re.findall(r"\]\(([^)#:\s]*)(?:#([^)\s]+))?\)", page.read_text()):
             target = page.parent / link if link else page
             assert target.exists(), f"{page.name} links to {link}"
@@ -77,8 +78,19 @@ def anchors(text: str) -> set[str]:
 
 def test_index_lists_every_page() -> None:
     """The index of the documentation links to every page of the documentation."""
-    links = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
-    assert links == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    docs = ROOT / "docs"
+    links = set(re.findall(r"\]\(((?:how-to/)?[\w-]+\.md)\)", (docs / "README.md").read_text()))
+    assert links == {page.relative_to(docs).as_posix() for page in docs.rglob("*.md")} - {"README.md"}
+
+
+def test_site_has_every_page() -> None:
+    """The navigation of the site lists every page of the documentation once."""
+    listed = list(build_site.pages())
+    assert len(listed) == len(set(listed))
+    assert {f"docs/{page.relative_to(ROOT / 'docs').as_posix()}" for page in (ROOT / "docs").rglob("*.md")} <= set(
+        listed
+    )
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"} <= set(listed)
 
 
 def test_readme_is_short() -> None:
@@ -108,7 +120,7 @@ def test_promises_name_tests_that_exist() -> None:
 
 def test_each_row_of_a_table_has_the_columns_of_its_header() -> None:
     """No edit has joined two rows of a table, or split one."""
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         expected = None
         for number, line in enumerate(page.read_text().splitlines(), 1):
             if not line.startswith("|"):
