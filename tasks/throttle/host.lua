@@ -17,7 +17,6 @@
 --   probe            the holder of the current or latest probe
 --   failures         failed connections in a row
 --   latency, best    the smoothed and the best latency in seconds
---   peak             the highest smoothed latency since the limit was last halved
 --   ok, slow, refused, unreachable   the numbers of reports of each kind
 --   seen             when the index of hosts last noted this host
 --

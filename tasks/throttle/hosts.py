@@ -18,9 +18,7 @@ from tasks.throttle_options import HostLimit
 #: The number of hosts that are read in one round trip.
 _BATCH = 500
 #: The fields of a host's state that end when an operator lifts its limits.
-_LIFTED = (
-    *("adaptive", "threshold", "good", "peak", "rests", "until", "rest", "given_up", "cause", "probe", "failures"),
-)
+_LIFTED = ("adaptive", "threshold", "good", "rests", "until", "rest", "given_up", "cause", "probe", "failures")
 
 
 @dataclass(frozen=True, slots=True)

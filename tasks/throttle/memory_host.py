@@ -62,7 +62,6 @@ class Host:
     failures: int = 0
     latency: float | None = None
     best: float = math.inf
-    peak: float = 0.0
     leases: dict[str, Lease] = field(default_factory=dict)
 
     def lease(self, holder: str, now: float) -> Lease:
@@ -169,8 +168,6 @@ class Host:
         old = report.latency if self.latency is None else self.latency
         self.latency = old + (1 - (1 - policy.LATENCY_WEIGHT) ** report.ok) * (report.latency - old)
         self.best = min(self.best, report.latency)
-        if self.adaptive is not None:
-            self.peak = max(self.peak, self.latency)
 
     def _observe_resting(self, report: Report, now: float) -> bool:
         if not report.refused or report.retry_after is None:
@@ -197,7 +194,7 @@ class Host:
             self._begin_rest(Cause.REFUSED if report.refused else Cause.UNREACHABLE, report.retry_after, now)
             return True
         if report.slow or (report.ok and self._is_slow()):
-            self._reduce(report.slow > 0, now)
+            self._reduce(1 if report.slow else self.limit // 2, now)
         else:
             self._grow(report.ok)
         return False
@@ -208,7 +205,7 @@ class Host:
         refused = cause is Cause.REFUSED
         first = policy.FIRST_REFUSED_REST_SECONDS if refused else policy.FIRST_UNREACHABLE_REST_SECONDS
         doubled = first * 2.0 ** min(self.rests, 30)
-        self.adaptive, self.good, self.failures, self.probe, self.peak = 1, 0, 0, None, 0.0
+        self.adaptive, self.good, self.failures, self.probe = 1, 0, 0, None
         self.rests += 1
         if self.rests >= (policy.REFUSED_RESTS if refused else policy.UNREACHABLE_RESTS):
             self.given_up = True
@@ -227,20 +224,15 @@ class Host:
         return limit if self.adaptive is None else min(limit, self.adaptive)
 
     def _is_slow(self) -> bool:
-        latency = self.latency or 0.0
-        if latency <= policy.SLOW_SECONDS or latency <= policy.SLOW_FACTOR * self.best:
-            return False
-        # Latency halves the limit again only if this has helped before.
+        # Latency alone never halves the limit twice.
         is_reduced = self._current_limit() <= self.limit / 2
-        return not is_reduced or latency <= policy.HELPED_FACTOR * self.peak
+        latency = self.latency or 0.0
+        return not is_reduced and latency > policy.SLOW_SECONDS and latency > policy.SLOW_FACTOR * self.best
 
-    def _reduce(self, has_timeouts: bool, now: float) -> None:
+    def _reduce(self, least: int, now: float) -> None:
         if self.reduced is None or not 0 <= now - self.reduced < policy.REDUCTION_SECONDS:
-            # The first reduction because of latency leaves half of the limit, also if the limit was growing again.
-            least = 1 if has_timeouts or self._current_limit() <= self.limit // 2 else self.limit // 2
             self.adaptive = self.threshold = max(1, least, self._current_limit() // 2)
             self.good, self.reduced = 0, now
-            self.peak = self.latency or 0.0
 
     def _grow(self, ok: int) -> None:
         if self.adaptive is None:
@@ -252,7 +244,7 @@ class Host:
             self.good -= self.adaptive
             self.adaptive += 1
         if self.adaptive >= self.limit:
-            self.adaptive, self.good, self.threshold, self.peak = None, 0, 0, 0.0
+            self.adaptive, self.good, self.threshold = None, 0, 0
 
 
 def _fair_share(limit: int, claimants: int) -> int:

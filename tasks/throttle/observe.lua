@@ -25,9 +25,6 @@ local function smooth()
     local weight = 1 - (1 - LATENCY_WEIGHT) ^ ok
     host.latency = seconds(old + weight * (latency - old))
     host.best = seconds(math.min(tonumber(host.best) or latency, latency))
-    if host.adaptive then
-        host.peak = seconds(math.max(number(host.peak), number(host.latency)))
-    end
 end
 
 local function current_limit()
@@ -35,26 +32,19 @@ local function current_limit()
     return math.min(limit, tonumber(host.adaptive) or limit)
 end
 
--- A host may simply have become slow, and fewer requests would not help. So latency halves the limit again only if the
--- latency fell after the limit was last halved. This is so if requests queue up at the host.
+-- Latency alone never halves the limit twice: a host may simply have become slow, and fewer requests would not help.
 local function is_slow()
     local smoothed = number(host.latency)
-    if smoothed <= SLOW_SECONDS or smoothed <= SLOW_FACTOR * number(host.best) then
-        return false
-    end
     local is_reduced = current_limit() <= number(host.limit) / 2
-    return not is_reduced or smoothed <= HELPED_FACTOR * number(host.peak)
+    return not is_reduced and smoothed > SLOW_SECONDS and smoothed > SLOW_FACTOR * number(host.best)
 end
 
 local function reduce()
     local since = now - number(host.reduced)
     if since < 0 or since >= REDUCTION_SECONDS then
-        local half = math.floor(number(host.limit) / 2)
-        -- The first reduction because of latency leaves half of the limit, also if the limit was growing again.
-        local least = (slow == 0 and current_limit() > half) and half or 1
+        local least = slow > 0 and 1 or math.floor(number(host.limit) / 2)
         host.adaptive = math.max(1, least, math.floor(current_limit() / 2))
         host.threshold, host.good, host.reduced = host.adaptive, 0, seconds(now)
-        host.peak = host.latency
     end
 end
 
@@ -70,7 +60,7 @@ local function grow()
     end
     host.adaptive, host.good = reduced, good
     if reduced >= limit then
-        host.adaptive, host.good, host.threshold, host.peak = nil, nil, nil, nil
+        host.adaptive, host.good, host.threshold = nil, nil, nil
     end
 end
 
@@ -97,7 +87,7 @@ local function rest(cause)
     if rests == 0 then
         host.threshold = math.max(1, math.floor(current_limit() / 2))
     end
-    host.adaptive, host.good, host.failures, host.probe, host.peak = 1, 0, 0, nil, nil
+    host.adaptive, host.good, host.failures, host.probe = 1, 0, 0, nil
     host.rests, host.cause, host.rested = rests + 1, cause, seconds(now)
     if rests + 1 >= (cause == 'refused' and REFUSED_RESTS or UNREACHABLE_RESTS) then
         host.given_up = '1'

@@ -41,9 +41,6 @@ UNREACHABLE_RESTS, REFUSED_RESTS = 3, 6
 REDUCTION_SECONDS = 1.0
 #: A host counts as slow if its smoothed latency is above this time and above this multiple of its best latency.
 SLOW_SECONDS, SLOW_FACTOR = 1.0, 2.0
-#: If the latency fell to this multiple of its highest value since the last reduction, the reduction has helped. If
-#: requests queue up, half of them wait half as long. With a multiple much closer to 1, chance is mistaken for help.
-HELPED_FACTOR = 0.6
 #: The weight of one answer in the smoothed latency, as in RFC 6298.
 LATENCY_WEIGHT = 0.125
 

@@ -300,29 +300,6 @@ def test_rising_latency_halves_the_limit(stage: Stage) -> None:
     assert stage.limit_is(4)
 
 
-def test_limit_falls_as_long_as_this_makes_answers_faster(stage: Stage) -> None:
-    """If requests queue up at a host, its latency falls with its limit. So its limit is halved until it is fast."""
-    assert stage.limit_is(8)
-    stage.report(Report(ok=5, latency=1.0))
-    for latency, permits in ((16.0, 4), (8.0, 2), (4.0, 1)):
-        stage.report(Report(ok=60, latency=latency))
-        assert stage.limit_is(permits)
-        stage.clock.advance(policy.REDUCTION_SECONDS)
-    stage.report(Report(ok=60, latency=1.0))
-    assert stage.limit_is(8)
-
-
-def test_latency_that_varies_by_itself_halves_the_limit_once(stage: Stage) -> None:
-    """If the mean latency of a slow host goes up and down between one and two seconds, its limit stays at a half."""
-    assert stage.limit_is(8)
-    stage.report(Report(ok=5, latency=0.1))
-    for latency in (2.0, 1.0) * 10:
-        stage.report(Report(ok=8, latency=latency))
-        stage.clock.advance(policy.REDUCTION_SECONDS)
-        # Its answers let the limit grow by one or two before it is halved again.
-        assert any(stage.limit_is(permits) for permits in (4, 5, 6))
-
-
 def test_slow_host_recovers_from_a_rest(stage: Stage) -> None:
     """A host that became slow grows again after a rest, up to about half of its limit."""
     stage.report(Report(ok=50, latency=0.1))
