@@ -124,8 +124,11 @@ class ImageJudge:
         self.fitness.judge(error, self.run_id, self.url, self.began, self.tried_by)
 
     def is_host_fault(self, error: FetchError) -> bool:
-        """Return whether this worker reaches other hosts, so that a missing response is the fault of the host."""
-        is_unclear = error.reason in _NETWORK and not error.is_worker_fault
+        """Return whether this worker reaches other hosts, so that a missing response is the fault of the host.
+
+        A failed look-up proves nothing, because the names of the other hosts may be cached.
+        """
+        is_unclear = error.reason in _NETWORK - {Reason.DNS} and not error.is_worker_fault
         return is_unclear and self.fitness.reaches_others(error.reason)
 
 

@@ -198,13 +198,14 @@ def test_untrusted_certificate(fleet: Fleet) -> None:
 def test_missing_response_is_the_hosts_fault_only_for_certain(fleet: Fleet) -> None:
     """Before any host has responded, and if no host can be reached now, a missing response may be this worker's fault.
 
-    A broken proxy is never a host's fault.
+    A broken proxy is never a host's fault, and a failed look-up is not for certain.
     """
     judge = ImageJudge(fleet.fitness, "run", "http://a/1.jpg", fleet.now, ())
     assert not judge.is_host_fault(FetchTimeoutError("sent nothing"))
     fleet.succeeds(url="http://good/1.jpg")
     fleet.wait(1)
     assert judge.is_host_fault(FetchTimeoutError("sent nothing"))
+    assert not judge.is_host_fault(DnsUnavailableError("no answer"))
     proxy_gone = ConnectError("the proxy can't be reached")
     proxy_gone.is_worker_fault = True
     assert not judge.is_host_fault(proxy_gone)
