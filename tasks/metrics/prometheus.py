@@ -25,6 +25,7 @@ from prometheus_client import (
 from config import VERSION
 from tasks.metrics.counters import Deferral, WorkerMetrics, WorkerState
 from tasks.model import Outcome, Reason, Status
+from tasks.phases import PHASE_NAMES
 
 #: The upper bounds of the histogram of durations, in seconds. The longest deadline of an image is 150 s.
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
@@ -60,6 +61,13 @@ class PrometheusMetrics(WorkerMetrics):
             registry=registry,
         )
         self._seconds = {status: seconds.labels(status) for status in Status}
+        phases = Counter(
+            "imagefleet_phase_seconds",
+            "Time of images in each phase of their download, and before it in the queue.",
+            ("phase",),
+            registry=registry,
+        )
+        self._phases = [phases.labels(phase) for phase in PHASE_NAMES]
         self._bytes = Counter("imagefleet_saved_bytes", "Size of the saved images.", registry=registry)
         self._attempts = Counter("imagefleet_attempts", "Attempts to download an image.", registry=registry)
         deferrals = Counter(
@@ -85,12 +93,14 @@ class PrometheusMetrics(WorkerMetrics):
         unfit.set_function(state.is_unfit)
 
     def count_image(self, outcome: Outcome) -> None:
-        """Count an image by its status and reason, its size, its attempts and its duration."""
+        """Count an image by its status and reason, its size, its attempts, and its duration by phase."""
         (self._saved if outcome.reason is None else self._images[outcome.reason]).inc()
         self._seconds[outcome.status].observe(outcome.fetch_seconds)
         self._attempts.inc(outcome.attempts)
         if outcome.bytes:
             self._bytes.inc(outcome.bytes)
+        for phase, microseconds in zip(self._phases, outcome.phases or (), strict=False):
+            phase.inc(microseconds / 1e6)
 
     def count_deferral(self, why: Deferral) -> None:
         """Count a task that ended without an Outcome, to run again later."""

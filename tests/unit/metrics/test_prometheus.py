@@ -11,10 +11,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from tasks.metrics.counters import Deferral, WorkerMetrics, WorkerState
 from tasks.metrics.prometheus import PrometheusMetrics, create_registry
 from tasks.model import Outcome, Reason
+from tasks.phases import PHASE_NAMES
 from tests.unit.conftest import success
 
 #: A label with a host, a URL or a run would create a series for each of its values.
-_LABELS = {"status", "reason", "why", "result", "version", "le"}
+_LABELS = {"status", "reason", "phase", "why", "result", "version", "le"}
 _FAILED = Outcome("00000001", Reason.DNS.status, Reason.DNS, attempts=3, fetch_seconds=4.0)
 
 
@@ -43,6 +44,14 @@ def test_counts_images_by_status_and_reason(registry: CollectorRegistry, metrics
     assert registry.get_sample_value(f"{duration}_sum", {"status": "failed_to_download"}) == 4.0
     assert registry.get_sample_value(f"{duration}_bucket", {"status": "failed_to_download", "le": "2.5"}) == 0
     assert registry.get_sample_value(f"{duration}_bucket", {"status": "failed_to_download", "le": "5.0"}) == 1
+
+
+def test_adds_up_the_phases(registry: CollectorRegistry, metrics: PrometheusMetrics) -> None:
+    """The times of all images are added up by phase. Images without phases change nothing."""
+    for phases in ((1_500_000, 0, 250_000, 0, 0, 1), (500_000, 0, 0, 0, 0, 0), None):
+        metrics.count_image(success(0, phases=phases))
+    found = {name: registry.get_sample_value("imagefleet_phase_seconds_total", {"phase": name}) for name in PHASE_NAMES}
+    assert found == {"queued": 2.0, "connect": 0, "first_byte": 0.25, "body": 0, "verify": 0, "save": 1e-6}
 
 
 def test_every_reason_has_a_series_from_the_start(registry: CollectorRegistry, metrics: PrometheusMetrics) -> None:
