@@ -14,6 +14,7 @@ from producer.cli.main import cli
 from producer.output.failures import COLUMNS, write
 from producer.output.run_file import FAILURES_NAME, RunFile, State
 from producer.sources import url_list
+from producer.sources.options import SourceOptions
 from tasks.model import Reason
 from tasks.storage.local_store import LocalStore
 from tests.unit.conftest import success
@@ -104,6 +105,14 @@ def test_prints_a_list_for_another_run(record: RunFile, store: LocalStore, tmp_p
         HOSTILE.replace("\n", "").replace("\x1b", "%1B"),
     ]
     assert result.stderr == "1 failed image left out, because of an invalid URL. --format csv lists them too.\n"
+
+
+def test_file_is_a_list_with_captions(record: RunFile, store: LocalStore) -> None:
+    """A run can read failures.jsonl as its list, and keep the columns of the first list."""
+    write(record, store, 2)
+    requests = list(url_list.read(str(store.root / FAILURES_NAME), SourceOptions(caption_col="caption")))
+    assert [request.url for request in requests] == URLS[1:]
+    assert [request.columns["caption"] for request in requests] == ["picture 1", "picture 0", "picture 1"]
 
 
 def test_masks_secrets_on_a_terminal(record: RunFile, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
