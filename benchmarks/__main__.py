@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import latency, records, submission, turns
+from benchmarks import latency, metrics, records, submission, turns
 from benchmarks.workloads import OUTPUTS, RESIZE_MODES, SIZES, TASK_EVENTS, WORKLOADS, Workload
 
 #: A function that measures. The function's arguments are the number of repetitions, the number of images (None: the
@@ -33,6 +33,7 @@ _DEFAULT: dict[str, Measurement] = {
     **{workload.name: _measurement(workload) for workload in (*WORKLOADS, OUTPUTS)},
     "latency": latency.measure,
     "submission": submission.measure,
+    "metrics": metrics.measure,
 }
 _ALL = {
     **_DEFAULT,

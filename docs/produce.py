@@ -206,6 +206,15 @@ def task_events(result: Mapping[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
+def metrics_cost(result: Mapping[str, Any]) -> str:
+    """Return a sentence about the result of ``benchmarks/metrics.py``."""
+    return (
+        f"Counting an image takes {result['counting_us']['median']:.1f} µs of CPU time and sends no message. A read of "
+        f"all metrics takes {result['reading_ms']['median']:.1f} ms ({result['machine']['cpu']}, medians of "
+        f"{result['repeat']} measurements).\n"
+    )
+
+
 def upstream() -> str:
     """Return the results of kombu's and Celery's own tests with our code, with a reason for each failing test."""
     counts = json.loads(COUNTS.read_text(encoding="utf-8"))
@@ -288,6 +297,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "run-report": lambda: _measured("run-report", run_report),
     "compose": lambda: _measured("compose", compose),
     "task-events": lambda: _measured("task-events", task_events),
+    "metrics-cost": lambda: _measured("metrics", metrics_cost),
     "metrics-command": metric_tables.command,
     "metrics-worker": metric_tables.worker,
     "scale-redis": lambda: _measured("scale", scale_tables.redis),
