@@ -113,7 +113,9 @@ def _outcome(index: int, size: int) -> Outcome:
 def served(out: Path) -> Iterator[tuple[Client, psutil.Process]]:
     """Run the gallery of a folder; yield a client and the server's process."""
     argv = [sys.executable, "-m", "producer", "gallery", str(out)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with subprocess.Popen(
+        argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="utf-8"
+    ) as process:
         assert process.stdout is not None
         try:
             yield Client(process.stdout.readline().split()[-1]), psutil.Process(process.pid)
