@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).parent.parent
 CONFIG = Path(__file__).with_name("zensical.toml")
 FOLDER = ROOT / "build" / "site"
-STYLE = "docs/site.css"
+STYLE = ("docs/site.css", "docs/site.js")
 #: A link of Markdown, or an attribute of HTML in Markdown.
 _TARGETS = re.compile(r"\]\(([^)\s]+)\)|(?:href|src|srcset)=\"([^\"]+)\"")
 
@@ -42,7 +42,7 @@ def stage(folder: Path) -> None:
     source = folder / "pages"
     shutil.rmtree(folder, ignore_errors=True)
     listed = list(pages())
-    for name in {*listed, *linked_files(listed), STYLE}:
+    for name in {*listed, *linked_files(listed), *STYLE}:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, source / name)
     shutil.copyfile(CONFIG, folder / CONFIG.name)

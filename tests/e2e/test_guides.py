@@ -30,7 +30,7 @@ def test_guide_does_what_it_says(page: Path, tmp_path: Path) -> None:
     """Each block of commands runs, ends as the page says, and prints the documented lines."""
     if os.geteuid() != 0:
         lacking("only root can create the namespaces")
-    for program in ("curl", "ip", "openssl", "redis-server", "unshare"):
+    for program in ("curl", "ip", "openssl", "prometheus", "redis-server", "unshare"):
         required(program)
     argv = [required("unshare"), "--net", "--mount", "sh", "-ec", _NAMESPACE, str(tmp_path)]
     argv += [sys.executable, "-m", "docs.guide_runner", str(page)]

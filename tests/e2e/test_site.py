@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 
 from docs import build_site
 from tests.conftest import lacking
+from tests.e2e.axe import serious_faults
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -80,13 +81,14 @@ def opened(browser: Browser, address: str, width: int = 1440, scheme: str = "lig
 @pytest.mark.parametrize("scheme", _SCHEMES)
 @pytest.mark.parametrize("width", _WIDTHS)
 def test_pages_are_readable(browser: Browser, address: str, width: int, scheme: str) -> None:
-    """Pages of each kind fit the window, and follow the system's colours."""
+    """Pages of each kind fit the window, have no serious fault of accessibility, and follow the system's colours."""
     with opened(browser, address, width, scheme) as page:
         for name in _PAGES:
             page.goto(f"/{name}")
             page.locator("article h1").wait_for()
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
             assert page.evaluate("document.body.dataset.mdColorScheme") == {"light": "default", "dark": "slate"}[scheme]
+            assert serious_faults(page) == [], name
 
 
 def test_search_finds_a_page(browser: Browser, address: str) -> None:
