@@ -23,6 +23,8 @@ _LEGEND_WIDTH = 90
 _RADIUS = 4
 #: The number of steps of the vertical axis.
 _STEPS = 4
+#: The place in percent from which on a mark's text is left of its line.
+_LATE = 50
 #: The least distance in percent between two labels of the horizontal axis on a narrow screen.
 _LEAST_DISTANCE = 11
 
@@ -73,11 +75,13 @@ def length_chart(sweep: Sweep) -> tuple[list[svg.Element], float]:
         Curve(THREADS, "threads", points((point.images, point.threads_seconds) for point in sweep.lengths)),
         Curve(FLEET, "worker-0", points((point.images, point.fleet_seconds) for point in sweep.lengths)),
     ]
-    return _curve_chart(curves, [point.images for point in sweep.lengths], "", sweep.fleet_leads_from)
+    leads = sweep.fleet_leads_from
+    mark = None if leads is None else (leads, f"fleet faster from {pluralized(leads, 'image')} on")
+    return _curve_chart(curves, [point.images for point in sweep.lengths], "", mark)
 
 
 def _curve_chart(
-    curves: Sequence[Curve], ticks: Sequence[float], unit: str, marked: float | None = None
+    curves: Sequence[Curve], ticks: Sequence[float], unit: str, mark: tuple[float, str] | None = None
 ) -> tuple[list[svg.Element], float]:
     """Return the elements of a chart, and its height in pixels.
 
@@ -85,7 +89,7 @@ def _curve_chart(
         curves: the curves.
         ticks: the places with a label on the horizontal axis, in ascending order. The axis has their range.
         unit: what follows a value on the vertical axis.
-        marked: a place with a vertical line, if any.
+        mark: a place with a vertical line, and its text, if any.
     """
     across = LogScale(ticks[0], max(ticks[-1], ticks[0] * 2))
     up, step = scale_to(max(value for curve in curves for _, value, _ in curve.points), _STEPS)
@@ -100,8 +104,15 @@ def _curve_chart(
             y = place(ticks[0], tick).y
             elements += [line_across(y), label(f"{format_count(tick)}{unit}", 0, y - 4)]
     elements += horizontal_axis(_spaced([(across.percent(tick), f"{tick:,g}") for tick in ticks]), bottom)
-    if marked is not None:
-        elements.append(line_down(across.percent(marked), _LEGEND_HEIGHT, bottom, "marker"))
+    if mark is not None:
+        x = across.percent(mark[0])
+        # The text is on the side with more room.
+        text = (
+            label(mark[1], x - 1, _LEGEND_HEIGHT + 14, "end")
+            if x > _LATE
+            else label(mark[1], x + 1, _LEGEND_HEIGHT + 14)
+        )
+        elements += [line_down(x, _LEGEND_HEIGHT, bottom, "marker"), text]
     for curve in curves:
         elements += _curve(curve, [place(x, value) for x, value, _ in curve.points])
     return elements, bottom + 18

@@ -114,6 +114,7 @@ def test_chart_has_the_curves_of_a_sweep(tmp_path: Path) -> None:
     axis = shown[shown.index("1") : shown.index("Length of the list")]
     assert axis == ["1", "2", "12", "24"]
     assert [line for line in root.iter(f"{_SVG}line") if line.get("class") == "marker"]
+    assert "fleet faster from 11 images on" in shown
 
 
 def test_chart_without_known_times(tmp_path: Path) -> None:
