@@ -1,4 +1,8 @@
-"""Record a run, the demo and a sweep for the documentation, in ``docs/examples/`` (``make examples``)."""
+"""Record a run, the demo and a sweep for the documentation, in ``docs/examples/`` (``make examples``).
+
+Use a plain installation on an idle machine. If pandas is installed, pyarrow imports it in each worker at the end of the
+first shard, which delays the end of the demo.
+"""
 
 from __future__ import annotations
 
