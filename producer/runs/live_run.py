@@ -67,7 +67,7 @@ def broker_of_producer(producer: LockHolder, record: RunFile, store: Store, brok
 def _over_error(record: RunFile, store: Store) -> UsageError:
     """Return the error for a run without a producer."""
     if record.state is State.COMPLETE:
-        how, todo = "it is complete", f"See its report with `producer resume {shlex.quote(store.location)}`."
+        how, todo = "it is complete", f"See its numbers with `producer status {shlex.quote(store.location)}`."
     else:
         how = "its producer was killed" if record.state is State.RUNNING else f"its state is {record.state}"
         todo = f"Resume it with `{resume_command(store)}`."

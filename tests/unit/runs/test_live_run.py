@@ -73,7 +73,7 @@ def test_run_at_a_broker(store: LocalStore) -> None:
     ("state", "why", "todo"),
     [
         (State.RUNNING, "its producer was killed", "Resume it with `producer resume"),
-        (State.COMPLETE, "it is complete", "See its report with `producer resume"),
+        (State.COMPLETE, "it is complete", "See its numbers with `producer status"),
         (State.CANCELLED, "its state is cancelled", "Resume it with `producer resume"),
     ],
 )
