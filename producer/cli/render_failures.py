@@ -79,6 +79,7 @@ def render_failures(summary: FailureSummary, store: Store, reasons: Collection[s
 
 
 def _causes(summary: FailureSummary) -> RenderableType:
+    # The examples lack columns such as the message, so the table is useful even if they are all.
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("failed", justify="right", no_wrap=True)
     table.add_column("reason", no_wrap=True)
@@ -109,7 +110,8 @@ def _examples(summary: FailureSummary) -> Iterator[RenderableType]:
 def _next_steps(summary: FailureSummary, store: Store, reasons: Collection[str]) -> RenderableType:
     folder = shlex.quote(store.location)
     chosen = "".join(f" --reason {reason}" for reason in sorted(reasons))
-    steps = {"See all": f"producer failures {folder}{chosen} --format csv"}
+    table = "See all" if len(summary.examples) < summary.total else "See all columns"
+    steps = {table: f"producer failures {folder}{chosen} --format csv"}
     worth = sum(count for cause, count in summary.counts.items() if cause.reason in WORTH_RETRYING)
     if worth and not reasons:
         steps[f"Retry the {pluralized(worth, 'image')} that may succeed now"] = f"producer retry {folder}"

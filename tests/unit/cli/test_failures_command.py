@@ -69,7 +69,16 @@ def test_shows_only_the_first_examples(store: LocalStore) -> None:
     make_run(store, *[[failed(f"{shard:05}000"), failed(f"{shard:05}001")] for shard in range(30)])
     shown = invoke(store).stdout
     assert "The first 10 of 60:" in shown
+    assert "See all:\n" in shown
     assert shown.count("http://a.example/") == 10
+
+
+def test_shows_all_of_a_few_failures(store: LocalStore) -> None:
+    """If the summary has all failures, the table is offered for its columns."""
+    make_run(store, [failed("00000000")])
+    shown = invoke(store).stdout
+    assert "All of them:" in shown
+    assert "See all columns:\n" in shown
 
 
 def test_nothing_failed(store: LocalStore) -> None:
