@@ -87,7 +87,7 @@ def test_report_names_the_hosts_that_were_given_up(fleet: str, demo_url: str, ou
     assert f"retry later with `producer retry {out}`" in again.out
     assert listed(processes.producer("hosts", "--broker", fleet, "--json"))[banned]["condition"] == "given up"
     over = processes.error_parts(processes.producer("hosts", out))
-    assert f"producer resume {out}" in over[2]
+    assert f"producer status {out}" in over[2]
     assert f"--broker {fleet}" in over[2]
 
 
