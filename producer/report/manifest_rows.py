@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 
+from producer.gallery.hosts import hosts
 from producer.output.run_file import RunFile
 from producer.output.shard_files import load_manifest, planned_shards
 from tasks.storage import manifest
@@ -39,9 +40,8 @@ _COLUMNS: dict[str, pa.DataType] = {
 }
 #: Arrow's functions take a while to start, so they get many rows at once.
 _BATCH_ROWS = 50_000
-#: The name for the host of a URL without one.
+#: The name for the host of a URL that can't be downloaded.
 NO_HOST = "(no host)"
-_HOST = r"^\s*[A-Za-z][A-Za-z0-9+.-]*:[/\\]{2,}(?:[^/?#\\]*@)?(?P<host>\[[^\]]*\]|[^/?#\\:\s]+)"
 
 
 def finished_shards(record: RunFile, store: Store) -> list[int]:
@@ -84,11 +84,10 @@ def _load(shard: int, record: RunFile, store: Store) -> pa.Table:
 def _with_computed(table: pa.Table) -> pa.Table:
     """Return rows with the computed columns."""
     rows: Any = table.combine_chunks()
-    found = pc.struct_field(pc.extract_regex(rows["url"], _HOST), "host")
     finished = rows["finished_at"].cast(pa.int64())
     spent = pc.cast(pc.round(pc.multiply(pc.fill_null(rows["fetch_seconds"], 0.0), 1000.0)), pa.int64())
     computed = {
-        "host": pc.fill_null(pc.utf8_lower(found), NO_HOST),
+        "host": pc.fill_null(hosts(rows["url"]), NO_HOST),
         "failed": pc.cast(pc.not_equal(rows["status"], "success"), pa.int64()),
         "finished": finished,
         "started": pc.subtract(finished, spent),
