@@ -30,8 +30,8 @@ def test_run_writes_its_report(fleet: str, demo_url: str, out: Path) -> None:
         "reasons": facts["reasons"],
     }
     for name, phase in figures.phases.items():
-        # Some images reuse a connection, and a failed image is not saved.
-        assert 0 < phase.number <= 12, name
+        # A failed image is not saved, and all images may reuse connections of an earlier test.
+        assert (0 if name == "connect_seconds" else 1) <= phase.number <= 12, name
     assert figures.phases["first_byte_seconds"].percentile(0.5) >= 0.02
     assert figures.phases["queued_seconds"].greatest < 60
     assert (page.stat().st_mode & 0o777) == 0o600
