@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from producer.demo import DemoServer
@@ -38,11 +40,12 @@ def test_clock_adds_up_phases() -> None:
         assert clock.finish() == (500_000, 0, 0, 7_000_000, 0, 3_000_000)
 
 
-def test_download_has_the_times_of_its_phases(store: LocalStore, demo: DemoServer, demo_sessions: Sessions) -> None:
+def test_download_has_the_times_of_its_phases(
+    store: LocalStore, demo: DemoServer, allowed: list[str], sessions_to: Callable[..., Sessions]
+) -> None:
     """A server's delay counts for the first byte. Only the first image of a connection has a phase to connect."""
-    downloader, run = Downloader(demo_sessions), RunOptions(str(store.root), 1000, ONCE)
+    downloader, run = Downloader(sessions_to(*allowed)), RunOptions(str(store.root), 1000, ONCE)
     url = "http://{}:{}/images/1.jpg?latency={}".format(*demo.address, _LATENCY)
-    demo_sessions.adapter().close()
     outcomes = [fetch(FetchRequest(url, index, queued_seconds=0.25), run, store, downloader) for index in range(2)]
     first, second = map(seconds, outcomes)
     assert first["queued"] == second["queued"] == 0.25
