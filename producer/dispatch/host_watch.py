@@ -75,8 +75,12 @@ class HostWatch:
         states = list_hosts_since(self._server, self._started, latest=_DISPLAYED_HOSTS)
         reports = [HostReport.from_state(state) for state in states]
         resting = [report for report in reports if report.condition in _FAILING]
-        timed = [(report.latency, report) for report in reports if report.latency is not None]
-        slowest = [report for _, report in sorted(timed, key=lambda pair: -pair[0]) if report not in resting]
+        timed = [
+            (report.latency, report)
+            for report in reports
+            if report.latency is not None and report.condition not in _FAILING
+        ]
+        slowest = [report for _, report in sorted(timed, key=lambda pair: -pair[0])]
         return sorted(resting, key=lambda report: report.urgency), slowest
 
     def troubled_hosts(self) -> list[HostReport]:
