@@ -22,7 +22,7 @@ from producer.doctor.finding import Finding, Level, finding_from_error
 from producer.formatting import format_size, list_names, pluralized
 from producer.output import lock
 from producer.output.run_file import NAME, PlanState, RunFile, State, resume_command
-from producer.output.shard_files import load_manifest, load_plan, planned_shards
+from producer.output.shard_files import finished_shards, load_manifest, load_plan, planned_shards
 from producer.sources import url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
 from tasks.model import shard_name
@@ -144,8 +144,7 @@ def _inspect_run(store: Store) -> _RunFindings:
     record = RunFile.load(store)
     producer = lock.current_holder(store)
     shards, plans = planned_shards(record, store), set(store.list_files(plan.FOLDER))
-    entries = set(store.list_entries())
-    done = [shard for shard in range(shards) if manifest.name(shard) in entries]
+    done = finished_shards(shards, store)
     sizes: list[int] = []
     missing: dict[int, int] = {}
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from producer.output.run_file import FAILURES_NAME, RunFile
-from producer.output.shard_files import load_manifest, planned_shards
+from producer.output.shard_files import finished_shards, load_manifest, planned_shards
 from tasks.outputs.samples import metadata
 from tasks.storage import manifest
 from tasks.storage.parallel import parallel_map
@@ -78,9 +78,7 @@ def find_failed(record: RunFile, store: Store) -> FailedImages:
         StorageError: the folder can't be listed.
         CommandError: a manifest is damaged.
     """
-    entries = set(store.list_entries())
-    shards = [shard for shard in range(planned_shards(record, store)) if manifest.name(shard) in entries]
-    return FailedImages.load(record, store, shards)
+    return FailedImages.load(record, store, finished_shards(planned_shards(record, store), store))
 
 
 def json_lines(rows: pa.Table) -> Iterator[bytes]:

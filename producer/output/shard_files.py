@@ -29,6 +29,16 @@ def planned_shards(record: RunFile, store: Store) -> int:
     return next(shard for shard in count(record.earlier_shards) if plan.name(shard) not in plans)
 
 
+def finished_shards(shards: int, store: Store) -> list[int]:
+    """Return which of the first shards have a manifest. One listing takes the place of a request for each manifest.
+
+    Raises:
+        StorageError: the folder can't be listed.
+    """
+    entries = set(store.list_entries())
+    return [shard for shard in range(shards) if manifest.name(shard) in entries]
+
+
 def load_requests(shard: int, store: Store, run_id: str) -> list[ImageRequest]:
     """Return a shard's requests, from the plan.
 

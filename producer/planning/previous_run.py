@@ -17,7 +17,7 @@ import pyarrow as pa
 from config.locations import Location, parse_location
 from producer.output.folder import existing_run
 from producer.output.run_file import RunConfig, RunFile, resume_command
-from producer.output.shard_files import planned_shards
+from producer.output.shard_files import finished_shards, planned_shards
 from producer.planning.url_index import UrlIndex
 from producer.sources.request_stream import RequestStream, closing_source, schema_of
 from tasks.download.conditional import usable_validators
@@ -121,10 +121,9 @@ class PreviousRun:
         except OSError as error:
             raise StorageError(f"could not index {self.folder}: {error.strerror or error}") from error
 
-    def _shards(self) -> Iterator[int]:
-        """Yield the numbers of the shards with a manifest."""
-        shards = range(planned_shards(self._record, self._store))
-        return (shard for shard in shards if self._store.exists(manifest.name(shard)))
+    def _shards(self) -> list[int]:
+        """Return the numbers of the shards with a manifest."""
+        return finished_shards(planned_shards(self._record, self._store), self._store)
 
     def _add_all(self, index: UrlIndex) -> None:
         for shard in self._shards():

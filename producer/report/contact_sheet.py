@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 from producer.gallery.image_files import ImageReader, ImageUnavailableError
 from producer.output.run_file import RunFile
-from producer.output.shard_files import load_manifest
-from producer.report.manifest_rows import finished_shards
+from producer.output.shard_files import finished_shards, load_manifest, planned_shards
 from producer.report.thumbnails import MAX_FILE_BYTES, make_thumbnails
 from tasks.outputs.packing import packed_name
 from tasks.storage.parallel import parallel_map
@@ -74,7 +73,7 @@ def _read(row: dict[str, Any], reader: ImageReader) -> bytes | None:
 
 def _packed_rows(record: RunFile, store: Store) -> Iterator[dict[str, Any]]:
     """Yield the rows of some images of some shards, spread over the run."""
-    shards = finished_shards(record, store)
+    shards = finished_shards(planned_shards(record, store), store)
     for shard in _spread(shards, _PACKED_SHARDS):
         rows = load_manifest(shard, store, record.id, _COLUMNS).to_pylist()
         yield from _spread([row for row in rows if row["path"] is not None], _PACKED_IMAGES)

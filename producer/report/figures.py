@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.compute
 
 from producer.output.run_file import RunFile, State
+from producer.output.shard_files import finished_shards, planned_shards
 from producer.output.summary import Summary, summarise
 from producer.report.activity import Activity, ActivityCounter
 from producer.report.distribution import Distribution
-from producer.report.manifest_rows import finished_shards, read_batches
+from producer.report.manifest_rows import read_batches
 from producer.report.samples import Samples
 from producer.report.tallies import HostTallies, ImageTallies, longest_sides
 from tasks.storage.manifest import PHASE_COLUMNS
@@ -68,7 +69,7 @@ def collect_figures(record: RunFile, store: Store) -> Figures:
         CommandError: a manifest is damaged.
         StorageError: the folder can't be listed.
     """
-    shards = finished_shards(record, store)
+    shards = finished_shards(planned_shards(record, store), store)
     collector = _Collector(_last_command_start(record))
     summary = summarise(collector.watch(read_batches(shards, record, store)))
     return collector.figures(record, replace(summary, shards=len(shards)))

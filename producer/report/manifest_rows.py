@@ -10,8 +10,7 @@ import pyarrow.compute
 
 from producer.gallery.hosts import hosts
 from producer.output.run_file import RunFile
-from producer.output.shard_files import load_manifest, planned_shards
-from tasks.storage import manifest
+from producer.output.shard_files import load_manifest
 from tasks.storage.manifest import PHASE_COLUMNS
 from tasks.storage.parallel import parallel_map
 from tasks.storage.store import Store
@@ -42,16 +41,6 @@ _COLUMNS: dict[str, pa.DataType] = {
 _BATCH_ROWS = 50_000
 #: The name for the host of a URL that can't be downloaded.
 NO_HOST = "(no host)"
-
-
-def finished_shards(record: RunFile, store: Store) -> list[int]:
-    """Return the numbers of the shards that have a manifest.
-
-    Raises:
-        StorageError: the folder can't be listed.
-    """
-    names = set(store.list_entries())
-    return [shard for shard in range(planned_shards(record, store)) if manifest.name(shard) in names]
 
 
 def read_batches(shards: Sequence[int], record: RunFile, store: Store) -> Iterator[pa.Table]:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from producer.output.run_file import PlanState, RunFile, State, resume_command
-from producer.output.shard_files import load_manifest, load_plan, load_requests, planned_shards
+from producer.output.shard_files import finished_shards, load_manifest, load_plan, load_requests, planned_shards
 from producer.output.summary import COLUMNS
 from producer.planning import current_list
 from producer.planning.planner import PlanProgress
@@ -40,8 +40,7 @@ def check_manifests(record: RunFile, store: Store, shards: int) -> None:
     Raises:
         CommandError: a manifest is damaged.
     """
-    entries = set(store.list_entries())
-    existing = [shard for shard in range(shards) if manifest.name(shard) in entries]
+    existing = finished_shards(shards, store)
     for _ in parallel_map(lambda shard: load_manifest(shard, store, record.id, COLUMNS), existing, store):
         pass
 

@@ -12,7 +12,7 @@ from producer.dispatch.progress import Progress, Speed
 from producer.dispatch.published_progress import read_progress
 from producer.output import lock
 from producer.output.run_file import RunFile, State, resume_command
-from producer.output.shard_files import load_manifest
+from producer.output.shard_files import finished_shards, load_manifest
 from producer.output.summary import COLUMNS, Summary, summarise
 from producer.runs.live_run import broker_of_producer
 from producer.runs.resume import is_plan_complete, plan_progress
@@ -20,7 +20,6 @@ from producer.sources import url_list
 from tasks.broker import client as broker_client
 from tasks.broker.redis_errors import redis_problem
 from tasks.errors import WORTH_RETRYING, CommandError
-from tasks.storage import manifest
 from tasks.storage.parallel import parallel_map
 from tasks.storage.store import Store
 
@@ -152,9 +151,7 @@ class StatusReader:
         return replace(self._status(record, progress, live=False), state=state)
 
     def _summary(self, record: RunFile, shards: int) -> Summary:
-        entries = set(self._store.list_entries())
-        existing = [shard for shard in range(shards) if manifest.name(shard) in entries]
-        store, run_id = self._store, record.id
+        store, run_id, existing = self._store, record.id, finished_shards(shards, self._store)
         return summarise(parallel_map(lambda shard: load_manifest(shard, store, run_id, COLUMNS), existing, store))
 
     def _status(self, record: RunFile, progress: Progress, live: bool) -> RunStatus:
