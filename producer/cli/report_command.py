@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
+from typing import TypeVar
 
 import click
 import cloup
@@ -14,6 +16,8 @@ from producer.cli.json_result import current_result
 from producer.cli.parameter_types import OutputLocation
 from producer.cli.parameters import json_option
 from tasks.errors import CommandError
+
+_Result = TypeVar("_Result")
 
 
 @cloup.command(
@@ -37,8 +41,8 @@ def report(out: Location, as_json: bool) -> None:
         click.echo(f"The report is in {written}")
 
 
-def write_after_run(out: Location) -> str | None:
-    """Write the report of a complete run, and return its name; None if reports are off, or if it can't be written.
+def build_after_run(out: Location) -> bytes | None:
+    """Return the report of a complete run as a page; None if reports are off, or if it can't be built.
 
     The run is complete, so the command does not fail because of its report.
     """
@@ -47,18 +51,33 @@ def write_after_run(out: Location) -> str | None:
     if not settings().report:
         return None
     from producer.output.folder import open_output
-    from producer.report.writer import write_report
+    from producer.report.writer import build_page
 
+    return _or_note(lambda: build_page(open_output(out)), out)
+
+
+def save_after_run(page: bytes | None, out: Location) -> str | None:
+    """Save the page of `build_after_run`, and return its name; None if there is no page, or if it can't be saved."""
+    if page is None:
+        return None
+    from producer.output.folder import open_output
+    from producer.report.writer import save_page
+
+    return _or_note(lambda: save_page(page, open_output(out)), out)
+
+
+def _or_note(step: Callable[[], _Result], out: Location) -> _Result | None:
+    """Return the result of a step towards the report. If the step fails, print a note and return None."""
     hint = f"To write it, run `producer report {shlex.quote(str(out))}`."
     try:
-        return write_report(open_output(out))
+        return step()
     except KeyboardInterrupt:
         print_note(f"The run is complete, but its report was interrupted. {hint}", quiet=False)
     except CommandError as error:
         print_note(
             f"The run is complete, but its report was not written: {error.what}: {error.why}. {hint}", quiet=False
         )
-    except Exception as error:  # noqa: BLE001  # see above
+    except Exception as error:  # noqa: BLE001  # the run is complete
         why = f"{type(error).__name__}: {error}"
         print_note(f"The run is complete, but its report was not written: {why}. {hint}", quiet=False)
     return None

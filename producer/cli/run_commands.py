@@ -37,7 +37,7 @@ from producer.cli.parameters import (
     json_option,
     worker_options,
 )
-from producer.cli.report_command import write_after_run
+from producer.cli.report_command import build_after_run, save_after_run
 from producer.cli.signals import CANCEL_SIGNAL, first_signal_calls
 from producer.cli.source_parameters import COLUMN_HELP, SourceParameters, source_options
 from producer.formatting import pluralized
@@ -144,9 +144,8 @@ def run(
         options = prepared.config
         request = replace(request, previous_run=options.previous_run, insecure=options.fetch.insecure)
         with get_worker_pool(request) as pool, prepared.start() as started:
-            finished = _execute_run(started, pool, out, request.quiet, metrics)
-        report = write_after_run(out)
-        _show_result(finished, report)
+            finished, page = _execute_run(started, pool, out, request.quiet, metrics)
+        _show_result(finished, save_after_run(page, out))
 
 
 def _given_options() -> frozenset[str]:
@@ -287,9 +286,8 @@ def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest, 
     _note_broker_change(run.broker, request.broker)
     current_result().set_run(run, out)
     with run, get_worker_pool(replace(request, previous_run=run.previous_run)) as pool:
-        finished = _execute_run(run, pool, out, request.quiet, metrics)
-    report = write_after_run(out)
-    _show_result(finished, report)
+        finished, page = _execute_run(run, pool, out, request.quiet, metrics)
+    _show_result(finished, save_after_run(page, out))
 
 
 def _note_broker_change(before: str | None, broker: str | None) -> None:
@@ -306,8 +304,10 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
         )
 
 
-def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool, metrics: RunMetrics | None) -> RunResult:
-    """Execute a run, and show its progress on the console and in the metrics.
+def _execute_run(
+    run: Run, pool: WorkerPool, out: Location, quiet: bool, metrics: RunMetrics | None
+) -> tuple[RunResult, bytes | None]:
+    """Execute a run, and show its progress on the console and in the metrics. Return its result and its report's page.
 
     The first Ctrl-C or SIGTERM lets the run finish its current downloads. The second signal drops these downloads.
     """
@@ -317,15 +317,18 @@ def _execute_run(run: Run, pool: WorkerPool, out: Location, quiet: bool, metrics
     # The signal handler does not print, because it may have interrupted code that is printing. The display announces
     # the end instead.
     with first_signal_calls(run.finish), Display(create_console(sys.stderr), quiet) as display:
-        if metrics is None:
-            return run.execute(pool, partial(_show_run, display))
-        metrics.start(run.id, pool.broker_url)
+        if metrics is not None:
+            metrics.start(run.id, pool.broker_url)
         result = run.execute(pool, partial(_show_run, display, metrics=metrics))
-    metrics.finish(result.summary)
-    return result
+    if metrics is not None:
+        metrics.finish(result.summary)
+    # The page is built while the processes end. It is saved afterwards, because the end of a local fleet removes the
+    # folder for temporary files.
+    pool.begin_stop()
+    return result, build_after_run(out)
 
 
-def _show_run(display: Display, progress: Progress, metrics: RunMetrics | None = None) -> None:
+def _show_run(display: Display, progress: Progress, metrics: RunMetrics | None) -> None:
     if metrics is not None:
         metrics.update(progress)
     if progress.finishing:

@@ -161,6 +161,10 @@ class Fleet:
     def _socket(self) -> Path:
         return self._supervisor.folder / "redis.sock"
 
+    def begin_stop(self) -> None:
+        """Let the processes end, and do not wait for them. The end of the context waits."""
+        self._supervisor.begin_stop()
+
     def check(self) -> None:
         """Check that all processes are running or about to be restarted.
 

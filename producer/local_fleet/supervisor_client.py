@@ -64,15 +64,19 @@ class SupervisorClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Closing the pipe is enough: the supervisor then ends as if the producer had been killed.
-        assert self._process.stdin is not None
+        self.begin_stop()
         assert self._process.stdout is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.close()
         self._process.wait()
         self._listener.join()
         self._process.stdout.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def begin_stop(self) -> None:
+        """Let the processes end, and do not wait for them. The end of the context waits."""
+        # Closing the pipe is enough: the supervisor then ends as if the producer had been killed.
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
 
     def start(
         self,

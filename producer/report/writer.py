@@ -14,6 +14,11 @@ def write_report(store: Store) -> str:
         CommandError: ``run.json`` or a manifest is damaged.
         StorageError: the folder can't be read or written.
     """
+    return save_page(build_page(store), store)
+
+
+def build_page(store: Store) -> bytes:
+    """Return the report of the run in a folder as an HTML page in UTF-8. The errors are those of `write_report`."""
     # Other commands don't need these, and importing Jinja2 and Arrow takes a while.
     from producer.report.contact_sheet import contact_sheet
     from producer.report.figures import collect_figures
@@ -22,7 +27,12 @@ def write_report(store: Store) -> str:
     record = RunFile.load_usable(store)
     figures = collect_figures(record, store)
     sheet = contact_sheet(figures.samples.images, record, store)
+    return render(figures, sheet).encode("utf-8", "replace")
+
+
+def save_page(page: bytes, store: Store) -> str:
+    """Save the page in the folder, and return its full name. The errors are those of `write_report`."""
     # The page has the URLs of the list without secrets. Still, only the owner of the run can read it, like the
     # manifests.
-    store.replace(REPORT_NAME, render(figures, sheet).encode("utf-8", "replace"))
+    store.replace(REPORT_NAME, page)
     return store.describe(REPORT_NAME)

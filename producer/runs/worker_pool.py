@@ -19,8 +19,9 @@ class WorkerPool:
     """The workers of a run, and their broker.
 
     ``slots`` is the sum over all workers. ``startup_seconds`` is the time to start the local fleet, or to ask the
-    workers at the broker. ``check`` raises an error if a local fleet has ended. ``unfit`` are workers that
-    replied but can't process the run's tasks. ``warnings`` about the workers are shown to the user before the run.
+    workers at the broker. ``check`` raises an error if a local fleet has ended. ``begin_stop`` lets a local
+    fleet end in the background, when the run needs it no more. ``unfit`` are workers that replied but can't process the
+    run's tasks. ``warnings`` about the workers are shown to the user before the run.
     """
 
     broker_url: str
@@ -28,6 +29,7 @@ class WorkerPool:
     slots: int
     startup_seconds: float
     check: Callable[[], None]
+    begin_stop: Callable[[], None] = lambda: None
     local: bool = False
     unfit: Sequence[UnfitWorker] = ()
     warnings: Sequence[str] = ()
@@ -37,7 +39,8 @@ def local_pool(fleet: Fleet) -> WorkerPool:
     """Return the workers of a local fleet."""
     size = fleet.size
     slots = size.workers * size.concurrency
-    return WorkerPool(fleet.broker_url, size.workers, slots, fleet.startup_seconds, fleet.check, local=True)
+    startup, check, stop = fleet.startup_seconds, fleet.check, fleet.begin_stop
+    return WorkerPool(fleet.broker_url, size.workers, slots, startup, check, stop, local=True)
 
 
 def broker_pool(broker_url: str, out: Location, insecure: bool = False) -> WorkerPool:

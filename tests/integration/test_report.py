@@ -44,6 +44,19 @@ def test_run_writes_its_report(fleet: str, demo_url: str, out: Path) -> None:
     assert "<dt>Saved</dt><dd>11<" in page.read_text()
 
 
+def test_local_fleet_writes_its_report(demo_url: str, out: Path) -> None:
+    """A local fleet ends while its report is built, and the report is whole."""
+    urls = "\n".join(f"{demo_url}/images/{index}.png" for index in range(8)).encode()
+    options = ("--workers", "1", "--json")
+    env = {**_ON, "IMAGEFLEET_ALLOW_NETWORKS": "127.0.0.1"}
+    facts = processes.producer("run", "-", "--out", out, *options, stdin=urls, env=env).json()
+    page = (out / "report.html").read_text()
+    assert facts["report"] == str(out / "report.html")
+    assert page.count("data:image/webp;base64,") == facts["success"] == 8
+    assert page.endswith("</html>")
+    assert not list((out / ".tmp").iterdir())
+
+
 def test_unwritable_report_does_not_fail_the_run(fleet: str, demo_url: str, out: Path) -> None:
     """If the report can't be written, a note says why and how to write it, and the run is complete."""
     out.mkdir()

@@ -24,6 +24,6 @@ def test_finishing_downloads_are_announced(images: int, expected: str) -> None:
     shown: list[int | None] = []
     display: Any = SimpleNamespace(show=lambda progress: shown.append(progress.finishing), announce=announced.append)
     for finishing in (None, 0, images):
-        run_commands._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing))
+        run_commands._show_run(display, Progress(30, 10, 2048, 200, True, finishing=finishing), metrics=None)
     assert announced == [expected]
     assert shown == [None, 0, images]
