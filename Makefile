@@ -35,9 +35,9 @@ faults:
 	$(RUN) docs.produce
 	FAULTS=long $(RUN) pytest -n 0 tests/integration/test_protocol.py
 
-# The same with fewer repetitions and images, in eight to ten minutes.
+# The same with fewer repetitions and images, in about ten minutes. These tests mostly wait, so two run at a time.
 faults-short:
-	$(RUN) pytest -n 0 tests/faults
+	$(RUN) pytest -n 2 tests/faults
 
 # Whole runs with killed or slow processes, and broken versions that the protocol's model must detect; nine minutes.
 slow:

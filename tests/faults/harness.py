@@ -29,6 +29,7 @@ from PIL import Image
 
 from config.settings import REDIS_CONF
 from tasks.celery import IMAGE_QUEUE, SHARD_QUEUE
+from tasks.throttle.keys import PARKED_HOSTS
 from tests.conftest import redis_program
 from tests.faults import once, table
 from tests.integration import processes
@@ -284,9 +285,10 @@ class Arena:
         self._last_fault = time.monotonic()
 
     def is_idle(self) -> bool:
-        """Return whether nothing is in flight: no message is queued or unacknowledged."""
+        """Return whether nothing is in flight: no message is queued, parked or unacknowledged."""
         client = self.server.client
-        return not (client.llen(IMAGE_QUEUE) or client.llen(SHARD_QUEUE) or processes.unacked_count(client))
+        waiting = client.llen(IMAGE_QUEUE) or client.llen(SHARD_QUEUE) or client.scard(PARKED_HOSTS)
+        return not (waiting or processes.unacked_count(client))
 
     def saved(self) -> int:
         """Return the number of images on disk."""
