@@ -20,7 +20,7 @@ from tasks.storage.store import Store
 
 #: In packed output, the images of a file must be listed before one of them can be read. So at most this many shards are
 #: shown, and this many images of each.
-_PACKED_SHARDS, _PACKED_IMAGES = 20, 10
+_PACKED_SHARDS, _PACKED_IMAGES = 12, 10
 _COLUMNS = ["key", "url", "path", "bytes", "width", "height", "format"]
 
 

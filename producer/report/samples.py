@@ -13,7 +13,7 @@ from tasks.storage.manifest import PHASE_COLUMNS
 #: The annotations of pyarrow lack functions of a column and a number.
 pc: Any = pyarrow.compute
 #: The maximum numbers of rows of each kind on the page.
-MOST_SLOW, MOST_FAILED, MOST_IMAGES = 100, 1000, 200
+MOST_SLOW, MOST_FAILED, MOST_IMAGES = 100, 1000, 120
 #: The maximum number of failed images with the same reason, so that a frequent reason does not hide the others.
 _MOST_FAILED_BY_REASON = 250
 #: Up to this many images, every image is shown in the timeline of its worker.

@@ -72,11 +72,11 @@ def test_figures_are_those_of_the_run(browser: Browser, report: Path) -> None:
         assert page.locator("h1").inner_text().startswith("Total Execution Time")
         assert figures["Saved"].startswith(str(saved))
         assert figures["Failed"].startswith(str(len(rows) - saved))
-        assert page.locator("#sheet-list li").count() == 200
+        assert page.locator("#sheet-list li").count() == 120
         widths = page.locator("#sheet-list img").evaluate_all("all => all.map(one => one.naturalWidth)")
         page.locator("#sheet-list li").last.scroll_into_view_if_needed()
         page.wait_for_function("[...document.images].every(one => one.complete && one.naturalWidth > 0)")
-        assert len(widths) == 200
+        assert len(widths) == 120
 
 
 def test_search_filters_rows(browser: Browser, report: Path) -> None:

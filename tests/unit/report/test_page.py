@@ -165,14 +165,14 @@ def test_manifest_of_an_earlier_version(store: LocalStore, monkeypatch: pytest.M
 
 
 def test_many_images_give_a_limited_page(tmp_path: Path) -> None:
-    """The page has at most 200 thumbnails, 100 slow images, and 250 failures of a reason, and says what it left out."""
+    """The page has at most 120 thumbnails, 100 slow images, and 250 failures of a reason, and says what it left out."""
     outcomes = [outcome(index) if index % 3 else outcome(index, Reason.TIMEOUT) for index in range(1000)]
     store = make_run(tmp_path / "out", outcomes)
     page = page_of(store)
-    assert sum(address.startswith("data:image/webp") for address in page.addresses()) == 200
+    assert sum(address.startswith("data:image/webp") for address in page.addresses()) == 120
     texts = " ".join(" ".join(page.texts).split())
     assert "250 of 334 failed images" in texts
-    assert "200 images of 666" in texts
+    assert "120 images of 666" in texts
 
 
 def test_damaged_manifest_is_an_error(store: LocalStore) -> None:
