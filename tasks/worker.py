@@ -219,7 +219,7 @@ def metrics() -> WorkerMetrics:
     state = WorkerState(lambda: len(_slot_ids), lambda: len(HELD_TASKS), lambda: bool(fitness().troubles))
     counters = PrometheusMetrics(registry, state)
     try:
-        MetricsServer(registry, address, port)
+        MetricsServer(registry, address, port, before_read=counters.update)
     except OSError as error:
         raise SettingsError(
             f"IMAGEFLEET_METRICS_PORT: the metrics can't be served at {address}, port {port}: {error.strerror}. Each "

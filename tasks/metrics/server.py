@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from socket import AF_INET6
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -18,8 +18,10 @@ _CLIENT_SECONDS = 10.0
 class MetricsServer:
     """A server in a thread of its own, until `close` or until the process ends."""
 
-    def __init__(self, registry: CollectorRegistry, address: str, port: int) -> None:
-        """Start the server at an IP address and a port.
+    def __init__(
+        self, registry: CollectorRegistry, address: str, port: int, before_read: Callable[[], None] = lambda: None
+    ) -> None:
+        """Start the server at an IP address and a port. It calls ``before_read`` before each read of the registry.
 
         Raises:
             OSError: this machine does not have the address, or the port is taken.
@@ -27,7 +29,12 @@ class MetricsServer:
         app = make_wsgi_app(registry)
         self._sent = threading.Event()
         self._server = (_Server6 if ":" in address else _Server)((address, port), _Handler)
-        self._server.set_app(lambda *request: _Response(app(*request), self._sent))
+
+        def respond(*request: Any) -> _Response:
+            before_read()
+            return _Response(app(*request), self._sent)
+
+        self._server.set_app(respond)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     @property

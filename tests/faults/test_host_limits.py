@@ -92,9 +92,9 @@ def _use(schedule: Schedule, requests: list[Served], until: float) -> float:
 def test_fleet_keeps_the_limits_of_a_host(arena: Arena, long: bool) -> None:
     """Four workers together keep 8 open requests and 20 per second, while workers, Redis and its data are lost.
 
-    They also use nine tenths of what is allowed (see `Schedule.allowed`). Eight tenths are enough in the short form, which
-    runs beside other tests. After Redis has lost its data, it has no
-    tasks until the producer has sent them again, so this time counts only for the limits.
+    They also use nine tenths of what is allowed (see `Schedule.allowed`). Eight tenths are enough in the short form,
+    which runs beside other tests. After Redis has lost its data, it has no tasks until the producer has sent them
+    again, so this time counts only for the limits.
     """
     rounds = 3 if long else 1
     schedule = Schedule()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,7 @@ def test_counts_images_by_status_and_reason(registry: CollectorRegistry, metrics
     """Each Outcome counts once, with its reason, size, attempts and duration."""
     for outcome in (success(0, bytes=7, attempts=1), success(1, bytes=5, attempts=2), _FAILED):
         metrics.count_image(outcome)
+    metrics.update()
     saved, failed = {"status": "success", "reason": ""}, {"status": "failed_to_download", "reason": "dns"}
     assert registry.get_sample_value("imagefleet_images_total", saved) == 2
     assert registry.get_sample_value("imagefleet_images_total", failed) == 1
@@ -46,10 +48,28 @@ def test_counts_images_by_status_and_reason(registry: CollectorRegistry, metrics
     assert registry.get_sample_value(f"{duration}_bucket", {"status": "failed_to_download", "le": "5.0"}) == 1
 
 
+def test_threads_lose_no_image(registry: CollectorRegistry, metrics: PrometheusMetrics) -> None:
+    """Images that several threads count are all in the registry after an update, and only once."""
+    outcome = success(0, bytes=2)
+
+    def count() -> None:
+        for _ in range(3_333):
+            metrics.count_image(outcome)
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(count)
+    metrics.update()
+    metrics.update()
+    assert registry.get_sample_value("imagefleet_images_total", {"status": "success", "reason": ""}) == 13_332
+    assert registry.get_sample_value("imagefleet_saved_bytes_total") == 26_664
+
+
 def test_adds_up_the_phases(registry: CollectorRegistry, metrics: PrometheusMetrics) -> None:
     """The times of all images are added up by phase. Images without phases change nothing."""
     for phases in ((1_500_000, 0, 250_000, 0, 0, 1), (500_000, 0, 0, 0, 0, 0), None):
         metrics.count_image(success(0, phases=phases))
+    metrics.update()
     found = {name: registry.get_sample_value("imagefleet_phase_seconds_total", {"phase": name}) for name in PHASE_NAMES}
     assert found == {"queued": 2.0, "connect": 0, "first_byte": 0.25, "body": 0, "verify": 0, "save": 1e-6}
 
@@ -60,6 +80,7 @@ def test_every_reason_has_a_series_from_the_start(registry: CollectorRegistry, m
         labels: dict[str, str] = {"status": reason.status, "reason": reason}
         assert registry.get_sample_value("imagefleet_images_total", labels) == 0
         metrics.count_image(replace(_FAILED, reason=reason, status=reason.status))
+        metrics.update()
         assert registry.get_sample_value("imagefleet_images_total", labels) == 1
 
 
