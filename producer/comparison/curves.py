@@ -103,7 +103,7 @@ def _curve_chart(
         if tick:
             y = place(ticks[0], tick).y
             elements += [line_across(y), label(f"{format_count(tick)}{unit}", 0, y - 4)]
-    elements += horizontal_axis(_spaced([(across.percent(tick), f"{tick:,g}") for tick in ticks]), bottom)
+    elements += horizontal_axis(_spaced([(across.percent(tick), f"{tick:,.0f}") for tick in ticks]), bottom)
     if mark is not None:
         x = across.percent(mark[0])
         # The text is on the side with more room.

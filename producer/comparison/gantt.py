@@ -128,7 +128,7 @@ def _lanes(way: Way, scale: LinearScale) -> Iterator[_Lane]:
     height = min(max(_LANES_HEIGHT / max(len(bars), 1), _LEAST_LANE), _GREATEST_LANE)
     least = max(_LEAST_WIDTH, _LEAST_WIDTH_PER_LANE * len(bars)) / 100 * scale.greatest
     for number in sorted(bars):
-        yield _Lane(list(_merge_narrow(bars[number], least)), number * height, height)
+        yield _Lane(_merge_narrow(bars[number], least), number * height, height)
 
 
 def _kinds(way: Way) -> Mapping[str, str]:
@@ -149,15 +149,21 @@ def _interval(download: Download, way: Way, kinds: Mapping[str, str]) -> Interva
     return Interval(start, end, tip, kind if download.saved else "bad")
 
 
-def _merge_narrow(bars: Sequence[Interval], least: float) -> Iterator[Interval]:
-    """Yield bars that are at least ``least`` seconds wide, as far as bars of the same colour follow each other."""
-    merged, count = bars[0], 1
-    for bar in bars[1:]:
-        if merged.end - merged.start < least and bar.kind == merged.kind and bar.start - merged.end < least:
-            count += 1
-            tip = f"{count:,} downloads: {format_seconds(merged.start)} to {format_seconds(bar.end)}"
-            merged = Interval(merged.start, bar.end, tip, bar.kind)
+def _merge_narrow(bars: Sequence[Interval], least: float) -> list[Interval]:
+    """Return bars that are at least ``least`` seconds wide, as far as bars of the same colour are close together.
+
+    Bars of other colours may be between them, because the workers take turns in a lane.
+    """
+    found: list[Interval] = []
+    # By colour: the place of its last bar in the list, and the number of downloads in it.
+    last: dict[str, tuple[int, int]] = {}
+    for bar in bars:
+        place, count = last.get(bar.kind, (0, 0))
+        if count and found[place].end - found[place].start < least and bar.start - found[place].end < least:
+            tip = f"{count + 1:,} downloads: {format_seconds(found[place].start)} to {format_seconds(bar.end)}"
+            found[place] = replace(found[place], end=bar.end, tip=tip)
+            last[bar.kind] = place, count + 1
         else:
-            yield merged
-            merged, count = bar, 1
-    yield merged
+            last[bar.kind] = len(found), 1
+            found.append(bar)
+    return found

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from producer.comparison import chart
 from producer.comparison.comparison import Comparison
@@ -40,6 +44,12 @@ def _comparison(images: int = 10) -> Comparison:
 def _parallel(number: int, delay: float, worker: str) -> Download:
     start = 0.3 * (number // 10) + delay
     return Download(start, start + 0.29, worker, True)
+
+
+def _mixed(downloads: Sequence[Download]) -> list[Download]:
+    """Return downloads by random workers, some of which fail."""
+    source = random.Random(1)
+    return [replace(one, worker=f"worker-{source.randrange(4)}", saved=source.random() < 0.8) for one in downloads]
 
 
 def _drawn(comparison: Comparison, path: Path) -> ET.Element:
@@ -87,9 +97,17 @@ def test_chart_needs_no_other_file(tmp_path: Path) -> None:
     assert any(_HOSTILE in (title.text or "") for title in root.iter(f"{_SVG}title"))
 
 
-def test_chart_of_a_long_list_stays_small(tmp_path: Path) -> None:
-    """Narrow bars are merged, so that a browser can show the chart of any list."""
-    root = _drawn(_comparison(20_000), tmp_path / "chart.svg")
+@pytest.mark.parametrize("is_mixed", [False, True])
+def test_chart_of_a_long_list_stays_small(tmp_path: Path, is_mixed: bool) -> None:
+    """Narrow bars are merged, so that a browser can show the chart of any list.
+
+    This also holds if the bars of different workers, and failed downloads, follow each other in a lane.
+    """
+    comparison = _comparison(20_000)
+    if is_mixed:
+        ways = [replace(way, downloads=_mixed(way.downloads)) for way in comparison.ways]
+        comparison = replace(comparison, ways=tuple(ways))
+    root = _drawn(comparison, tmp_path / "chart.svg")
     assert (tmp_path / "chart.svg").stat().st_size < 2_000_000
     assert any("downloads: " in (title.text or "") for title in root.iter(f"{_SVG}title"))
 
