@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import Any
 
 import pyarrow as pa
@@ -24,25 +24,32 @@ class Facets:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._shards = run.state.shards
-        self._counted = 0
+        self._counted: set[int] = set()
+        #: The shards to count.
+        self._open: deque[int] = deque(run.state.shards)
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in (*CHOICES, "host")}
         self._lock = threading.Lock()
 
     @property
     def is_complete(self) -> bool:
         """Whether all shards are counted."""
-        return self._counted == len(self._shards)
+        return not self._open
 
     def advance(self, seconds: float) -> None:
         """Count until all shards are counted, or the time is over."""
         ends = time.monotonic() + seconds
         with self._lock:
             while not self.is_complete and time.monotonic() < ends:
-                table = self._run.rows(self._shards[self._counted], (*CHOICES, "url"))
+                shard = self._open.popleft()
+                table = self._run.rows(shard, (*CHOICES, "url"))
                 if table is not None:
                     self._add(table)
-                self._counted += 1
+                    self._counted.add(shard)
+
+    def extend(self) -> None:
+        """Also count the shards that the run got since. The other shards are not counted again."""
+        with self._lock:
+            self._open = deque(shard for shard in self._run.state.shards if shard not in self._counted)
 
     def counts(self) -> dict[str, dict[str, int]] | None:
         """Return the numbers of images by property and value, the most frequent first. None: not all are counted."""

@@ -112,6 +112,8 @@ class Gallery:
         self._folder = RunFolder(store)
         self.location = store.location
         self._lock = threading.Lock()
+        self._searches: OrderedDict[ImageFilter, Search]
+        self._facets: Facets
         self._forget()
 
     @property
@@ -153,7 +155,7 @@ class Gallery:
         search = self._search(chosen)
         # One more, to know whether there is a next image.
         search.advance(position + 2, SEARCH_SECONDS)
-        for shard, rows in search.images(position, position + 1):
+        for _, shard, rows in search.images(position, position + 1):
             table = self._folder.rows(shard)
             if table is not None and rows[0] < table.num_rows:
                 tile = Tile(position, shard, rows[0], table.slice(rows[0], 1).to_pylist()[0])
@@ -186,13 +188,12 @@ class Gallery:
 
     def _tiles(self, search: Search, start: int, stop: int) -> tuple[Tile, ...]:
         found: list[Tile] = []
-        for shard, rows in search.images(start, stop):
+        # The images of a damaged shard keep their positions, so that each tile links to its own image.
+        for first, shard, rows in search.images(start, stop):
             table = self._folder.recent_rows(shard, TILE_COLUMNS)
             if table is not None:
                 values = table.take(rows).to_pylist()
-                found += [Tile(start + place, shard, row, values[place]) for place, row in enumerate(rows)]
-            # The images of a damaged shard keep their positions, so that each tile links to its own image.
-            start += len(rows)
+                found += [Tile(first + place, shard, row, values[place]) for place, row in enumerate(rows)]
         return tuple(found)
 
     def _progress(self, chosen: ImageFilter, search: Search) -> Progress:
@@ -212,13 +213,21 @@ class Gallery:
             return search
 
     def _refresh(self) -> None:
-        if self._folder.refresh():
-            with self._lock:
+        before = self._folder.state
+        if not self._folder.refresh():
+            return
+        with self._lock:
+            if not self._folder.state.extends(before):
                 self._forget()
+                return
+            # While shards finish faster than a search, a search that begins again would never end.
+            self._shards = frozenset(self._folder.state.shards)
+            self._searches = OrderedDict((chosen, search.renewed()) for chosen, search in self._searches.items())
+            self._facets.extend()
 
     def _forget(self) -> None:
         """Start all searches anew."""
         self._shards = frozenset(self._folder.state.shards)
-        self._searches: OrderedDict[ImageFilter, Search] = OrderedDict()
+        self._searches = OrderedDict()
         self._facets = Facets(self._folder)
         self._reader = ImageReader(self._folder.store, self._folder.state.record.options.output)

@@ -33,6 +33,10 @@ class RunState:
     #: The numbers of the shards with a manifest, in order.
     shards: tuple[int, ...]
 
+    def extends(self, before: RunState) -> bool:
+        """Whether the run only got further shards. If its record has changed, a retry may have replaced manifests."""
+        return self.record == before.record and set(self.shards) >= set(before.shards)
+
 
 class RunFolder:
     """The manifests of a run. Threads may share it."""

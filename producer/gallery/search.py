@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from producer.gallery.image_filter import ImageFilter
 from producer.gallery.run_folder import RunFolder
@@ -17,9 +18,12 @@ class Search:
     For each shard, the search keeps only the number of chosen images. So its memory does not grow with the images.
     """
 
-    def __init__(self, run: RunFolder, chosen: ImageFilter) -> None:
+    def __init__(self, run: RunFolder, chosen: ImageFilter, numbers: Mapping[int, int] = MappingProxyType({})) -> None:
+        """Begin a search. ``numbers`` are the numbers of chosen images in the shards that need not be read."""
         self._run, self._filter = run, chosen
         self._shards = run.state.shards
+        #: The numbers of images found, by shard. A damaged shard has none, because it may be repaired.
+        self._numbers = dict(numbers)
         #: For each searched shard, the number of images found up to its end.
         self._ends: list[int] = []
         self._lock = threading.Lock()
@@ -44,21 +48,34 @@ class Search:
         ends = time.monotonic() + seconds
         with self._lock:
             while self.found < wanted and not self.is_complete and time.monotonic() < ends:
-                self._ends.append(self.found + len(self._rows(self._shards[self.searched])))
+                self._ends.append(self.found + self._count(self._shards[self.searched]))
 
-    def images(self, start: int, stop: int) -> Iterator[tuple[int, list[int]]]:
-        """Yield the shards of the images from position ``start`` to ``stop``, with the images' rows in each shard.
+    def renewed(self) -> Search:
+        """Return the search of the same filter after the run got further shards. It reads only the new shards."""
+        return Search(self._run, self._filter, self._numbers)
 
-        Images in shards that are not searched yet are left out.
+    def images(self, start: int, stop: int) -> Iterator[tuple[int, int, list[int]]]:
+        """Yield the shards of the images from position ``start`` to ``stop``.
+
+        Each shard comes with the position of its first image and with the images' rows in the shard. Images in shards
+        that are not searched yet are left out.
         """
         place = bisect_right(self._ends, start)
         while place < self.searched and start < stop:
             first = self._ends[place - 1] if place else 0
             shard = self._shards[place]
             if rows := self._rows(shard)[start - first : stop - first]:
-                yield shard, rows
+                yield start, shard, rows
             start = self._ends[place]
             place = bisect_right(self._ends, start)
+
+    def _count(self, shard: int) -> int:
+        if shard not in self._numbers:
+            table = self._run.rows(shard, self._filter.columns)
+            if table is None:
+                return 0
+            self._numbers[shard] = len(self._filter.rows(table))
+        return self._numbers[shard]
 
     def _rows(self, shard: int) -> list[int]:
         table = self._run.rows(shard, self._filter.columns)

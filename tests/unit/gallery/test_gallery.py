@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from producer.gallery.gallery import PAGE_SIZE, Gallery
@@ -140,6 +141,47 @@ def test_manifest_without_a_column_is_named(store: LocalStore) -> None:
     assert gallery.image_row(chosen, 12) is None
     (text,) = gallery.damage.values()
     assert text.endswith("00001.parquet lacks the columns path, width")
+
+
+def test_search_goes_on_while_shards_appear(store: LocalStore) -> None:
+    """Shards may finish faster than a search. Each shard is searched and counted only once, unless it is damaged."""
+    rows = pictures(50)
+    record = make_gallery_run(store, rows[:20], 10)
+    record = record.save(store, state=State.RUNNING, planned_rows=50, planned_shards=5)
+    add_shard(store, record, 3, rows[30:40])
+    body = store.read("00001.parquet")
+    store.replace("00001.parquet", body[:500] + b"\0" + body[501:])
+    counting, chosen = CountingStore(store), ImageFilter(reason="dns")
+    gallery = Gallery(counting)
+    assert gallery.progress(chosen).found == 2
+    assert gallery.counts(10.0) is not None
+    store.replace("00001.parquet", body)
+    add_shard(store, record, 2, rows[20:30])
+    add_shard(store, record, 4, rows[40:])
+    counting.reads.clear()
+    assert gallery.page(chosen, 2).progress.total == 5
+    counts = gallery.counts(10.0)
+    assert counts is not None
+    assert counts["reason"] == {"dns": 5}
+    read = {name for name in counting.reads if name.endswith(".parquet")}
+    assert read == {"00001.parquet", "00002.parquet", "00004.parquet"}
+    assert positions(gallery, chosen) == ["000003", "000013", "000023", "000033", "000043"]
+    assert gallery.damage == {}
+
+
+def test_tiles_of_replaced_manifests_link_to_their_images(store: LocalStore) -> None:
+    """While a retry replaces manifests, each tile still links to its own image."""
+    rows = pictures(30)
+    record = make_gallery_run(store, rows, 10)
+    gallery, chosen = Gallery(store), ImageFilter(reason="dns")
+    assert len(gallery.page(chosen, 1).tiles) == 3
+    saved = manifest.decode(store.read("00000.parquet"))
+    saved = saved.set_column(saved.column_names.index("reason"), "reason", pa.nulls(10, pa.string()))
+    store.replace("00000.parquet", shard_parquet.encode(saved, ShardRef(record.id, 0, 1)))
+    for tile in gallery.page(chosen, 1).tiles:
+        found = gallery.image_row(chosen, tile.position)
+        assert found is not None
+        assert found.tile.values["key"] == tile.values["key"]
 
 
 def test_new_shards_appear(store: LocalStore) -> None:
