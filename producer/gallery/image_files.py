@@ -35,7 +35,7 @@ class ImageReader:
 
     def __init__(self, store: Store, output: OutputOptions) -> None:
         self._store, self._output = store, output
-        self._places: OrderedDict[str, Mapping[str, ImagePlace]] = OrderedDict()
+        self._places: OrderedDict[tuple[str, int], Mapping[str, ImagePlace]] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, key: str, path: str) -> TypedImage:
@@ -48,7 +48,7 @@ class ImageReader:
         Raises:
             ImageUnavailableError: the path leaves the folder, the file can't be read, or it is not an image.
         """
-        _check_path(path)
+        check_path(path)
         try:
             with _open(self._store, path) as file:
                 body = file.read() if self._output.format is OutputFormat.FILES else self._unpack(file, key, path)
@@ -69,17 +69,24 @@ class ImageReader:
 
     def _list(self, file: BinaryIO, path: str) -> Mapping[str, ImagePlace]:
         """Return the places of the images in a packed file."""
+        # A retry adds images to a file. So if the size has changed, the places have changed, too.
+        name = path, file.seek(0, os.SEEK_END)
         # One thread lists a file, and the other threads use its list.
         with self._lock:
-            if path not in self._places:
-                self._places[path] = packing.image_places(file, self._output)
+            if name not in self._places:
+                self._places[name] = packing.image_places(file, self._output)
                 if len(self._places) > _CACHED_LISTS:
                     self._places.popitem(last=False)
-            self._places.move_to_end(path)
-            return self._places[path]
+            self._places.move_to_end(name)
+            return self._places[name]
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str) -> None:
+    """Check that a path of a manifest stays in the output folder. No file is opened, so a link is not noticed.
+
+    Raises:
+        ImageUnavailableError: the path leaves the folder.
+    """
     if "\0" in path or "\\" in path or any(part in ("", ".", "..") for part in path.split("/")):
         raise ImageUnavailableError(f"The manifest names the file {path!a:.200}, which is not in the output folder.")
 

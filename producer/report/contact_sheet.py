@@ -10,17 +10,18 @@ from itertools import chain, repeat
 from typing import Any
 from urllib.parse import quote
 
-from producer.gallery.image_files import ImageReader, ImageUnavailableError
+from producer.gallery.image_files import ImageReader, ImageUnavailableError, check_path
 from producer.output.run_file import RunFile
 from producer.output.shard_files import finished_shards, load_manifest, planned_shards
+from producer.report.samples import MOST_IMAGES, spread
 from producer.report.thumbnails import MAX_FILE_BYTES, make_thumbnails
 from tasks.outputs.packing import packed_name
 from tasks.storage.parallel import parallel_map
 from tasks.storage.store import Store
 
-#: In packed output, the images of a file must be listed before one of them can be read. So at most this many shards are
-#: shown, and this many images of each.
-_PACKED_SHARDS, _PACKED_IMAGES = 12, 10
+#: In packed output, the images of a file must be listed before one of them can be read. So the images are from at most
+#: this many shards.
+_PACKED_SHARDS = 12
 _COLUMNS = ["key", "url", "path", "bytes", "width", "height", "format"]
 
 
@@ -32,7 +33,8 @@ class SheetImage:
     row: dict[str, Any]
     #: A WebP in base64; empty if there is no thumbnail.
     thumbnail: str
-    #: The link to the image's file, relative to the report; None for an image in a packed file.
+    #: The link to the image's file, relative to the report; None for an image in a packed file, and for a path
+    #: that leaves the output folder.
     link: str | None
 
 
@@ -56,7 +58,7 @@ def contact_sheet(rows: Sequence[dict[str, Any]], record: RunFile, store: Store)
     # If the time for thumbnails is over, the last rows have none.
     thumbnails = chain(make_thumbnails(parallel_map(read, rows, store)), repeat(b""))
     return [
-        SheetImage(row, base64.b64encode(thumbnail).decode(), None if is_packed else quote(row["path"]))
+        SheetImage(row, base64.b64encode(thumbnail).decode(), None if is_packed else _link(row["path"]))
         for row, thumbnail in zip(rows, thumbnails, strict=False)
     ]
 
@@ -73,12 +75,16 @@ def _read(row: dict[str, Any], reader: ImageReader) -> bytes | None:
 
 def _packed_rows(record: RunFile, store: Store) -> Iterator[dict[str, Any]]:
     """Yield the rows of some images of some shards, spread over the run."""
-    shards = finished_shards(planned_shards(record, store), store)
-    for shard in _spread(shards, _PACKED_SHARDS):
+    shards = spread(finished_shards(planned_shards(record, store), store), _PACKED_SHARDS)
+    for shard in shards:
         rows = load_manifest(shard, store, record.id, _COLUMNS).to_pylist()
-        yield from _spread([row for row in rows if row["path"] is not None], _PACKED_IMAGES)
+        yield from spread([row for row in rows if row["path"] is not None], MOST_IMAGES // len(shards))
 
 
-def _spread(items: Sequence[Any], most: int) -> Sequence[Any]:
-    """Return at most this many of the items, at equal distances."""
-    return items[:: -(-len(items) // most) or 1]
+def _link(path: str) -> str | None:
+    """Return the link to an image's file; None if the path leaves the output folder."""
+    try:
+        check_path(path)
+    except ImageUnavailableError:
+        return None
+    return quote(path)

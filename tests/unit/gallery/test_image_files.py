@@ -12,6 +12,7 @@ from producer.gallery.content_types import content_type
 from producer.gallery.image_files import ImageReader, ImageUnavailableError
 from producer.output.run_file import RunFile
 from tasks.model import OutputFormat, OutputOptions
+from tasks.outputs import packing
 from tasks.storage import manifest
 from tasks.storage.local_store import LocalStore
 from tasks.storage.locations import open_store
@@ -90,6 +91,23 @@ def test_damaged_packed_file_is_reported(store: LocalStore) -> None:
     store.replace("00000.tar", store.read("00000.tar")[:-1024])
     with pytest.raises(ImageUnavailableError, match=r"00000\.tar is damaged: its end is missing"):
         ImageReader(store, output).read("000000", "00000.tar")
+
+
+@pytest.mark.parametrize("kind", [OutputFormat.WEBDATASET, OutputFormat.PARQUET])
+def test_replaced_packed_file_is_listed_again(store: LocalStore, tmp_path: Path, kind: OutputFormat) -> None:
+    """A retry adds images to a packed file. Each key still has its own image afterwards."""
+    output, path = OutputOptions(kind), packing.packed_name(0, OutputOptions(kind))
+    assert path is not None
+    bodies = [image("BMP", colour=colour) for colour in ("red", "blue", "lime")]
+    assert len(set(map(len, bodies))) == 1
+    pictures = [Picture("http://a.example/", body, "bmp") for body in bodies]
+    other = LocalStore(tmp_path / "other")
+    make_gallery_run(other, pictures, output=output)
+    make_gallery_run(store, [Picture("http://a.example/"), *pictures[1:]], output=output)
+    reader = ImageReader(store, output)
+    assert reader.read("000001", path).body == bodies[1]
+    store.replace(path, other.read(path))
+    assert [reader.read(f"00000{place}", path).body for place in range(3)] == bodies
 
 
 def test_content_types() -> None:

@@ -17,8 +17,10 @@ from producer.report.thumbnails import ThumbnailMaker, make_thumbnails
 from tasks.model import OutputFormat, OutputOptions
 from tasks.outputs.packing import pack
 from tasks.storage import manifest, shard_parquet
+from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
 from tests.encoding import encoded
+from tests.gallery_runs import Picture, make_gallery_run
 from tests.unit.conftest import image
 from tests.unit.report.made_run import make_run, outcome
 
@@ -65,9 +67,24 @@ def test_contact_sheet_of_packed_images(tmp_path: Path, kind: OutputFormat) -> N
     assert all(each.thumbnail and each.link is None for each in sheet)
 
 
+def test_contact_sheet_of_a_large_packed_file(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a run has few packed files, there are more images of each. They are spread over the file."""
+    output = OutputOptions(OutputFormat.WEBDATASET)
+    pictures = [Picture(f"http://a.example/{place}", image()) for place in range(60)]
+    record = make_gallery_run(store, pictures, 40, output)
+    assert len(contact_sheet([], record, store)) == 60
+    monkeypatch.setattr("producer.report.contact_sheet.MOST_IMAGES", 20)
+    keys = [each.row["key"] for each in contact_sheet([], record, store)]
+    assert keys == [
+        *(f"00000{place:02}" for place in range(0, 40, 4)),
+        *(f"00001{place:02}" for place in range(0, 20, 2)),
+    ]
+
+
 def test_file_outside_the_folder_has_no_thumbnail(tmp_path: Path) -> None:
     """If a manifest names a file outside of the output folder, the report does not show this file."""
     (tmp_path / "secret.png").write_bytes(image())
     store = make_run(tmp_path / "out", [outcome(0)])
     row = {"key": "000000", "path": "../secret.png", "bytes": 5}
-    assert [each.thumbnail for each in contact_sheet([row], RunFile.load(store), store)] == [""]
+    (found,) = contact_sheet([row], RunFile.load(store), store)
+    assert (found.thumbnail, found.link) == ("", None)
