@@ -124,3 +124,8 @@ class Timing:
     def started_at(self) -> float:
         """The time of the first task in seconds since the epoch; 0 if no task was sent."""
         return time.time() - (time.monotonic() - self.first_sent) if self.first_sent else 0.0
+
+    @property
+    def finished_at(self) -> float:
+        """The time of the last manifest in seconds since the epoch; the current time if no manifest was found."""
+        return time.time() - (time.monotonic() - self.last_done if self.last_done else 0.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -278,7 +277,7 @@ class Run:
             timing = dispatcher.run(listener)
             result = self._create_result(pool, timing, dispatcher)
             failures.write(self._record, self._store, self._planner.shards if result.summary.failed else 0)
-            self._save(state=State.COMPLETE, finished_at=time.time(), totals=result.totals())
+            self._save(state=State.COMPLETE, finished_at=timing.finished_at, totals=result.totals())
             # All shards are done, so only a late duplicate of a task may still be writing a file.
             self._store.remove_leftovers()
         except BaseException as error:
