@@ -30,7 +30,8 @@ def format_tick(seconds: float) -> str:
 
 def format_count(number: float) -> str:
     """Return a number in a short form, such as ``0.5``, ``950``, ``12k`` or ``1.5M``."""
-    for least, unit, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
+    # With three digits, numbers from 999,500 on are 1M.
+    for least, unit, suffix in ((0.9995e9, 1e9, "G"), (0.9995e6, 1e6, "M"), (1e4, 1e3, "k")):
         if number >= least:
             return f"{number / unit:.3g}{suffix}"
     return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.3g}"

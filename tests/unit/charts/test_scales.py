@@ -43,7 +43,9 @@ def test_numbers_are_short() -> None:
         *("320 µs", "4.10 ms", "1.00 s", "2.35 s", "59.9 s", "2 min 05 s", "2 h 02 min")
     ]
     assert [format_tick(value) for value in (0, 0.2, 5, 90, 7200)] == ["0", "200 ms", "5 s", "1 min 30 s", "2 h"]
-    assert [format_count(value) for value in (0.25, 12, 950, 12_345, 2.5e6)] == ["0.25", "12", "950", "12.3k", "2.5M"]
+    assert [format_count(value) for value in (0.25, 12, 950, 12_345, 999_700, 2.5e6)] == [
+        *("0.25", "12", "950", "12.3k", "1M", "2.5M")
+    ]
     assert [format_share(part, 10_000) for part in (0, 1, 50, 5000, 9999, 10_000)] == [
         *("0 %", "< 0.1 %", "0.5 %", "50 %", "> 99.9 %", "100 %")
     ]

@@ -29,6 +29,13 @@ def test_percentiles_are_nearly_exact() -> None:
     assert found.mean == pytest.approx(sum(values) / len(values), rel=1e-4)
 
 
+def test_percentiles_of_equal_values_are_nearly_exact() -> None:
+    """Percentiles differ by at most 3 % also if most values are at the start of a bin."""
+    found = distribution([*[1.0] * 90, *[1000.0] * 10])
+    assert [found.percentile(share) for share in (0.1, 0.5, 0.89)] == pytest.approx([1.0] * 3, rel=0.03)
+    assert found.percentile(0.95) == pytest.approx(1000.0, rel=0.03)
+
+
 def test_values_without_a_logarithm_are_left_out() -> None:
     """Null and zero mean that an image had no such phase."""
     found = distribution([None, 0.0, 2.0, None])
