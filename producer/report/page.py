@@ -10,6 +10,7 @@ import base64
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ from producer.report import run_charts
 from producer.report.contact_sheet import SheetImage
 from producer.report.figures import Figures
 from producer.report.repairs import describe_repairs
-from producer.report.repeat import lost_options, repeat_command
-from producer.report.samples import MOST_FAILED, MOST_SLOW
+from producer.report.repeat import command_on, library_options, lost_options, repeat_command
 from producer.sources import url_list
 from tasks.redaction import redacted
 
 _FOLDER = Path(__file__).parent
 #: The maximum numbers of rows in the tables of hosts and of sizes in pixels.
 _MOST_HOSTS, _MOST_SIZES = 50, 10
+#: The maximum number of characters of a text. A list may have images as long ``data:`` URLs, and the page would grow.
+_MOST_CHARACTERS = 2000
 #: What a download does in each phase.
 _PHASES = {
     "queued": "from sending the task to its start in a slot",
@@ -66,7 +68,7 @@ def render(figures: Figures, sheet: Sequence[SheetImage]) -> str:
         wall=_format_wall_time,
         size=format_size,
         share=format_share,
-        shown=lambda text: redacted(str(text)),
+        shown=_shown,
         link=_web_link,
         moment=_format_time,
         bar=bar,
@@ -117,10 +119,10 @@ def _content(figures: Figures) -> dict[str, Any]:
         "timeline": run_charts.worker_timeline(figures),
         "timeline_axis": run_charts.timeline_axis(figures.activity),
         "repairs": describe_repairs(figures),
-        "most_slow": MOST_SLOW,
-        "most_failed": MOST_FAILED,
-        "command": repeat_command(record),
+        "repeat": repeat_command(record),
+        "command": partial(command_on, record),
         "lost_options": lost_options(record),
+        "library_options": library_options(record),
     }
 
 
@@ -156,10 +158,17 @@ def _reasons(figures: Figures) -> list[dict[str, Any]]:
     ]
 
 
+def _shown(text: object) -> str:
+    """Return a text without secrets, and shortened if it is very long."""
+    shown = redacted(str(text))
+    return shown if len(shown) <= _MOST_CHARACTERS else f"{shown[:_MOST_CHARACTERS]}… ({len(shown):,} characters)"
+
+
 def _web_link(url: str) -> str | None:
-    """Return a URL for a link, without secrets; None for a text that is no URL of a web page."""
+    """Return a URL for a link, without secrets; None if it is very long, or is no URL of a web page."""
     shown = redacted(url).strip()
-    return shown if shown.lower().startswith(("http://", "https://")) else None
+    is_link = shown.lower().startswith(("http://", "https://")) and len(shown) <= _MOST_CHARACTERS
+    return shown if is_link else None
 
 
 def _format_wall_time(seconds: float) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from producer.output.run_file import RunConfig, RunFile
-from producer.runs.option_names import named_values
+from producer.runs.option_names import LIBRARY_ONLY, named_values
 from producer.sources import url_list
 from tasks.redaction import redacted
 
@@ -23,7 +23,12 @@ def repeat_command(record: RunFile) -> str:
     """Return a shell command that downloads the run's list with the same options into another folder."""
     source = url_list.shown(record.source)
     words = ["producer", "run", source, "--out", _ANOTHER, *_options(record.options)]
-    return shlex.join(words)
+    return _shell_command(words)
+
+
+def command_on(record: RunFile, name: str) -> str:
+    """Return the shell command of this name for the run's folder, such as ``producer retry images``."""
+    return _shell_command(["producer", name, record.out])
 
 
 def lost_options(record: RunFile) -> list[str]:
@@ -32,11 +37,16 @@ def lost_options(record: RunFile) -> list[str]:
     return [name for name in ("--header", "--host-limits") if name in given]
 
 
+def library_options(record: RunFile) -> list[str]:
+    """Return the options of the run that no command has. A call from Python can set them."""
+    return [name.removeprefix("--").replace("-", "_") for name in _changed(record.options) if name in LIBRARY_ONLY]
+
+
 def _options(config: RunConfig) -> Iterator[str]:
     """Yield the words of all options that differ from their defaults."""
     for name, value in _changed(config).items():
-        if value is None:
-            # The option's default is not None, so it can't be set to None by a command.
+        if value is None or name in LIBRARY_ONLY:
+            # A command can't set an option to None if its default is another value.
             continue
         if isinstance(value, bool):
             yield name if value else _NEGATIONS.get(name, name)
@@ -53,7 +63,12 @@ def _options(config: RunConfig) -> Iterator[str]:
             for item in value:
                 yield from (name, str(item))
         else:
-            yield from (name, redacted(f"{value:g}" if isinstance(value, float) else str(value)))
+            yield from (name, str(int(value) if isinstance(value, float) and value.is_integer() else value))
+
+
+def _shell_command(words: Iterable[str]) -> str:
+    """Return a command. Each word is redacted by itself, because a masked value extends to the end of its text."""
+    return shlex.join(map(redacted, words))
 
 
 def _changed(config: RunConfig) -> Mapping[str, Any]:

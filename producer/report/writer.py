@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from producer.output.run_file import REPORT_NAME, RunFile
 from tasks.storage.store import Store
 
@@ -24,7 +26,8 @@ def build_page(store: Store) -> bytes:
     from producer.report.figures import collect_figures
     from producer.report.page import render
 
-    record = RunFile.load_usable(store)
+    # The folder may have been moved since the run.
+    record = replace(RunFile.load_usable(store), out=store.location)
     figures = collect_figures(record, store)
     sheet = contact_sheet(figures.samples.images, record, store)
     return render(figures, sheet).encode("utf-8", "replace")

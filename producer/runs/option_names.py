@@ -22,6 +22,8 @@ _NAMES = {
     "scope": "--per",
     "overrides": "--host-limits",
 }
+#: Options that only a call from Python can set.
+LIBRARY_ONLY = frozenset({"--backoff", "--max-pixels"})
 
 
 def differing_options(wanted: RunConfig, found: RunConfig) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,54 @@ def test_page_starts_with_the_total_time(store: LocalStore) -> None:
         assert texts[texts.index(name, start) + 1] == value
 
 
+def test_last_command_without_images(store: LocalStore) -> None:
+    """If the last command only completed the run, the page says so instead of showing its speed."""
+    record = RunFile.load(store)
+    finished = (record.finished_at or 0.0) + 1000
+    record.save(store, epoch=1, finished_at=finished, totals={**(record.totals or {}), "wall_seconds": 0.5})
+    texts = page_of(store).texts
+    assert "The last command finished no image. Earlier commands finished 25 images." in texts
+    assert "No image has finished yet." not in texts
+
+
+def test_run_with_earlier_lists(store: LocalStore) -> None:
+    """If a run was extended, the page does not say that all images are from the last list."""
+    assert "and earlier lists" not in " ".join(page_of(store).texts)
+    RunFile.load(store).save(store, earlier_shards=1, earlier_rows=10)
+    texts = " ".join(page_of(store).texts)
+    assert "and earlier lists, finished" in texts
+    assert "This command downloads the last list" in texts
+
+
+def test_commands_can_be_copied(tmp_path: Path) -> None:
+    """The commands name the folder in which the run is now, quoted for the shell, and a secret ends no command."""
+    make_run(tmp_path / "before", [outcome(index, Reason.TIMEOUT) for index in range(300)])
+    folder = tmp_path / "my images"
+    (tmp_path / "before").rename(folder)
+    store = LocalStore(folder)
+    record = RunFile.load(store)
+    options = replace(record.options, max_parked=5)
+    record.save(store, source="https://a.example/list.txt?token=topsecret", options=options)
+    texts = page_of(store).texts
+    assert f"producer retry '{folder}'" in texts
+    assert f"producer failures '{folder}'" in texts
+    command = next(text for text in texts if text.startswith("producer run"))
+    assert shlex.split(command)[2:] == [
+        *("https://a.example/list.txt?token=***", "--out", "ANOTHER_FOLDER"),
+        *("--shard-size", "10", "--max-parked", "5"),
+    ]
+
+
+def test_long_urls_are_shortened(tmp_path: Path) -> None:
+    """A list may have images as URLs. The page shows only their beginnings, so it stays small."""
+    urls = dict.fromkeys(range(200), "data:image/png;base64," + "A" * 100000)
+    urls[3] = "http://a.example/" + "b" * 8000
+    failed = [outcome(index, Reason.INVALID_URL, fetch_seconds=0.0) for index in range(200)]
+    page = Path(write_report(make_run(tmp_path / "out", failed, urls)))
+    assert page.stat().st_size < 2_000_000
+    assert "AAA… (100,022 characters)" in page.read_text(encoding="utf-8")
+
+
 def test_hostile_texts_are_shown_as_texts(store: LocalStore) -> None:
     """Markup, scripts and control characters of a URL or a message are text, and secrets are masked."""
     page = page_of(store)
@@ -136,6 +186,14 @@ def test_report_of_an_unfinished_run(store: LocalStore) -> None:
     assert "Time so far" in texts
     assert "The run is interrupted. This page covers the 2 shards with a manifest." in " ".join(texts.split())
     assert "15 images from" in " ".join(texts.split())
+
+
+def test_complete_run_without_a_manifest(store: LocalStore) -> None:
+    """If a manifest of a complete run is missing, the page says that it is incomplete."""
+    assert "missing" not in " ".join(page_of(store).texts)
+    store.remove("00001.parquet")
+    texts = " ".join(" ".join(page_of(store).texts).split())
+    assert "The manifests of 1 shard are missing, so this page lacks their images." in texts
 
 
 def test_report_before_the_first_shard(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from producer.cli.output_parameters import OutputParameters, output_options
 from producer.cli.parameters import DownloadParameters, download_options
 from producer.cli.source_parameters import SourceParameters, source_options
 from producer.output.run_file import RunConfig, RunFile
-from producer.report.repeat import lost_options, repeat_command
+from producer.report.repeat import library_options, lost_options, repeat_command
+from tasks.model import FetchOptions
 
 
 @click.command()
@@ -47,6 +48,7 @@ def config_of(words: list[str]) -> RunConfig:
     "options",
     [
         "",
+        "--max-retry-after 1234567.5 --timeout 1200000",
         "--shard-size 500 --timeout 2.5 --retries 0 --verify decode --no-adaptive --per domain",
         "--resize border --image-size 64 --background '#102030' --quality 80 --only-if-bigger",
         "--formats jpeg,png --min-size 10 --max-aspect-ratio 2.5 --extract-exif --phash",
@@ -62,6 +64,14 @@ def test_command_gives_the_same_options(options: str) -> None:
     words = shlex.split(repeat_command(record))
     assert words[:5] == ["producer", "run", "list.txt", "--out", "ANOTHER_FOLDER"]
     assert config_of(words[2:]) == config
+
+
+def test_options_of_the_library_are_not_in_the_command() -> None:
+    """The command has only options that it accepts. The report names the others."""
+    fetch = FetchOptions(timeout=5.0, backoff=3.0, max_pixels=5)
+    record = RunFile("20260101-000000-abcdef", "list.txt", "out", RunConfig(fetch))
+    assert shlex.split(repeat_command(record))[-2:] == ["--timeout", "5"]
+    assert library_options(record) == ["backoff", "max_pixels"]
 
 
 def test_secrets_are_not_in_the_command() -> None:

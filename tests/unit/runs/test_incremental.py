@@ -13,7 +13,7 @@ from producer.output.run_file import PlanState, RunConfig, RunFile, State
 from producer.runs import incremental
 from producer.runs.incremental import RunRequest
 from producer.runs.incremental_mode import IncrementalMode
-from producer.runs.option_names import differing_options, named_values
+from producer.runs.option_names import LIBRARY_ONLY, differing_options, named_values
 from producer.sources import url_list
 from producer.sources.options import SourceOptions
 from tasks.collect import collect
@@ -35,9 +35,6 @@ from tasks.storage.local_store import LocalStore
 from tasks.storage.shard_parquet import ShardRef
 from tests.runs import RUN_ID, SIZE, make_run
 from tests.waiting import wait_for
-
-#: The fields of a run's options that no option of the command sets.
-_LIBRARY_ONLY = {"--backoff", "--max-pixels"}
 
 
 @pytest.fixture
@@ -65,7 +62,7 @@ def test_each_field_is_named_like_an_option() -> None:
     """Each field of a run's options has the name of an option of the command, and no two fields have the same name."""
     options = {name for param in run_command.params for name in param.opts}
     names = [name for name, _ in named_values(RunConfig())]
-    assert set(names) - options == _LIBRARY_ONLY
+    assert set(names) - options == LIBRARY_ONLY
     assert len(names) == len(set(names))
 
 
