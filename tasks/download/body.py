@@ -85,14 +85,14 @@ class BodyReader:
         received = b"" if continued is None else continued.body
         if announced and len(received) + int(announced) > self.options.max_bytes:
             raise TooLargeError(
-                f"the body has {announced} bytes, more than {self.options.max_bytes}", http_status=status
+                f"the body has {int(announced):,} bytes, more than {self.options.max_bytes:,}", http_status=status
             )
         blocks = [received] if received else []
         try:
             size = self._read_blocks(response, url, blocks)
             # A Content-Range gives the total size of the encoded body, so ignore this size if the body was decoded.
             if total_size not in (None, size) and "Content-Encoding" not in response.headers:
-                raise TruncatedError(f"the body has {size} bytes instead of {total_size}", http_status=status)
+                raise TruncatedError(f"the body has {size:,} bytes instead of {total_size:,}", http_status=status)
         except FetchError as error:
             if error.retryable and blocks and "Content-Encoding" not in response.headers:
                 body = b"".join(blocks)
@@ -174,7 +174,7 @@ class BodyReader:
             for block in pieces:
                 size += len(block)
                 if size > max_bytes:
-                    raise TooLargeError(f"the body has more than {max_bytes} bytes", http_status=status)
+                    raise TooLargeError(f"the body has more than {max_bytes:,} bytes", http_status=status)
                 blocks.append(block)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             failure = map_exception(error, url, self.deadline)
@@ -182,7 +182,7 @@ class BodyReader:
             raise failure from error
         except (ValueError, http.client.HTTPException) as error:
             # http.client raises a bare ValueError for a chunk size that is not a number.
-            raise TruncatedError(f"the body was interrupted after {size} bytes", http_status=status) from error
+            raise TruncatedError(f"the body was interrupted after {size:,} bytes", http_status=status) from error
         return size
 
 
@@ -225,7 +225,7 @@ def _limit_compressed(pieces: Iterable[bytes], max_bytes: int, status: int) -> I
     for piece in pieces:
         size += len(piece)
         if size > max_bytes:
-            raise TooLargeError(f"the compressed body has more than {max_bytes} bytes", http_status=status)
+            raise TooLargeError(f"the compressed body has more than {max_bytes:,} bytes", http_status=status)
         yield piece
 
 

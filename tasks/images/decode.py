@@ -71,7 +71,7 @@ def _decode_frames(body: bytes, max_pixels: int, deadline: Deadline, formats: tu
             raise
         except Exception as error:  # broken data can make Pillow's decoders raise any exception
             raise UndecodableError(f"the image can't be decoded: {error}") from error
-    raise TooManyPixelsError(f"the image has more than {_MAX_FRAMES} frames")
+    raise TooManyPixelsError(f"the image has more than {_MAX_FRAMES:,} frames")
 
 
 def _seek(image: Image.Image, number: int) -> bool:

@@ -46,7 +46,7 @@ def check_sides(size: tuple[int, int], encode_format: EncodeFormat) -> None:
     longest, name = _MAX_SIDES.get(encode_format, (None, ""))
     if longest is not None and max(size) > longest:
         raise TooManyPixelsError(
-            f"the resized image would have {size[0]}x{size[1]} pixels; {name}'s side has at most {longest}"
+            f"the resized image would have {size[0]:,}x{size[1]:,} pixels; {name}'s side has at most {longest:,}"
         )
 
 

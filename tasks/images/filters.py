@@ -28,11 +28,11 @@ def _why_excluded(width: int | None, height: int | None, filters: FilterOptions)
         )
     least, largest = min(width, height), max(width, height)
     if filters.min_size is not None and least < filters.min_size:
-        return f"the smaller side has {least} pixels, fewer than {filters.min_size} (--min-size)"
+        return f"the smaller side has {least:,} pixels, fewer than {filters.min_size:,} (--min-size)"
     if filters.max_area is not None and least * largest > filters.max_area:
-        area = f"{width}x{height} = {least * largest}"
-        return f"the area has {area} pixels, more than {filters.max_area} (--max-area)"
+        area = f"{width:,}x{height:,} = {least * largest:,}"
+        return f"the area has {area} pixels, more than {filters.max_area:,} (--max-area)"
     if filters.max_aspect_ratio is not None and largest / least > filters.max_aspect_ratio:
-        ratio = f"{largest / least:.2f} ({width}x{height})"
+        ratio = f"{largest / least:.2f} ({width:,}x{height:,})"
         return f"the aspect ratio is {ratio}, more than {filters.max_aspect_ratio:g} (--max-aspect-ratio)"
     return None

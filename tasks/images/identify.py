@@ -248,7 +248,7 @@ def check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     """
     width, height = size
     if width * height > max_pixels:
-        raise TooManyPixelsError(f"the image has {width}x{height} pixels, more than {max_pixels}")
+        raise TooManyPixelsError(f"the image has {width:,}x{height:,} pixels, more than {max_pixels:,}")
 
 
 def _icon_size(body: bytes) -> tuple[int, int]:

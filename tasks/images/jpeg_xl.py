@@ -223,7 +223,7 @@ def _boxes(body: bytes) -> Iterator[_Box]:
             raise SyntaxError("the length of a box is too small")
         yield _Box(bytes(view[place + 4 : place + 8]), view[place + header : place + size])
         place += size
-    raise SyntaxError(f"there are more than {MAX_PIECES} boxes")
+    raise SyntaxError(f"there are more than {MAX_PIECES:,} boxes")
 
 
 def _codestream(body: bytes) -> Iterator[memoryview]:

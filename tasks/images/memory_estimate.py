@@ -58,7 +58,7 @@ def estimate_pixels(image: ImageFile, body: bytes, max_pixels: int) -> int:
             if not (isinstance(across, int) and isinstance(down, int)):
                 raise UndecodableError("the sides of the image's tiles are not integers")
             if across * down > max_pixels:
-                raise TooManyPixelsError(f"the image has tiles of {across}x{down} pixels, more than {max_pixels}")
+                raise TooManyPixelsError(f"the image has tiles of {across:,}x{down:,} pixels, more than {max_pixels:,}")
             return max(width * height, across * down)
         case AvifImageFile():
             return _AVIF_PIXELS
@@ -90,4 +90,4 @@ def _keeps_all_coefficients(image: JpegImageFile, body: bytes) -> bool:
                 raise UndecodableError(f"the image has more than {_MAX_SCANS} scans")
         # A segment's length includes the length field.
         position += int.from_bytes(body[position : position + 2])
-    raise UndecodableError(f"the image has more than {_MAX_SEGMENTS} segments")
+    raise UndecodableError(f"the image has more than {_MAX_SEGMENTS:,} segments")

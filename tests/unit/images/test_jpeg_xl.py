@@ -132,7 +132,7 @@ def test_container() -> None:
     )
     for boxes in (box(b"jxlc", _CODESTREAM), split, box(b"xml ", b"") + b"\0\0\0\0jxlc" + _CODESTREAM):
         assert decode_all_frames(_FILE_START + boxes, _LIMIT, soon(), _FORMATS).width == 90
-    with pytest.raises(UndecodableError, match="more than 20000 boxes"):
+    with pytest.raises(UndecodableError, match="more than 20,000 boxes"):
         identify.inspect(_FILE_START + box(b"free", b"") * (MAX_PIECES + 1), _LIMIT, _FORMATS)
 
 
@@ -200,7 +200,7 @@ def test_limits_come_before_the_decoder(monkeypatch: pytest.MonkeyPatch) -> None
     """The limit of pixels and the filters need only the header."""
     monkeypatch.setattr(jpeg_xl, "_run_process", lambda *_, **__: pytest.fail("it was decoded"))
     huge = bits((0, 1), (3, 2), (2**30 - 1, 30), (1, 3), _ORDINARY)
-    with pytest.raises(TooManyPixelsError, match="1073741824x1073741824"):
+    with pytest.raises(TooManyPixelsError, match="1,073,741,824x1,073,741,824"):
         decode_all_frames(huge, _LIMIT, soon(), _FORMATS)
     resize = ResizeOptions(ResizeMode.BORDER, 16)
     options = FetchOptions(formats=_FORMATS, resize=resize, filters=FilterOptions(min_size=71))
