@@ -21,8 +21,10 @@ _PLAIN_WIDTH = 160
 
 
 def create_console(stream: Any) -> Console:
-    """Return a console for a stream."""
-    return Console(file=stream, width=None if stream.isatty() else _PLAIN_WIDTH)
+    """Return a console for a stream. Variables such as FORCE_COLOR do not make a terminal of a file or a pipe."""
+    if stream.isatty():
+        return Console(file=stream)
+    return Console(file=stream, width=_PLAIN_WIDTH, force_terminal=False, force_interactive=False)
 
 
 def show(shown: RenderableType, stream: Any = None) -> None:
