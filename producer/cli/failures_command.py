@@ -115,8 +115,9 @@ def _lines(found: FailedImages, reasons: Iterable[str], kind: FailureFormat) -> 
 
 def _csv_line(values: Iterable[Any]) -> bytes:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue().encode()
+    # The writer quotes a CR or LF in a value only if its line terminator has this character.
+    csv.writer(text, lineterminator="\r\n").writerow(values)
+    return text.getvalue().removesuffix("\r\n").encode() + b"\n"
 
 
 def _csv_value(value: Any) -> Any:

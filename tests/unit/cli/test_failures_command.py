@@ -105,6 +105,17 @@ def test_prints_a_table(record: RunFile, store: LocalStore) -> None:
     assert [row["url"] for row in rows] == URLS[1:]
 
 
+def test_line_ends_do_not_split_the_rows_of_a_table(store: LocalStore) -> None:
+    """A value with any line end stays one value. Each row ends with a line feed."""
+    urls = ["http://a.example/a\rhttp://b.example/", "http://a.example/b\r\n", "=1+1\n,2", '"\r"']
+    keys = ["00000000", "00000001", "00001000", "00001001"]
+    make_run(store, [failed(keys[0]), failed(keys[1])], [failed(keys[2]), failed(keys[3])], urls=urls)
+    table = invoke(store, "--format", "csv").stdout_bytes.decode()
+    found = list(csv.DictReader(io.StringIO(table, newline="")))
+    assert [(row["key"], row["url"]) for row in found] == list(zip(keys, urls, strict=True))
+    assert table.endswith(",picture 1,2026-01-01\n")
+
+
 def test_prints_a_list_for_another_run(record: RunFile, store: LocalStore, tmp_path: Path) -> None:
     """--format urls prints a list that a run can read. URLs that are not valid are left out, and counted."""
     result = invoke(store, "--format", "urls")
