@@ -35,7 +35,13 @@ class _Handler(logging.Handler):
     run_id: str | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record."""
+        """Print a record. As in all handlers of Python's logging, a failure does not reach the code that logs."""
+        try:
+            click.echo(json.dumps(self._facts(record)), err=True)
+        except Exception:  # noqa: BLE001  # a closed pipe, or a message that does not fit its arguments
+            self.handleError(record)
+
+    def _facts(self, record: logging.LogRecord) -> dict[str, Any]:
         at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         facts = {
             "time": f"{at}.{record.msecs:03.0f}Z",
@@ -47,7 +53,7 @@ class _Handler(logging.Handler):
         }
         if record.exc_info:
             facts["exception"] = sanitized(logging.Formatter().formatException(record.exc_info))
-        click.echo(json.dumps(facts), err=True)
+        return facts
 
 
 def _sanitized(value: Any) -> Any:

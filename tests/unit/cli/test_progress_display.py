@@ -154,3 +154,13 @@ def test_messages_of_libraries_in_a_log_in_json(capsys: pytest.CaptureFixture[st
     (line,) = map(json.loads, capsys.readouterr().err.splitlines())
     assert (line["level"], line["logger"], line["message"]) == ("warning", log.name, "lost 2 tasks")
     assert line["exception"].endswith("ValueError: \ufffdbell")
+
+
+@pytest.mark.usefixtures("log_in_json")
+def test_failing_log_does_not_reach_the_code_that_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that does not fit its arguments, or a closed pipe, ends neither a library's thread nor the command."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    log = logging.getLogger("kombu.test")
+    log.warning("lost %d tasks", "two")
+    monkeypatch.setattr("producer.cli.json_log.click.echo", lambda *_, **__: (_ for _ in ()).throw(BrokenPipeError()))
+    log.warning("lost two tasks")
