@@ -159,7 +159,7 @@ def _list(server: redis.Redis, most: int, as_json: bool) -> None:
 
 
 def _apply(change: _Change, server: redis.Redis, as_json: bool) -> None:
-    from producer.dispatch.host_report import HostReport
+    from producer.dispatch.host_report import HostReport, describe_limit
     from tasks.throttle.hosts import find_host, lift, list_hosts, set_limit
 
     before = find_host(server, change.host)
@@ -171,7 +171,7 @@ def _apply(change: _Change, server: redis.Redis, as_json: bool) -> None:
     else:
         limit = _new_limit(change, before)
         set_limit(server, change.host, limit)
-        text = f"{change.host} is limited to {_describe(limit)}, for all runs. Lift it with --lift {change.host}."
+        text = f"{change.host} is limited to {describe_limit(limit)}, for all runs. Lift it with --lift {change.host}."
     print_note(text, as_json)
     after = find_host(server, change.host)
     facts = None if after is None else asdict(HostReport.from_state(after))
@@ -185,15 +185,6 @@ def _new_limit(change: _Change, before: HostState) -> HostLimit:
         old.concurrency if change.concurrency is None else change.concurrency,
         old.rate if change.rate is None else change.rate,
     )
-
-
-def _describe(limit: HostLimit) -> str:
-    texts = []
-    if limit.concurrency != limits.HOST_CONCURRENCY.greatest:
-        texts.append(f"{limit.concurrency:,} open requests" if limit.concurrency > 1 else "1 open request")
-    if limit.rate is not None:
-        texts.append(f"{limit.rate:g} requests per second")
-    return " and ".join(texts)
 
 
 def _unknown_host(host: str, known: Iterable[str]) -> UsageError:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from config import limits
 from producer.formatting import pluralized
 from tasks.throttle.hosts import HostState
 from tasks.throttle.registry import Cause, Why
+from tasks.throttle_options import HostLimit
 
 #: Remaining times above this many seconds are shown in minutes.
 _MINUTES_FROM_SECONDS = 120
@@ -125,13 +127,28 @@ def _reason(state: HostState, condition: HostCondition, waited: float) -> str:
     elif condition is HostCondition.FULL:
         # The host may have a free permit for a moment, until one of the waiting images gets it.
         texts.append("its limit is reached" if state.rate is None else "its limit or its rate is reached")
-    elif waited == 0.0 and state.troubled is not None:
+    elif state.troubled is not None:
         texts.append(f"it works again; it rested or was slow {_duration(state.troubled)} ago")
+    elif waited and state.open_limit is not None:
+        texts.append(f"its limit was reached ({describe_limit(HostLimit(state.open_limit, state.rate))})")
     if waited:
         texts.append(f"images waited for it for {_duration(waited)}")
     if state.operator_limit is not None:
         texts.append("an operator has limited it")
     return "; ".join(texts)
+
+
+def describe_limit(limit: HostLimit) -> str:
+    """Return a limit in words, such as ``2 open requests and 0.5 requests per second``.
+
+    The greatest number of open requests is left out if there is a rate.
+    """
+    texts = []
+    if limit.rate is None or limit.concurrency != limits.HOST_CONCURRENCY.greatest:
+        texts.append(pluralized(limit.concurrency, "open request"))
+    if limit.rate is not None:
+        texts.append(f"{limit.rate:g} request{'' if limit.rate == 1 else 's'} per second")
+    return " and ".join(texts)
 
 
 def _duration(seconds: float) -> str:

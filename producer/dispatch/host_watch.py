@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 
 import redis
 
@@ -96,8 +97,10 @@ class HostWatch:
         found = []
         for state in list_hosts_since(self._server, self._started):
             waited = self._waited.get(state.key, 0.0)
-            report = HostReport.from_state(state, waited if waited >= _LONG_WAIT_SECONDS else 0.0)
             has_had_trouble = state.troubled is not None and state.troubled <= time.monotonic() - self._began
+            # Trouble before the run does not explain why images waited during the run.
+            known = state if has_had_trouble else replace(state, troubled=None)
+            report = HostReport.from_state(known, waited if waited >= _LONG_WAIT_SECONDS else 0.0)
             if report.waited or has_had_trouble or report.condition in _FAILING:
                 found.append(report)
         return sorted(found, key=lambda report: report.urgency)[:_MOST_HOSTS]

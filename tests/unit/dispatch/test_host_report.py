@@ -58,6 +58,32 @@ def test_condition_and_reason(changes: dict[str, Any], condition: str, reason: s
     assert (report.condition, report.reason) == (condition, reason)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"limit": HostLimit(1)}, "its limit was reached (1 open request); images waited for it for 12 s"),
+        (
+            {"limit": HostLimit(10_000, 1.0)},
+            "its limit was reached (1 request per second); images waited for it for 12 s",
+        ),
+        (
+            {"permits": 0, "operator_limit": HostLimit(2, 0.5)},
+            "its limit was reached (2 open requests and 0.5 requests per second); images waited for it for 12 s; "
+            "an operator has limited it",
+        ),
+        (
+            {"troubled": 40.0},
+            "it works again; it rested or was slow 40 s ago; images waited for it for 12 s",
+        ),
+        ({"parked": 4, "limit": HostLimit(3)}, "its limit is reached; images waited for it for 12 s"),
+        ({"limit": None}, "images waited for it for 12 s"),
+    ],
+)
+def test_reason_for_waiting_images(changes: dict[str, Any], reason: str) -> None:
+    """If images waited for a host, the reason says why: its limit, or its earlier trouble."""
+    assert HostReport.from_state(replace(_STATE, **changes), waited=12.34).reason == reason
+
+
 def test_worst_hosts_come_first() -> None:
     """Hosts are sorted by condition, then by the number of waiting images."""
     states = [
@@ -73,6 +99,7 @@ def test_worst_hosts_come_first() -> None:
 def test_report_survives_json() -> None:
     """A report in run.json can be read back."""
     report = HostReport.from_state(_STATE, waited=12.34)
-    assert (report.reason, report.rate, report.limit) == ("images waited for it for 12 s", 5.0, 16)
+    reason = "its limit was reached (16 open requests and 5 requests per second); images waited for it for 12 s"
+    assert (report.reason, report.rate, report.limit) == (reason, 5.0, 16)
     assert HostReport.from_json(json.loads(json.dumps(asdict(report)))) == report
     assert report.condition is HostCondition.WORKS
