@@ -147,12 +147,16 @@ class RunFile:
 
         Raises:
             UsageError: the folder holds no run.
-            CommandError: the file is damaged.
+            CommandError: the file is damaged, or can't be read.
         """
         cls.require(store)
         try:
-            return cls._decode(store.read(NAME))
-        except (StorageError, ValueError, TypeError, KeyError, AttributeError) as error:
+            body = store.read(NAME)
+        except StorageError as error:
+            raise unreadable_error(store, NAME, error) from error
+        try:
+            return cls._decode(body)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CommandError(
                 f"{store.describe(NAME)} is damaged",
                 f"it can't be read ({error or type(error).__name__}); nothing was changed",
@@ -303,6 +307,16 @@ class RunFile:
         facts["plan"], facts["state"] = PlanState(facts["plan"]), State(facts["state"])
         facts["retried"] = tuple(facts["retried"])
         return cls(**facts)
+
+
+def unreadable_error(store: Store, name: str, error: StorageError) -> CommandError:
+    """Return the error for a run's file that exists, but can't be read now. The file may be undamaged."""
+    return CommandError(
+        f"{store.describe(name)} can't be read",
+        f"{error}; nothing was changed",
+        "Check the store, and the permissions of this user or of the credentials in the environment. Then run the "
+        "command again.",
+    )
 
 
 def resume_command(store: Store) -> str:

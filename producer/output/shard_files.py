@@ -7,7 +7,7 @@ from itertools import count
 
 import pyarrow as pa
 
-from producer.output.run_file import PlanState, RunFile, resume_command
+from producer.output.run_file import PlanState, RunFile, resume_command, unreadable_error
 from tasks.errors import CommandError, StorageError
 from tasks.model import ImageRequest, shard_name
 from tasks.storage import manifest, plan
@@ -69,15 +69,18 @@ def load_manifest(shard: int, store: Store, run_id: str, columns: Sequence[str] 
     """Return these columns of a shard's manifest; None stands for all columns.
 
     Raises:
-        CommandError: the manifest is missing or damaged.
+        CommandError: the manifest is missing or damaged, or can't be read.
     """
+    name = manifest.name(shard)
     try:
-        return manifest.decode(store.read(manifest.name(shard)), columns, ShardRef(run_id, shard))
+        return manifest.decode(store.read(name), columns, ShardRef(run_id, shard))
     except (CorruptShardFileError, StorageError) as error:
-        exists = isinstance(error, CorruptShardFileError) or _may_exist(manifest.name(shard), store)
+        exists = isinstance(error, CorruptShardFileError)
+        if isinstance(error, StorageError) and _may_exist(name, store):
+            raise unreadable_error(store, name, error) from error
         what = "is unusable" if exists else "is missing"
         raise CommandError(
-            f"{store.describe(manifest.name(shard))} {what}",
+            f"{store.describe(name)} {what}",
             f"it is not a valid manifest of shard {shard_name(shard)}: {error}; nothing was changed",
             f"Restore a good copy. Or {'remove the file and ' if exists else ''}run `{resume_command(store)}` to "
             "repeat that shard. Images saved as files are not downloaded again.",

@@ -262,6 +262,19 @@ def test_reports_any_truncation(store: LocalStore) -> None:
             RunFile.load(store)
 
 
+def test_record_that_cannot_be_read_is_not_damaged(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the store refuses to read the record, the error names this cause. There is nothing to restore."""
+    _FULL.create(store)
+
+    def read(name: str) -> bytes:
+        raise StorageError(f"could not read {name}: Permission denied")
+
+    monkeypatch.setattr(store, "read", read)
+    with pytest.raises(CommandError, match=r"run\.json can't be read: could not read run\.json: Permission") as caught:
+        RunFile.load(store)
+    assert "permissions of this user" in caught.value.hint
+
+
 @pytest.mark.parametrize("text", ["[]", "null", "1", '"text"', "{}", '{"checksum": 1}'])
 def test_other_json_is_refused(store: LocalStore, text: str) -> None:
     """JSON that is not a record is refused."""

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from producer.output.run_file import PlanState, RunFile, State
+from producer.output.shard_files import load_manifest
 from producer.runs.run import Run
-from tasks.errors import CommandError, UsageError
+from tasks.errors import CommandError, StorageError, UsageError
 from tasks.storage import manifest, plan
 from tasks.storage.local_store import LocalStore
-from tests.runs import make_run
+from tests.runs import RUN_ID, make_run
 
 _ROWS, _SHARDS = 11, 4
 
@@ -66,6 +67,18 @@ def test_retry_that_sends_nothing_changes_nothing(store: LocalStore) -> None:
         raise KeyboardInterrupt
     found = RunFile.load(store)
     assert (found.state, found.revision) == (State.INTERRUPTED, 1)
+
+
+def test_manifest_that_cannot_be_read_is_not_damaged(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the store refuses to read a manifest, the hint does not advise to remove the manifest."""
+
+    def read(name: str) -> bytes:
+        raise StorageError(f"could not read {name}: Permission denied")
+
+    monkeypatch.setattr(store, "read", read)
+    with pytest.raises(CommandError, match=r"00001\.parquet can't be read: could not read 00001\.parquet") as caught:
+        load_manifest(1, store, RUN_ID, None)
+    assert "remove" not in caught.value.hint
 
 
 def test_missing_manifest(store: LocalStore) -> None:
