@@ -89,6 +89,9 @@ class StatusReader:
         if producer is None:
             # The producer may have ended between the two reads.
             return self._over(RunFile.load_usable(self._store))
+        if record.state is State.COMPLETE:
+            # Its producer still stops a local fleet or writes the report, or another command has just begun.
+            return self._over(record)
         return self._running(record, producer)
 
     def _running(self, record: RunFile, producer: lock.LockHolder) -> RunStatus:

@@ -52,6 +52,15 @@ def test_complete_run(store: LocalStore, tmp_path: Path) -> None:
     assert read(store).next == ""
 
 
+def test_complete_run_whose_producer_has_not_ended(store: LocalStore, tmp_path: Path) -> None:
+    """While the producer stops its fleet and writes the report, the run is complete, and no note blames the fleet."""
+    make_run(tmp_path / "list", store, 4, 2, State.COMPLETE, PlanState.COMPLETE)
+    with lock.hold(store, None, "run"):
+        lock.set_fleet(store, f"redis+socket://{tmp_path}/removed.sock")
+        found = read(store)
+    assert (found.state, found.is_running, found.progress.note) == ("complete", False, "")
+
+
 @pytest.mark.parametrize(
     ("state", "expected"),
     [
