@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from producer.dispatch.host_report import HostReport
     from producer.dispatch.progress import FleetCondition, Progress
 
-#: The width of the labels, and the maximum width of the bar with its numbers, in columns.
-_LABEL_WIDTH, _MAX_BAR_WIDTH = 9, 110
+#: The width of the labels, the least width of the bar, and the maximum width of the bar with its numbers, in columns.
+_LABEL_WIDTH, _LEAST_BAR_WIDTH, _MAX_BAR_WIDTH = 9, 5, 110
 #: The maximum width of a host's name among other hosts.
 _HOST_WIDTH = 30
 _Row = tuple[str, RenderableType]
@@ -66,28 +66,33 @@ def _count_rows(progress: Progress, width: int) -> Iterator[_Row]:
     yield "images", _bar(progress, min(width, _MAX_BAR_WIDTH))
     if (speeds := _speeds(progress)) is not None:
         yield from speeds
-    saved = f"{pluralized(progress.success, 'image')}, {format_size(progress.bytes)}"
-    yield "saved", Text(f"{saved}; {progress.done_before:,} were done before" if progress.done_before else saved)
+    yield "saved", Text(f"{pluralized(progress.success, 'image')}, {format_size(progress.bytes)}")
     yield "failed", _failures(progress, width)
+    if progress.done_before:
+        yield "earlier", Text(f"{progress.done_before:,} of these images were finished before this command")
     if progress.repaired:
         yield "repaired", Text(f"{pluralized(progress.repaired, 'lost task')}, sent again")
 
 
 def _bar(progress: Progress, width: int) -> RenderableType:
-    """Return the bar with the percentage and the counts. While the list is still being read, there is no bar."""
+    """Return the bar with the percentage and the counts.
+
+    While the list is still being read, and on a narrow terminal, there is no bar.
+    """
     ended, total = progress.ended, progress.planned
     if not progress.plan_complete:
         return Text(f"{ended:,} finished, {total:,} read from the list so far")
+    counts = f"{ended * 100 // total:>4}% {ended:,}/{total:,}" if total else f" {ended:,}/{total:,}"
+    if width < len(counts) + _LEAST_BAR_WIDTH:
+        return Text(counts.strip())
     table = Table.grid(expand=True)
     table.width = width
     table.add_column(ratio=1)
     table.add_column(justify="right", no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    percent = f"{ended * 100 // total:>4}%" if total else ""
     bar = ProgressBar(
         max(total, 1), min(ended, max(total, 1)), complete_style="cyan", finished_style="green", style="bar.back"
     )
-    table.add_row(bar, percent, f" {ended:,}/{total:,}")
+    table.add_row(bar, counts)
     return table
 
 
@@ -103,9 +108,9 @@ def _speeds(progress: Progress) -> list[_Row] | None:
         left = speed.seconds_left
         ends.insert(0, "" if left is None else f"{format_duration(left)} left")
     texts = [(f"{format_rate(rate)} images/s", f"{format_size(size)}/s" if size else "") for _, rate, size in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    rate_width, size_width = (max(map(len, column)) for column in zip(*texts, strict=True))
     return [
-        (label, Text(f"{rate:>{widths[0]}}   {size:>{widths[1]}}   {end:>15}".rstrip()))
+        (label, Text(f"{rate:>{rate_width}}{f'   {size:>{size_width}}' if size_width else ''}   {end:>15}".rstrip()))
         for (label, _, _), (rate, size), end in zip(rows, texts, ends, strict=True)
     ]
 
@@ -153,11 +158,10 @@ def progress_line(progress: Progress) -> str:
     line += f", {format_rate(speed.images_per_second)} images/s, {format_size(speed.bytes_per_second)}/s"
     if speed.seconds_left is not None:
         line += f", {format_duration(speed.seconds_left)} left"
-    detail = f"{format_size(progress.bytes)}, {describe_failures(progress)}"
+    line += f"; {format_size(progress.bytes)}, {describe_failures(progress)}"
     if progress.done_before:
-        # The count covers the whole run. The details cover this command only.
-        detail = f"{progress.done_before:,} were done before; since then {detail}"
-    line += f"; {detail}; {pluralized(progress.shards_in_flight, 'shard')} in flight"
+        line += f", {progress.done_before:,} finished before this command"
+    line += f"; {pluralized(progress.shards_in_flight, 'shard')} in flight"
     return f"{line}, {describe_workers(progress.fleet)}" if progress.fleet.workers else line
 
 

@@ -90,7 +90,7 @@ def run_with_fleet(job: Job, pool: WorkerPool, listener: Listener) -> Way:
     job.store.root.mkdir(parents=True, exist_ok=True)
     listener(0)
     with Run.begin(iter(job.requests), job.source, job.store, job.options) as fleet:
-        result = fleet.execute(pool, lambda progress: listener(progress.success + progress.failed))
+        result = fleet.execute(pool, lambda progress: listener(progress.ended))
     found = read_downloads(_manifests(job), result.started_at)
     return Way(FLEET, pool.slots, result.wall_seconds, result.summary, Path(result.out), found, pool.workers)
 

@@ -20,6 +20,7 @@ from kombu.exceptions import BatchPublishError, OperationalError
 
 from producer.dispatch import chord_state
 from producer.dispatch.drain import Drain
+from producer.dispatch.earlier_images import EarlierImages
 from producer.dispatch.host_report import HostReport
 from producer.dispatch.parked_shards import ParkedShards
 from producer.dispatch.progress import Progress, Timing
@@ -34,7 +35,6 @@ from producer.dispatch.signals import CANCEL, read_signals
 from producer.dispatch.unfit_workers import UnfitWorker, UnfitWorkers
 from producer.output import lock
 from producer.output.run_file import FAILURES_NAME, resume_command
-from producer.output.shard_files import load_requests
 from producer.planning.planner import Planner
 from tasks.broker import keys, liveness, requeue, transport
 from tasks.broker.redis_errors import RedisProblem, redis_problem
@@ -116,7 +116,7 @@ class Dispatcher:
         self._progress_publisher = ProgressPublisher(server, options.run_id)
         #: The number of shards sent or skipped so far. The next shard has this number.
         self._sent = 0
-        self._done_before = 0
+        self._earlier = EarlierImages(self._requests, store)
         #: Whether a task may have been sent.
         self.has_sent = False
         self._contact = liveness.ContinuousContact()
@@ -260,8 +260,10 @@ class Dispatcher:
         """
         if self._requests.is_done(in_flight.shard):
             del self._in_flight[in_flight.shard]
-            resumed = self._dispatch.resumed
-            self._timing.images += self._recovery.count_images(in_flight) if resumed else in_flight.images
+            if self._dispatch.resumed:
+                self._recovery.count_own(in_flight, self._timing)
+            else:
+                self._timing.images += in_flight.images
             self._images_completed += in_flight.images
             self._timing.last_done = time.monotonic()
         elif in_flight.signalled_at and time.monotonic() - in_flight.signalled_at > _MANIFEST_TIMEOUT_SECONDS:
@@ -289,7 +291,7 @@ class Dispatcher:
         state = DispatchState(
             planned=self._planner.rows,
             plan_complete=self._planner.closed,
-            done_before=self._done_before,
+            earlier=self._earlier,
             in_flight=list(self._in_flight.values()),
             completed=None if self._dispatch.resumed else self._images_completed,
             finishing=None if self._drain is None else self._drain.images,
@@ -305,8 +307,9 @@ class Dispatcher:
         """
         self._renew_record()
         if self._dispatch.resumed:
-            # A killed producer has left its sums. The images in these sums count as done before.
-            self._server.delete(keys.progress(self._run_id))
+            # A killed producer has left its sums and its progress. The images in these sums count as done before.
+            self._server.delete(keys.progress(self._run_id), keys.status(self._run_id))
+            self._earlier.count_all(self._planner.shards)
         RedisRegistry(self._server).prepare()
         self._parked.hosts.start()
         with app.producer_or_acquire() as producer:
@@ -326,10 +329,10 @@ class Dispatcher:
     def _send_next(self, shard: int) -> None:
         """Send the next shard, or only its remaining images; skip a shard that is done."""
         self._sent = shard + 1
-        planned = load_requests(shard, self._store, self._run_id)
-        done = self._dispatch.resumed and self._requests.is_done(shard)
-        requests = [] if done else self._requests.select(shard, planned)
-        self._done_before += len(planned) - len(requests)
+        if self._dispatch.resumed and self._requests.is_done(shard):
+            self._earlier.count_shard(shard)
+            return
+        requests = self._requests.load(shard)
         if not requests:
             return
         self._timing.first_sent = self._timing.first_sent or time.monotonic()
@@ -339,8 +342,7 @@ class Dispatcher:
         self.has_sent = True
         in_flight = self._in_flight[shard] = ShardInFlight(shard, len(requests))
         if self._dispatch.resumed:
-            self._with_redis(lambda: self._recovery.adopt(in_flight, requests))
-            self._done_before += len(requests) - len(in_flight.open_keys)
+            self._earlier.add(self._with_redis(lambda: self._recovery.adopt(in_flight, requests)))
         else:
             self._with_redis(lambda: self._publisher.publish(shard, requests, requests))
 

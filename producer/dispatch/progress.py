@@ -64,7 +64,7 @@ class FleetCondition:
 class Progress:
     """The progress of a run, in images. ``planned`` grows while ``plan_complete`` is false. JSON can encode the value.
 
-    ``success``, ``failed``, ``bytes`` and ``reasons`` leave out the images of earlier commands.
+    ``success``, ``failed``, ``bytes`` and ``reasons`` cover the whole run. ``speed`` covers only the current command.
     """
 
     success: int
@@ -72,7 +72,7 @@ class Progress:
     bytes: int
     planned: int
     plan_complete: bool
-    #: Images finished by earlier commands of the run.
+    #: The number of these images that earlier commands of the run have finished.
     done_before: int = 0
     #: The number of failed images for each reason, the most frequent reason first.
     reasons: Mapping[str, int] = field(default_factory=dict)
@@ -92,8 +92,8 @@ class Progress:
 
     @property
     def ended(self) -> int:
-        """The number of finished images of the whole run, saved or failed."""
-        return self.done_before + self.success + self.failed
+        """The number of finished images, saved or failed."""
+        return self.success + self.failed
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
@@ -114,6 +114,9 @@ class Timing:
     #: The number of images finished between these two times, and the number of these images that were resent.
     images: int = 0
     repaired: int = 0
+    #: The size of these images as saved files. It is measured only in a resumed run, because all images of a new run
+    #: are those of its command.
+    bytes: int = 0
 
     @property
     def wall_seconds(self) -> float:

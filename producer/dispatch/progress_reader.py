@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
 import redis
 
+from producer.dispatch.earlier_images import EarlierImages
 from producer.dispatch.fleet_watch import FleetWatch
 from producer.dispatch.parked_shards import ParkedShards
 from producer.dispatch.progress import Progress
@@ -32,8 +34,8 @@ class DispatchState:
     #: The number of planned images, and whether the plan is complete.
     planned: int
     plan_complete: bool
-    #: The number of images that earlier commands have finished.
-    done_before: int
+    #: The images that earlier commands have finished.
+    earlier: EarlierImages
     in_flight: Collection[ShardInFlight]
     #: The number of images in the shards that this command has completed. None for a resumed run, because the workers'
     #: sums may include images of an earlier command.
@@ -89,20 +91,25 @@ class ProgressReader:
             if self._last is not None:
                 return replace(self._last, note=redis_problem(error).note)
             sums = {}
-        success, failed = int(sums.get("success", 0)), int(sums.get("failed", 0))
+        success, failed, size = (int(sums.get(name, 0)) for name in ("success", "failed", "bytes"))
         self._saving_check.update(success, int(sums.get("unsaved", 0)))
-        size, planned_here = int(sums.get("bytes", 0)), max(state.planned - state.done_before, 0)
-        ended = min(success, planned_here) + min(failed, planned_here)
-        remaining = planned_here - ended if state.plan_complete and state.finishing is None else None
+        note = self._note(success + failed, state)
+        earlier = state.earlier
+        open_images = max(state.planned - earlier.total, 0)
+        # If a task was delivered twice, its image counts twice, usually as saved.
+        failed = min(failed, open_images)
+        success = min(success, open_images - failed)
+        ended = success + failed
+        remaining = open_images - ended if state.plan_complete and state.finishing is None else None
         self._last = Progress(
-            min(success, planned_here),
-            min(failed, planned_here),
-            size,
+            earlier.success + success,
+            earlier.failed + failed,
+            earlier.bytes + size,
             state.planned,
             state.plan_complete,
-            state.done_before,
-            _reasons(sums),
-            self._note(success + failed, state),
+            earlier.total,
+            _reasons(sums, earlier),
+            note,
             state.finishing,
             waiting=self._parked.images,
             busiest_host=self._parked.hosts.busiest,
@@ -142,7 +149,8 @@ def _images_in_flight(ended: int, state: DispatchState) -> int:
     return images
 
 
-def _reasons(sums: Mapping[str, str]) -> dict[str, int]:
+def _reasons(sums: Mapping[str, str], earlier: EarlierImages) -> dict[str, int]:
     """Return the number of failed images for each reason, from the workers' sums. The most frequent reason is first."""
     found = {name.removeprefix(REASON): int(count) for name, count in sums.items() if name.startswith(REASON)}
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    counts = earlier.reasons + Counter(found)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

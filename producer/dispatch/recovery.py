@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
 import redis
 
 from producer.dispatch import chord_state
@@ -19,11 +20,12 @@ from producer.dispatch.publisher import ChordPublisher
 from producer.dispatch.revision_requests import RevisionRequests
 from producer.output.run_file import resume_command
 from producer.output.shard_files import load_manifest
+from producer.output.summary import COLUMNS, summarise
 from tasks.broker import requeue
 from tasks.collect import STALE_VOID_REASONS, VOID_REASONS
 from tasks.errors import CommandError, TaskLostError
 from tasks.fetch import failed_outcome
-from tasks.model import ImageRequest, shard_name
+from tasks.model import ImageRequest, Outcome, shard_name
 from tasks.storage.store import Store
 
 _log = logging.getLogger(__name__)
@@ -81,8 +83,10 @@ class ShardRecovery:
         #: The ids of the tasks that an earlier command left in Redis; None until they are read.
         self._pending_before: frozenset[str] | None = None
 
-    def adopt(self, in_flight: ShardInFlight, requests: Sequence[ImageRequest]) -> None:
+    def adopt(self, in_flight: ShardInFlight, requests: Sequence[ImageRequest]) -> list[Outcome]:
         """For a shard of a resumed run, send the missing tasks, but not the tasks in flight.
+
+        Return the Outcomes of the images that earlier commands have finished.
 
         Tasks sent here first check whether their image's file exists. Tasks check this even in the first command of a
         later revision. The first command does not know which images are saved, and neither does a command that resumes
@@ -95,10 +99,9 @@ class ShardRecovery:
                 self._server, self._run_id, requeue.unacked_hashes(self._server)
             )
         chord = chord_state.read_parts(self._server, self._publisher.group_id(in_flight.shard), STALE_VOID_REASONS)
+        found = [(request, chord.outcomes.get(self._publisher.task_id(request))) for request in requests]
         in_flight.open_keys = frozenset(
-            self._publisher.image_key(request)
-            for request in requests
-            if self._publisher.task_id(request) not in chord.outcomes
+            self._publisher.image_key(request) for request, outcome in found if outcome is None
         )
         if self._missing_tasks(in_flight.shard, requests, chord, self._pending_before):
             self._resend(in_flight, requests, chord, self._pending_before)
@@ -107,18 +110,22 @@ class ShardRecovery:
             # At the end of the last command, the chord counted invalid parts too. The images of these parts are in
             # flight again.
             chord_state.reset_parts(self._server, self._publisher.group_id(in_flight.shard), chord)
+        return [outcome for _, outcome in found if outcome is not None]
 
-    def count_images(self, in_flight: ShardInFlight) -> int:
-        """Return the number of a collected shard's images that this command of a resumed run finished.
+    def count_own(self, in_flight: ShardInFlight, timing: Timing) -> None:
+        """Count the images of a collected shard that this command of a resumed run finished.
 
         An earlier command has finished an image if its Outcome was in Redis, or if its task found the saved file.
 
         Raises:
             CommandError: the manifest is damaged.
         """
-        table = load_manifest(in_flight.shard, self._store, self._run_id, ["key", "recovered"])
+        table = load_manifest(in_flight.shard, self._store, self._run_id, ["key", "recovered", *COLUMNS])
         rows = zip(table["key"].to_pylist(), table["recovered"].to_pylist(), strict=True)
-        return sum(key in in_flight.open_keys and not recovered for key, recovered in rows)
+        is_own = [key in in_flight.open_keys and not recovered for key, recovered in rows]
+        own = summarise([table.filter(pa.array(is_own, pa.bool_()))])
+        timing.images += own.total
+        timing.bytes += own.bytes
 
     def resend_lost(self, shards: Collection[ShardInFlight], timing: Timing) -> None:
         """Count the chords' parts. In an idle shard, resend the tasks that two inspections in a row find missing."""

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
 
 from producer.output.shard_files import load_manifest, load_requests
+from producer.output.summary import COLUMNS
 from tasks.model import ImageRequest, RunOptions, image_key
 from tasks.storage import manifest, shard_status
 from tasks.storage.store import Store
+
+#: The annotations of pyarrow lack functions of a column.
+pc: Any = pyarrow.compute
 
 
 class RevisionRequests:
@@ -28,9 +36,21 @@ class RevisionRequests:
         Raises:
             CommandError: the shard's plan or manifest is damaged.
         """
-        return self.select(shard, load_requests(shard, self._store, self._run_id))
+        return self._select(shard, load_requests(shard, self._store, self._run_id))
 
-    def select(self, shard: int, requests: list[ImageRequest]) -> list[ImageRequest]:
+    def finished_rows(self, shard: int) -> pa.Table:
+        """Return the rows of a shard's manifest that the current revision does not repeat, with the columns `COLUMNS`.
+
+        Raises:
+            CommandError: the manifest is missing or damaged.
+        """
+        rows = load_manifest(shard, self._store, self._run_id, COLUMNS)
+        if not self._retried or self.is_done(shard):
+            return rows
+        retried = pa.array(sorted(self._retried), pa.string())
+        return rows.filter(pc.invert(pc.is_in(rows["reason"], value_set=retried)))
+
+    def _select(self, shard: int, requests: list[ImageRequest]) -> list[ImageRequest]:
         """Select the requests for the current revision from all requests of a shard.
 
         The images that were never tried, because their hosts rested, come first.

@@ -62,6 +62,8 @@ class RunResult:
     #: The number of images finished by this command, and the number of these images that were resent.
     images: int
     repaired: int = 0
+    #: The size of the images that this command saved.
+    fetched_bytes: int = 0
     #: The time of this command's first task in seconds since the epoch; 0 if it sent no task.
     started_at: float = 0.0
     #: After a retry: the number of retried images, by their failure reason before the retry.
@@ -108,6 +110,7 @@ class RunResult:
             "concurrency": self.slots,
             "startup_seconds": round(self.startup_seconds, 3),
             "fetched": self.images,
+            "fetched_bytes": self.fetched_bytes,
             "repaired": self.repaired,
             "unfit_workers": {worker.name: worker.why for worker in self.unfit},
             "hosts": [asdict(host) for host in self.hosts],

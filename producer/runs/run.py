@@ -333,17 +333,19 @@ class Run:
         lock.check_held(self._store)
 
     def _create_result(self, pool: WorkerPool, timing: Timing, dispatcher: Dispatcher) -> RunResult:
+        summary = summarise(self._manifests())
         return RunResult(
             run_id=self.id,
             source=self.source,
             out=self._store.location,
-            summary=summarise(self._manifests()),
+            summary=summary,
             wall_seconds=timing.wall_seconds,
             started_at=timing.started_at,
             workers=pool.workers,
             slots=pool.slots,
             startup_seconds=pool.startup_seconds,
             images=timing.images,
+            fetched_bytes=summary.bytes if self._found is None else timing.bytes,
             repaired=timing.repaired,
             before=self._before,
             previous_run=self.previous_run,

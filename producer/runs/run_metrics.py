@@ -67,7 +67,6 @@ class RunMetrics(Collector):
 def _progress(progress: Progress) -> Iterator[Metric]:
     """Yield the metrics of a run in progress."""
     yield _images(progress.success, progress.reasons)
-    yield _gauge("earlier_images", "Images finished by earlier commands of the run.", progress.done_before)
     yield _gauge("planned_images", "Images of the list read so far.", progress.planned)
     yield _gauge("plan_complete", "1 if the list has been read to its end.", progress.plan_complete)
     yield _gauge("saved_bytes", "Size of the saved images.", progress.bytes)
@@ -81,9 +80,8 @@ def _progress(progress: Progress) -> Iterator[Metric]:
 
 
 def _totals(summary: Summary) -> Iterator[Metric]:
-    """Yield the metrics of a complete run. They cover the whole run, with the images of earlier commands."""
+    """Yield the metrics of a complete run."""
     yield _images(summary.success, summary.reasons)
-    yield _gauge("earlier_images", "Images finished by earlier commands of the run.", 0)
     yield _gauge("planned_images", "Images of the list read so far.", summary.total)
     yield _gauge("plan_complete", "1 if the list has been read to its end.", 1)
     yield _gauge("saved_bytes", "Size of the saved images.", summary.bytes)
@@ -91,7 +89,7 @@ def _totals(summary: Summary) -> Iterator[Metric]:
 
 def _images(saved: int, reasons: Mapping[str, int]) -> Metric:
     """Return the number of finished images by status and reason. The names are those of the manifests."""
-    about = "Finished images of this command; of the whole run when it is complete."
+    about = "Finished images of the run, with those of earlier commands."
     family = GaugeMetricFamily("imagefleet_run_images", about, labels=("status", "reason"))
     family.add_metric([Status.SUCCESS, ""], saved)
     for reason in Reason:

@@ -180,7 +180,4 @@ class StatusReader:
 
 def _speed(totals: dict[str, Any]) -> Speed:
     """Return the speed of the command that completed a run, from the totals in run.json."""
-    fetched, seconds = totals.get("fetched", 0), totals.get("wall_seconds", 0.0)
-    # The bytes of the totals are those of the whole run, not of the last command.
-    size = totals.get("bytes", 0) if fetched == totals.get("total") else 0
-    return Speed.average(fetched, size, seconds)
+    return Speed.average(totals.get("fetched", 0), totals.get("fetched_bytes", 0), totals.get("wall_seconds", 0.0))

@@ -41,6 +41,9 @@ def test_skip_continues_the_run_of_the_same_list(fleet: str, demo_url: str, out:
     next((out / "00001").iterdir()).unlink()
     facts = run(source, out, fleet, "--incremental", "skip").json()
     assert (facts["total"], facts["success"], facts["fetched"]) == (5, 5, 1)
+    # The other image of this shard was found on the disk.
+    fetched = (row for row in processes.rows(out) if row["key"] >= "00001" and not row["recovered"])
+    assert [facts["fetched_bytes"]] == [row["bytes"] for row in fetched]
 
 
 def test_overwrite_replaces_an_unfinished_run(fleet: str, demo_url: str, out: Path, tmp_path: Path) -> None:
@@ -78,6 +81,10 @@ def test_extend_adds_shards(fleet: str, demo_url: str, out: Path, tmp_path: Path
     before = {path: path.read_bytes() for path in out.rglob("*.p*") if path.is_file()}
     facts = run(tmp_path / "more.txt", out, fleet, "--incremental", "extend").json()
     assert (facts["total"], facts["success"], facts["fetched"], facts["shards"]) == (9, 9, 4, 4)
+    # The speed in the status of the complete run is that of the last command.
+    assert facts["fetched_bytes"] == sum(row["bytes"] for row in processes.rows(out) if row["key"] >= "00002")
+    speed = processes.producer("status", out, "--json").json()["speed"]
+    assert speed["average_bytes_per_second"] == facts["fetched_bytes"] / facts["wall_seconds"]
     keys = ["000000", "000001", "000002", "000010", "000011", "000020", "000021", "000022", "000030"]
     assert urls_by_key(out) == dict(zip(keys, [*urls, *more], strict=True))
     assert {path: path.read_bytes() for path in before} == before

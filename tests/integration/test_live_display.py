@@ -26,6 +26,8 @@ from tests.integration import processes
 _SAVED, _FAILED, _HANGING = 40, 5, 8
 _ENDED = _SAVED + _FAILED
 _TOTAL = _ENDED + _HANGING
+#: The keys of a status that count images and bytes.
+_COUNTS = ("success", "failed", "reasons", "bytes", "ended", "planned")
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,25 @@ def test_status_has_the_numbers_of_the_run(fleet: str, out: Path, source: Path, 
         f"producer resume {out} --broker {fleet}",
     )
     assert killed["bytes"] == live["bytes"]
-    assert processes.producer("cancel", out).code == 0
+    check_resumed(fleet, out, live, tmp_path)
+
+
+def check_resumed(fleet: str, out: Path, before: dict[str, Any], folder: Path) -> None:
+    """Resume a run whose producer was killed. Its numbers cover the whole run, and its speed only the new command."""
+    with processes.started("resume", processes.command(["resume", out, "--broker", fleet]), folder) as resumed:
+        # The progress of the killed producer stays in Redis until the new producer is connected.
+        again = processes.eventually(
+            lambda: found if (found := status(out))["live"] and found["done_before"] == _ENDED else {},
+            "the new numbers",
+        )
+        assert {name: again[name] for name in _COUNTS} == {name: before[name] for name in _COUNTS}
+        assert again["speed"]["average_images_per_second"] == again["speed"]["average_bytes_per_second"] == 0
+        line = re.compile(
+            rf"^images: {_ENDED} of {_TOTAL} images .*, {_FAILED} failed .*, {_ENDED} finished before", re.MULTILINE
+        )
+        processes.eventually(lambda: line.search(resumed.err), "a line of the resumed run")
+        assert processes.producer("cancel", out).code == 0
+        assert resumed.wait().code == 130
 
 
 def test_result_in_a_log_in_json(fleet: str, demo_url: str, out: Path) -> None:

@@ -75,6 +75,7 @@ FACTS = {
     "concurrency",
     "startup_seconds",
     "fetched",
+    "fetched_bytes",
     "repaired",
     "unfit_workers",
     "hosts",

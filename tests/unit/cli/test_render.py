@@ -156,6 +156,7 @@ def test_json_totals() -> None:
         "concurrency": 32,
         "startup_seconds": 1.25,
         "fetched": 3000,
+        "fetched_bytes": 0,
         "repaired": 0,
         "unfit_workers": {},
         "hosts": [],

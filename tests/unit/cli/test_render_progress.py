@@ -49,7 +49,7 @@ def test_rows_at_200_columns() -> None:
     assert len(wide[0]) == 119
 
 
-@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize("width", [1, 9, 10, 20, 40, 80, 200])
 def test_no_row_is_wider_than_the_terminal(width: int) -> None:
     """Large numbers, long names and control characters neither widen a row nor reach the terminal."""
     hostile = host("\x1b[2Jé\u202e" + "a" * 300, HostCondition.GIVEN_UP, latency=1234.5, resting=1e9)
@@ -88,10 +88,28 @@ def test_list_that_is_still_read() -> None:
 
 
 def test_earlier_images() -> None:
-    """Images of earlier commands count as finished, and a label separates them from those of this command."""
+    """Images of earlier commands are among all the numbers. A row says how many they are."""
     bar, *others = rows(replace(FULL, done_before=1000), 80)
-    assert bar.endswith(" 72% 7,213/10,000")
-    assert "saved    6,172 images, 92.1 MiB; 1,000 were done before" in others
+    assert bar.endswith(" 62% 6,213/10,000")
+    assert others[2:5] == [
+        "saved    6,172 images, 92.1 MiB",
+        "failed   41: 30 http_4xx, 8 timeout, 3 dns",
+        "earlier  1,000 of these images were finished before this command",
+    ]
+
+
+def test_narrow_terminal_has_no_bar() -> None:
+    """If there is no room for a bar, the percentage and the beginning of the counts stay."""
+    assert rows(FULL, 30)[0] == "images   62% 6,213/10,000"
+    assert rows(FULL, 20)[:2] == ["images   62% 6,213/…", "now      148 images…"]
+
+
+def test_speed_without_bytes() -> None:
+    """If no byte is saved, there is no column for bytes per second."""
+    assert rows(replace(FULL, speed=Speed(42.4, 5.0, 0.0, 2.5, 0.0, 9.0)), 80)[1:3] == [
+        "now      5.0 images/s      0:00:09 left",
+        "average  2.5 images/s   0:00:42 elapsed",
+    ]
 
 
 def test_early_end_is_shown_as_a_note() -> None:
@@ -107,7 +125,8 @@ def test_line_without_a_terminal() -> None:
     )
     earlier = replace(FULL, done_before=60, plan_complete=False, speed=Speed(5.0), fleet=FleetCondition())
     assert progress_line(earlier).startswith(
-        "images: 6,273 images after 5 s, 0.0 images/s, 0 B/s; 60 were done before;"
+        "images: 6,213 images after 5 s, 0.0 images/s, 0 B/s; 92.1 MiB, 41 failed (30 of them http_4xx), "
+        "60 finished before this command; 8 shards in flight"
     )
 
 

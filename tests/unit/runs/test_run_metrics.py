@@ -56,7 +56,6 @@ def test_shows_the_progress(metrics: RunMetrics, registry: CollectorRegistry) ->
     assert found == {**dict.fromkeys(Reason, 0), Reason.DNS: 4, Reason.HTTP_4XX: 1}
     wanted = {
         "complete": 0,
-        "earlier_images": 20,
         "planned_images": 200,
         "plan_complete": 1,
         "saved_bytes": 900,
@@ -81,8 +80,8 @@ def test_shows_the_totals_of_a_complete_run(metrics: RunMetrics, registry: Colle
     assert value(registry, "run_images", status="success", reason="") == 193
     assert value(registry, "run_images", status="failed_to_download", reason="dns") == 7
     assert value(registry, "run_images", status="failed_to_download", reason="http_4xx") == 0
-    names = ("earlier_images", "planned_images", "saved_bytes", "workers")
-    assert [value(registry, f"run_{name}") for name in names] == [0, 200, 1500, None]
+    names = ("planned_images", "saved_bytes", "workers")
+    assert [value(registry, f"run_{name}") for name in names] == [200, 1500, None]
 
 
 def test_tells_when_redis_is_unreachable(metrics: RunMetrics, registry: CollectorRegistry, tmp_path: Path) -> None:
