@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from socket import AF_INET6
-from socketserver import ThreadingMixIn
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -26,26 +26,34 @@ class MetricsServer:
         Raises:
             OSError: this machine does not have the address, or the port is taken.
         """
-        app = make_wsgi_app(registry)
+        self._app, self._before_read = make_wsgi_app(registry), before_read
+        #: Set by each response to a request that arrived after this event became the current one.
         self._sent = threading.Event()
+        self._has_been_read = False
         self._server = (_Server6 if ":" in address else _Server)((address, port), _Handler)
-
-        def respond(*request: Any) -> _Response:
-            before_read()
-            return _Response(app(*request), self._sent)
-
-        self._server.set_app(respond)
+        self._server.set_app(self._respond)
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     @property
     def has_been_read(self) -> bool:
         """Whether a client has got a response."""
-        return self._sent.is_set()
+        return self._has_been_read
 
     def wait_for_read(self, seconds: float) -> bool:
-        """Wait at most this long for the next response to a client; return whether there was one."""
-        self._sent.clear()
-        return self._sent.wait(seconds)
+        """Wait at most this long for a response to a request that arrives from now on; return whether there was one."""
+        # A response that is being made now may have the values of a moment ago. It has the former event.
+        sent = self._sent = threading.Event()
+        return sent.wait(seconds)
+
+    def _respond(self, *request: Any) -> _Response:
+        sent = self._sent
+
+        def note() -> None:
+            sent.set()
+            self._has_been_read = True
+
+        self._before_read()
+        return _Response(self._app(*request), note)
 
     def close(self) -> None:
         """End the server, and free its port."""
@@ -56,15 +64,15 @@ class MetricsServer:
 class _Response:
     """The body of a response, with a note when it has been sent."""
 
-    def __init__(self, parts: Iterable[bytes], sent: threading.Event) -> None:
-        self._parts, self._sent = parts, sent
+    def __init__(self, parts: Iterable[bytes], note: Callable[[], None]) -> None:
+        self._parts, self._note = parts, note
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._parts)
 
     def close(self) -> None:
         """Note that the response has been sent. The server calls this, as PEP 3333 says."""
-        self._sent.set()
+        self._note()
 
 
 class _Handler(WSGIRequestHandler):
@@ -76,6 +84,13 @@ class _Handler(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def server_bind(self) -> None:
+        """Listen, without the look-up of the address's name in http.server. It may take long without a name server."""
+        TCPServer.server_bind(self)
+        address, self.server_port = self.server_address[:2]
+        self.server_name = str(address)
+        self.setup_environ()
 
     def handle_error(self, *_: Any) -> None:
         """Ignore the error of a client that is slow or gone."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
+import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from tasks.metrics.server import MetricsServer
 from tests.integration.processes import free_port
@@ -48,6 +52,48 @@ def test_knows_when_the_metrics_have_been_read(server: tuple[MetricsServer, int]
     get(port)
     wait_for(lambda: metrics.has_been_read)
     assert not metrics.wait_for_read(0)
+
+
+class SlowCollector(Collector):
+    """A collector that says when it has begun, and waits before it yields nothing."""
+
+    def __init__(self) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def collect(self) -> Iterator[Metric]:
+        """Wait until the test goes on."""
+        self.begun.set()
+        assert self.go_on.wait(10)
+        return iter(())
+
+
+def test_read_of_earlier_values_is_not_waited_for() -> None:
+    """A response that was begun before the wait may have earlier values, so the wait continues when it is sent."""
+    registry, slow = CollectorRegistry(), SlowCollector()
+    server = MetricsServer(registry, "127.0.0.1", port := free_port())
+    registry.register(slow)
+    before = server._sent
+    with ThreadPoolExecutor() as pool:
+        try:
+            early = pool.submit(get, port)
+            assert slow.begun.wait(10)
+            waiting = pool.submit(server.wait_for_read, 10)
+            wait_for(lambda: server._sent is not before)
+            slow.go_on.set()
+            early.result()
+            wait_for(lambda: server.has_been_read)
+            assert not server._sent.is_set()
+            get(port)
+            assert waiting.result()
+        finally:
+            slow.go_on.set()
+            server.close()
+
+
+def test_starts_without_a_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server does not look up the name of its address, which may take many seconds if the name server is dead."""
+    monkeypatch.setattr(socket, "getfqdn", lambda *_: pytest.fail("a name was looked up"))
+    MetricsServer(CollectorRegistry(), "127.0.0.1", free_port()).close()
 
 
 def test_frees_its_port_when_closed() -> None:
