@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,7 @@ import redis
 from config import limits
 from config.locations import Location
 from config.settings import FLOWER_CONF, REDIS_CONF, settings
+from producer.formatting import pluralized
 from producer.local_fleet.supervisor_client import SupervisorClient
 from producer.waiting import wait_until
 from tasks import file_descriptors
@@ -102,10 +104,11 @@ class Fleet:
             proxied: whether the workers use IMAGEFLEET_PROXY.
 
         Raises:
-            UsageError: the fleet is too large for the limit of open files.
+            UsageError: the fleet is too large for the limit of open files, or a worker can't have its port for metrics.
         """
         check_size(size)
         self.size = size
+        self._metrics_ports = _choose_metrics_ports(size.workers)
         #: The access to Flower, if it was started.
         self.flower: FlowerAccess | None = None
         self._with_flower = flower
@@ -223,11 +226,9 @@ class Fleet:
         if not self._proxied:
             env["IMAGEFLEET_PROXY"] = ""
         names = [f"worker-{number}" for number in range(1, self.size.workers + 1)]
-        port = settings().metrics_port
-        for number, (name, core) in enumerate(zip(names, _assign_cores(len(names)), strict=True)):
+        for name, core, port in zip(names, _assign_cores(len(names)), self._metrics_ports, strict=True):
             argv = worker_argv(f"{name}@%h", self.size.concurrency)
-            # Each worker serves its metrics at a port of its own.
-            ports = {} if port is None else {"IMAGEFLEET_METRICS_PORT": str(port + number)}
+            ports = {} if port is None else {"IMAGEFLEET_METRICS_PORT": str(port)}
             self._supervisor.start(name, argv, {**env, **ports}, WORKER_GRACE_SECONDS, core, restart=True)
         # Importing Celery takes as long as starting the workers. So import it while the workers start.
         from tasks.celery import app, use_broker
@@ -328,6 +329,38 @@ def worker_argv(name: str, concurrency: int) -> list[str]:
         *("-P", "threads", "-c", str(concurrency), "-n", name),
         *("--loglevel", "WARNING", "--without-gossip", "--without-mingle"),
     ]
+
+
+def _choose_metrics_ports(workers: int) -> Sequence[int | None]:
+    """Return the port of each worker's metrics: consecutive ports, or None for each worker if metrics are off.
+
+    Raises:
+        UsageError: a worker can't have its port.
+    """
+    first, address = settings().metrics_port, str(settings().metrics_address)
+    if first is None:
+        return [None] * workers
+    ports = range(first, first + workers)
+    for port in ports:
+        # A worker would report this only after the start of Redis, and after seconds of its own start.
+        if (why := _port_problem(address, port)) is not None:
+            raise UsageError(
+                f"The metrics of {pluralized(workers, 'worker')} can't be served at the ports from {first} on",
+                f"{address}, port {port}: {why}",
+                "Choose another IMAGEFLEET_METRICS_PORT, or unset it. Each worker needs a port of its own.",
+            )
+    return ports
+
+
+def _port_problem(address: str, port: int) -> str | None:
+    """Return why no program can listen at a port of an IP address; None if the port is free."""
+    if port not in limits.PORT:
+        return f"the number must be {limits.PORT}"
+    try:
+        socket.create_server((address, port), family=AF_INET6 if ":" in address else AF_INET).close()
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    return None
 
 
 def _free_port(wanted: int) -> int:
