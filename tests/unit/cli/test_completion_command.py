@@ -57,6 +57,48 @@ def test_completes_values_and_files() -> None:
     assert complete("bash", "resume", "im") == ["dir,im"]
 
 
+@pytest.mark.parametrize("shell", _SHELLS)
+def test_script_prints_no_errors(shell: str) -> None:
+    """An error of the program, or a missing program, prints nothing into the line that the user types."""
+    (call,) = [line for line in script(shell).splitlines() if "_PRODUCER_COMPLETE=" in line]
+    assert call.count(" 2>/dev/null)") == 1
+
+
+def test_bash_is_silent_without_the_program(tmp_path: Path) -> None:
+    """After the environment was deactivated, the Tab key completes and prints nothing."""
+    lines = [
+        f"export PATH=/usr/bin:/bin HOME={shlex.quote(str(tmp_path))}",
+        script("bash"),
+        "COMP_WORDS=(producer resu) COMP_CWORD=1",
+        "_producer_completion producer",
+        'echo "${COMPREPLY[@]}"',
+    ]
+    argv = [required("bash"), "--norc", "-c", "\n".join(lines)]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == ("\n", "")
+
+
+def test_bash_example_sets_up_each_new_bash(tmp_path: Path) -> None:
+    """After the command in the help, in an empty home folder, each new interactive bash completes producer."""
+    (example,) = [line.strip() for line in help_lines() if line.strip().startswith("producer completion bash")]
+    program = tmp_path / "bin" / "producer"
+    program.parent.mkdir()
+    code = "import sys; sys.argv[0] = 'producer'; from producer.cli.main import main; main()"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join([sys.executable, "-c", code])} "$@"\n')
+    program.chmod(0o755)
+    env = {"HOME": str(tmp_path), "PATH": f"{program.parent}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    bash = required("bash")
+    subprocess.run([bash, "-c", example], env=env, check=True, timeout=60)
+    argv = [bash, "--rcfile", f"{tmp_path}/.bashrc", "-i", "-c", "complete -p producer"]
+    ended = subprocess.run(argv, env=env, capture_output=True, text=True, check=True, timeout=60)
+    assert "-F _producer_completion producer" in ended.stdout
+
+
+def help_lines() -> list[str]:
+    """Return the lines of the command's help."""
+    return CliRunner().invoke(cli, ["completion", "--help"], catch_exceptions=False).stdout.splitlines()
+
+
 def test_bash_completes_a_command(tmp_path: Path) -> None:
     """In a real bash, the script completes the name of a command."""
     bash = required("bash")

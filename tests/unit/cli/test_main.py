@@ -97,7 +97,7 @@ def test_examples_can_be_parsed(command: str) -> None:
     examples = re.findall(r"^  (producer .*)", described.epilog or "", re.MULTILINE)
     assert examples
     for example in examples:
-        words = shlex.split(example.partition(" > ")[0])[1:]
+        words = shlex.split(re.split(" >>? ", example)[0])[1:]
         with click.Context(command_line.cli) as parent:
             command_line.cli.commands[words[0]].make_context(words[0], words[1:], parent)
 
