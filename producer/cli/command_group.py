@@ -11,7 +11,7 @@ import click
 import cloup
 
 from config.locations import url_scheme
-from producer.cli.img2dataset_options import Translation, translate
+from producer.cli.img2dataset_options import Translation, is_translated, translate
 from tasks.redaction import redacted
 
 #: The key of the whole command line in a context.
@@ -41,9 +41,9 @@ def _explained(ctx: click.Context) -> Iterator[None]:
     except click.NoSuchOption as error:
         context = error.ctx or ctx
         known = {name for param in context.command.params for name in param.opts}
-        translations = list(translate(ctx.meta[_ARGUMENTS], known))
-        if error.option_name not in {found.option for found in translations}:
+        if not is_translated(error.option_name):
             raise
+        translations = list(translate(ctx.meta[_ARGUMENTS], known))
         raise click.UsageError(_translated(translations, context), context) from error
     except click.NoSuchCommand as error:
         name = error.command_name

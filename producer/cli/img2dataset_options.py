@@ -170,5 +170,16 @@ def translate(arguments: Sequence[str], known: Collection[str]) -> Iterator[Tran
     """
     given = dict.fromkeys(argument.partition("=")[0] for argument in arguments)
     for option in given:
-        if option not in known and (found := _BY_OPTION.get(option)) is not None:
+        if option not in known and (found := _translation(option)) is not None:
             yield found
+
+
+def is_translated(option: str) -> bool:
+    """Return whether an option is one of img2dataset, also with the dashes of our options: ``--thread-count``."""
+    return _translation(option) is not None
+
+
+def _translation(option: str) -> Translation | None:
+    found = _BY_OPTION.get(f"--{option.removeprefix('--').replace('-', '_')}")
+    # An option with the same name here, such as `--timeout`, is only not an option of this command.
+    return None if found is None or re.search(rf"{option}\b", found.ours) else found

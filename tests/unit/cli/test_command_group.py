@@ -35,6 +35,22 @@ def test_each_option_of_img2dataset_is_translated(theirs: str) -> None:
     assert "docs/from-img2dataset.md" in shown
 
 
+@pytest.mark.parametrize("typed", ["--thread-count", "--thread-count=3", "--url-list", "--resize-mode"])
+def test_dashes_are_translated_too(typed: str) -> None:
+    """An option of img2dataset is recognised with dashes, as in our own options."""
+    option = typed.partition("=")[0]
+    theirs = "--" + option.removeprefix("--").replace("-", "_")
+    assert f"This is an option of img2dataset. What to use instead: {theirs} " in error("run", "a", "--out", "b", typed)
+
+
+@pytest.mark.parametrize("option", ["--output-format", "--timeout", "--retries"])
+def test_our_options_are_not_translated(option: str) -> None:
+    """If a command lacks an option that another command has, the error does not say that the option is foreign."""
+    shown = error("status", "images", option, "5")
+    assert f"No such option '{option}'." in shown
+    assert "img2dataset" not in shown
+
+
 def test_translates_all_options_of_a_command_at_once() -> None:
     """A whole command of img2dataset is translated in one message, also without a command of ours."""
     theirs = ["--url_list", "urls.txt", "--output_folder=images", "--thread_count", "64", "--timeout", "5"]
