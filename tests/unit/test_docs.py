@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -91,6 +92,38 @@ def test_site_has_every_page() -> None:
         listed
     )
     assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/RESULTS.md"} <= set(listed)
+
+
+def sections_of_the_index() -> dict[str, str]:
+    """Return the section of each page in the index of the documentation."""
+    found, section = {}, ""
+    for line in (ROOT / "docs" / "README.md").read_text().splitlines():
+        section = line.removeprefix("## ") if line.startswith("## ") else section
+        found.update(dict.fromkeys(re.findall(r"^- \[[^]]+\]\(([\w/-]+\.md)\)", line), section))
+    return found
+
+
+def sections_of_the_site() -> dict[str, str]:
+    """Return the section of each page in the navigation of the site."""
+    navigation = tomllib.loads(build_site.CONFIG.read_text())["project"]["nav"]
+    sections = {title: pages for entry in navigation for title, pages in entry.items()}
+    return {
+        page.removeprefix("docs/"): title
+        for title, pages in sections.items()
+        for page in build_site.pages(pages)
+        if page.startswith("docs/") and page != "docs/README.md"
+    }
+
+
+def test_pages_are_in_the_section_that_they_name() -> None:
+    """A page that calls itself a guide, a how-to or a reference is in this section, in the index and on the site."""
+    sections = sections_of_the_index()
+    assert sections == sections_of_the_site()
+    kinds = {"how-to": "How-to guides", "guide": "How-to guides", "reference": "Reference"}
+    for page, section in sections.items():
+        first = (ROOT / "docs" / page).read_text().split("\n\n")[1]
+        for kind in re.findall(r"\bThis (how-to|guide|reference)\b", first):
+            assert kinds[kind] == section, page
 
 
 def test_readme_is_short() -> None:
