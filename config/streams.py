@@ -1,6 +1,7 @@
 """Keep the program running if a standard stream is closed, has no reader, or can't encode a character.
 
-A report that can't be printed must not change a run's exit status.
+A report that can't be printed must not change a run's exit status. Only standard output on a full disk is an error,
+because a truncated file would look like a complete one. Messages that don't fit on the disk are dropped.
 """
 
 from __future__ import annotations
@@ -10,20 +11,46 @@ import os
 import sys
 from typing import Any, TextIO
 
-_STANDARD = 3
+_STANDARD, _ERROR = 3, 2
+
+
+class OutputError(OSError):
+    """Standard output can't be written."""
 
 
 class _Output(io.FileIO):
-    """A file descriptor that drops further output after its reader has closed the pipe."""
+    """A file descriptor that drops further output after its reader has closed the pipe, or after an error."""
+
+    #: Whether the output is dropped.
+    is_dropped = False
 
     def write(self, data: Any, /) -> int:
-        """Write the bytes; return the number of bytes written or dropped."""
+        """Write the bytes; return the number of bytes written or dropped.
+
+        Raises:
+            OutputError: standard output can't be written, for example because the disk is full.
+        """
         try:
             return super().write(data)
         except BrokenPipeError:
-            with open(os.devnull, "wb") as devnull:  # noqa: PTH123  # not a Path
-                os.dup2(devnull.fileno(), self.fileno())
-            return len(data)
+            self._drop()
+        except OSError as error:
+            if self.fileno() != _ERROR:
+                # Python writes the rest of the buffer when it exits.
+                self._drop()
+                raise OutputError(error.errno, error.strerror) from error
+        return len(data)
+
+    def _drop(self) -> None:
+        self.is_dropped = True
+        with open(os.devnull, "wb") as devnull:  # noqa: PTH123  # not a Path
+            os.dup2(devnull.fileno(), self.fileno())
+
+
+def has_reader(stream: TextIO) -> bool:
+    """Return whether the reader of a standard stream has not closed the pipe, as far as writing has shown it."""
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return not (isinstance(raw, _Output) and raw.is_dropped)
 
 
 def escape_unencodable() -> None:
@@ -41,7 +68,7 @@ def set_up() -> None:
     if sys.stdout is sys.__stdout__:
         sys.stdout = _output(sys.stdout, 1)
     if sys.stderr is sys.__stderr__:
-        sys.stderr = _output(sys.stderr, 2)
+        sys.stderr = _output(sys.stderr, _ERROR)
 
 
 def _fill_closed() -> None:

@@ -174,6 +174,11 @@ def _command_error(error: Exception) -> CommandError:
     if isinstance(error, SettingsError):
         hint = "Correct the variable or unset it; see docs/settings.md."
         return UsageError("A setting is invalid", str(error), hint)
+    if isinstance(error, streams.OutputError):
+        hint = (
+            "Free disk space, or write the output to another place. If a run was started, its files are not affected."
+        )
+        return CommandError("The output of the command can't be written", str(error.strerror), hint)
     if isinstance(error, StorageError):
         hint = "Check the disk or the object store, and its permissions. If a run was started, resume it."
         return CommandError("The output folder can't be used", str(error), hint)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import cloup
 
+from config import streams
 from config.locations import Location
 from producer.cli.console import create_console, show
 from producer.cli.examples import epilog
@@ -74,6 +75,8 @@ def _watch(reader: StatusReader, as_json: bool) -> None:
             while (found := reader.read()).is_running:
                 if as_json:
                     click.echo(json.dumps(_facts(found)))
+                    if not streams.has_reader(sys.stdout):
+                        return
                 display.show(found.progress, head_rows(found))
                 time.sleep(_LIVE_INTERVAL_SECONDS if found.live else _FILES_INTERVAL_SECONDS)
     except KeyboardInterrupt:

@@ -160,6 +160,10 @@ def test_status_has_the_numbers_of_the_run(fleet: str, out: Path, source: Path, 
             watching.process.send_signal(signal.SIGINT)
             assert watching.wait().code == 0
         assert all(json.loads(line)["success"] == _SAVED for line in watching.out.splitlines())
+        # When the reader of the stream ends, the command ends too.
+        pipeline = ["sh", "-c", f"{shlex.join(stream)} | head -n 1"]
+        done = subprocess.run(pipeline, env=processes.environment({}), capture_output=True, timeout=30, check=True)
+        assert json.loads(done.stdout)["live"]
 
         line = re.compile(
             rf"^images: {_ENDED} of {_TOTAL} images \(84%\) .*, {_FAILED} failed \(http_4xx\)", re.MULTILINE

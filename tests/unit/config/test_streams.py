@@ -89,6 +89,19 @@ def test_closed_error_pipe(tmp_path: Path) -> None:
     assert b'"exit_code": 2' in done.stdout
 
 
+def test_output_on_a_full_disk(tmp_path: Path) -> None:
+    """Output that does not fit on the disk is an error with a reason and a hint. Messages are dropped."""
+    with Path("/dev/full").open("wb") as full:
+        done = run_to_end(command("--help"), {}, stdout=full.fileno())
+        missing = command("run", tmp_path / "missing", "--out", tmp_path / "out", "--json")
+        silent = run_to_end(missing, {}, stderr=full.fileno())
+    assert done.returncode == 1
+    assert b"The output of the command can't be written" in done.stderr
+    assert b"Traceback" not in done.stderr
+    assert silent.returncode == 2
+    assert b'"exit_code": 2' in silent.stdout
+
+
 def test_text_files_have_an_explicit_encoding() -> None:
     """Code that opens a text file or a text pipe names UTF-8, because the locale's encoding may differ.
 
