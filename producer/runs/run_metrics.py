@@ -76,11 +76,7 @@ def _progress(progress: Progress) -> Iterator[Metric]:
     yield _gauge("shards_in_flight", "Shards sent and not yet collected.", progress.shards_in_flight)
     yield _gauge("repaired_images", "Tasks sent again because they were lost.", progress.repaired)
     yield _gauge("workers", "Workers that send heartbeats.", progress.fleet.workers)
-    yield _gauge(
-        "lost_workers",
-        "Workers that died and still hold tasks.",
-        progress.fleet.lost_workers,
-    )
+    yield _gauge("lost_workers", "Workers that died and still hold tasks.", progress.fleet.lost_workers)
 
 
 def _totals(summary: Summary) -> Iterator[Metric]:

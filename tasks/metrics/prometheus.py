@@ -79,6 +79,7 @@ class PrometheusMetrics(WorkerMetrics):
         self._phases = [phases.labels(phase) for phase in PHASE_NAMES]
         self._bytes = Counter("imagefleet_saved_bytes", "Size of the saved images.", registry=registry)
         self._attempts = Counter("imagefleet_attempts", "Attempts to download an image.", registry=registry)
+        self._retries = Counter("imagefleet_retries", "Attempts after the first one of an image.", registry=registry)
         deferrals = Counter(
             "imagefleet_deferred_images", "Tasks put off without an Outcome.", ("why",), registry=registry
         )
@@ -116,6 +117,8 @@ class PrometheusMetrics(WorkerMetrics):
             for outcome in outcomes:
                 self._seconds[outcome.status].observe(outcome.fetch_seconds)
             self._attempts.inc(sum(outcome.attempts for outcome in outcomes))
+            # An image that was refused without a request has no attempt.
+            self._retries.inc(sum(outcome.attempts - 1 for outcome in outcomes if outcome.attempts))
             self._bytes.inc(sum(outcome.bytes or 0 for outcome in outcomes))
             phases = [outcome.phases for outcome in outcomes if outcome.phases]
             for counter, microseconds in zip(self._phases, zip(*phases, strict=True), strict=False):

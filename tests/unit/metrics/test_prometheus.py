@@ -65,6 +65,16 @@ def test_threads_lose_no_image(registry: CollectorRegistry, metrics: PrometheusM
     assert registry.get_sample_value("imagefleet_saved_bytes_total") == 26_664
 
 
+def test_counts_retries(registry: CollectorRegistry, metrics: PrometheusMetrics) -> None:
+    """Attempts after the first one count as retries. Images without an attempt do not hide the retries of others."""
+    duplicate = replace(_FAILED, reason=Reason.DUPLICATE, attempts=0)
+    for outcome in (success(0, attempts=1), _FAILED, duplicate, duplicate, duplicate):
+        metrics.count_image(outcome)
+    metrics.update()
+    assert registry.get_sample_value("imagefleet_attempts_total") == 4
+    assert registry.get_sample_value("imagefleet_retries_total") == 2
+
+
 def test_adds_up_the_phases(registry: CollectorRegistry, metrics: PrometheusMetrics) -> None:
     """The times of all images are added up by phase. Images without phases change nothing."""
     for phases in ((1_500_000, 0, 250_000, 0, 0, 1), (500_000, 0, 0, 0, 0, 0), None):
