@@ -87,7 +87,7 @@ def render_image(gallery: Gallery, image: ImageRow, chosen: ImageFilter) -> str:
         tile=tile,
         key=redacted(str(values["key"])),
         facts=[
-            redacted(values["format"]) if tile.is_saved else reason,
+            redacted(values["format"] or "unknown format") if tile.is_saved else reason,
             *_facts(values),
             f"row {tile.row:,} of shard {shard_name(tile.shard)}",
         ],

@@ -8,14 +8,18 @@ import re
 from collections.abc import Iterator
 from html import unescape
 
+import pyarrow as pa
 import pytest
 
 from producer.gallery.gallery import Gallery
 from producer.gallery.server import GalleryServer
 from tasks.errors import UsageError
 from tasks.model import Reason
+from tasks.storage import manifest, shard_parquet
 from tasks.storage.local_store import LocalStore
+from tasks.storage.shard_parquet import ShardRef
 from tests.gallery_runs import Picture, make_gallery_run, served
+from tests.runs import RUN_ID
 from tests.unit.conftest import image
 from tests.waiting import PATIENCE
 
@@ -172,6 +176,17 @@ def test_format_without_a_browser(visitor: Visitor) -> None:
     page = visitor.text("image?at=3")
     assert "Browsers don&#39;t show images in the format tiff." in page
     assert '<a href="file/0/3">Open the file</a>' in page
+
+
+def test_saved_image_of_an_unknown_format(store: LocalStore) -> None:
+    """A manifest may lack the format of a saved image. The pages show the image."""
+    make_gallery_run(store, [Picture("http://a.example/1.png", image())])
+    saved = manifest.decode(store.read("00000.parquet"))
+    unknown = saved.set_column(saved.column_names.index("format"), "format", pa.nulls(1, pa.string()))
+    store.replace("00000.parquet", shard_parquet.encode(unknown, ShardRef(RUN_ID, 0)))
+    with served(store) as server:
+        assert '<img src="file/0/0"' in Visitor(server).text()
+        assert "<span>unknown format</span>" in Visitor(server).text("image?at=0")
 
 
 def test_progress_is_json(visitor: Visitor) -> None:
