@@ -30,6 +30,13 @@ def test_defaults_allow_nothing_more() -> None:
     assert found.prefetch == limits.PREFETCH
 
 
+def test_metrics_are_for_this_machine() -> None:
+    """Without variables, nothing is served, and a port alone serves metrics to this machine only."""
+    found = settings()
+    assert found.metrics_port is None
+    assert found.metrics_address.is_loopback
+
+
 @pytest.mark.parametrize(
     ("value", "entries"),
     [
