@@ -15,6 +15,7 @@ from rich.text import Text
 
 from producer.cli.render import sanitized
 from producer.formatting import pluralized
+from producer.output.run_file import continue_command
 from tasks.errors import WORTH_RETRYING
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ def _next_steps(summary: FailureSummary, store: Store, reasons: Collection[str])
     steps = {table: f"producer failures {folder}{chosen} --format csv"}
     worth = sum(count for cause, count in summary.counts.items() if cause.reason in WORTH_RETRYING)
     if worth and not reasons:
-        steps[f"Retry the {pluralized(worth, 'image')} that may succeed now"] = f"producer retry {folder}"
+        steps[f"Retry the {pluralized(worth, 'image')} that may succeed now"] = continue_command("retry", store)
     if worth < summary.total or reasons:
-        steps[f"Retry all {summary.total:,}"] = f"producer retry {folder}{chosen or ' --all'}"
+        steps[f"Retry all {summary.total:,}"] = continue_command("retry", store, chosen or " --all")
     # A command has a line of its own, so that it can be copied.
     return Group(*(Text.assemble((f"{what}:\n", "bold"), f"  {command}") for what, command in steps.items()))

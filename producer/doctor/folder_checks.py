@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 from producer.doctor.finding import Finding, Level, finding_from_error
 from producer.formatting import format_size, list_names, pluralized
 from producer.output import lock
-from producer.output.run_file import NAME, PlanState, RunFile, State, resume_command
+from producer.output.run_file import NAME, PlanState, RunFile, State, continue_command, resume_command
 from producer.output.shard_files import finished_shards, load_manifest, load_plan, planned_shards
 from producer.sources import url_list
 from tasks.errors import WORTH_RETRYING, CommandError, StorageError
@@ -263,7 +262,7 @@ def _failure_findings(record: RunFile, store: Store) -> list[Finding]:
     found = f"{failed}, {again:,} of them for reasons worth a retry"
     if not again:
         return [Finding("failures", Level.OK, found)]
-    return [Finding("failures", Level.WARN, found, f"Retry them with `producer retry {_quoted_root(store)}`.")]
+    return [Finding("failures", Level.WARN, found, f"Retry them with `{continue_command('retry', store)}`.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +365,3 @@ def _images_finding(record: RunFile, store: Store, missing: Mapping[int, int]) -
         f"images are kept{'' if resized else ', and not downloaded again'}."
     )
     return Finding("images", Level.WARN, found, todo)
-
-
-def _quoted_root(store: Store) -> str:
-    return shlex.quote(store.location)

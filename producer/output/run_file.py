@@ -234,8 +234,8 @@ class RunFile:
             if RunFile.load(store).state is State.COMPLETE:
                 folder = shlex.quote(store.location)
                 return (
-                    f"That run is complete. Use `producer retry {folder}` to retry its failed images. Choose "
-                    f"another --out to download the list again; add `--refresh-from {folder}` to reuse the "
+                    f"That run is complete. Use `{continue_command('retry', store)}` to retry its failed images. "
+                    f"Choose another --out to download the list again; add `--refresh-from {folder}` to reuse the "
                     "unchanged images. Or add `--incremental overwrite` to replace the run, or `--incremental extend` "
                     "to add another list to it."
                 )
@@ -320,15 +320,20 @@ def unreadable_error(store: Store, name: str, error: StorageError) -> CommandErr
 
 
 def resume_command(store: Store) -> str:
-    """Return the shell command to resume the run in a folder.
+    """Return the shell command to resume the run in a folder, as `continue_command` does."""
+    return continue_command("resume", store)
+
+
+def continue_command(name: str, store: Store, options: str = "") -> str:
+    """Return the shell command of this name that continues the run in a folder, with the options given.
 
     The command names the run's broker, with the password redacted, unless the environment names the same broker.
     """
-    command = f"producer resume {shlex.quote(store.location)}"
+    command = f"producer {name} {shlex.quote(store.location)}{options}"
     try:
         broker = RunFile.load(store).broker
     except CommandError:
-        # `producer resume` reports the damaged run.json.
+        # The command reports the damaged run.json.
         return command
     configured = settings().broker
     if broker is None or (configured is not None and redacted(configured) == broker):

@@ -11,7 +11,7 @@ import redis
 from producer.dispatch.progress import Progress, Speed
 from producer.dispatch.published_progress import read_progress
 from producer.output import lock
-from producer.output.run_file import RunFile, State, resume_command
+from producer.output.run_file import RunFile, State, continue_command, resume_command
 from producer.output.shard_files import finished_shards, load_manifest
 from producer.output.summary import COLUMNS, Summary, summarise
 from producer.runs.live_run import broker_of_producer
@@ -135,8 +135,9 @@ class StatusReader:
         status = self._status(record, progress, live=False)
         if not progress.failed:
             return status
-        command = "failures" if progress.reasons.keys().isdisjoint(WORTH_RETRYING) else "retry"
-        return replace(status, next=f"producer {command} {shlex.quote(self._store.location)}")
+        if progress.reasons.keys().isdisjoint(WORTH_RETRYING):
+            return replace(status, next=f"producer failures {shlex.quote(self._store.location)}")
+        return replace(status, next=continue_command("retry", self._store))
 
     def _from_files(self, record: RunFile, state: str, note: str) -> RunStatus:
         """Return the status of an incomplete run, from its plan and the manifests that exist."""

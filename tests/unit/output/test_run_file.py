@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from producer.output import run_file
-from producer.output.run_file import PlanState, RunConfig, RunFile, State, new_id, resume_command
+from producer.output.run_file import PlanState, RunConfig, RunFile, State, continue_command, new_id, resume_command
 from producer.sources.options import SourceOptions
 from tasks.errors import CommandError, StorageError, UsageError
 from tasks.image_options import ResizeMode, ResizeOptions
@@ -181,6 +181,7 @@ def test_hint_names_the_broker(
     monkeypatch.setattr(run_file, "settings", lambda: SimpleNamespace(broker=configured))
     replace(_RECORD, broker=broker).create(store)
     assert resume_command(store) == f"producer resume {store.root}{option}"
+    assert continue_command("retry", store, " --all") == f"producer retry {store.root} --all{option}"
 
 
 def test_finds_the_broker_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

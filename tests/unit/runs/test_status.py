@@ -46,6 +46,8 @@ def test_complete_run(store: LocalStore, tmp_path: Path) -> None:
     # The speed is that of the last command, which may be a retry.
     assert progress.speed.average_bytes_per_second == 3000.0
     assert found.next == f"producer retry {store.root}"
+    RunFile.load(store).save(store, broker="redis://a.example/0")
+    assert read(store).next == f"producer retry {store.root} --broker redis://a.example/0"
     facts = found.to_json()
     assert (facts["ended"], facts["success"], facts["speed"]["seconds"], facts["note"]) == (4, 3, 2.0, "")
     RunFile.load(store).save(store, totals={**totals, "reasons": {"http_4xx": 1}})
