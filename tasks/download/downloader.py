@@ -355,7 +355,7 @@ def _request(
         permit.end(None)
         raise
     finally:
-        clock.wait()
+        clock.enter(Phase.WAITING)
     permit.end(Answer(latency))
     return response, location, body
 
