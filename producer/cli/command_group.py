@@ -42,7 +42,8 @@ def _explained(ctx: click.Context) -> Iterator[None]:
         context = error.ctx or ctx
         known = {name for param in context.command.params for name in param.opts}
         if not is_translated(error.option_name):
-            raise
+            message = f"{error.message}{_other_commands(ctx, error.option_name, context)}"
+            raise click.NoSuchOption(error.option_name, message, error.possibilities, error.ctx) from error
         translations = list(translate(ctx.meta[_ARGUMENTS], known))
         raise click.UsageError(_translated(translations, context), context) from error
     except click.NoSuchCommand as error:
@@ -52,6 +53,18 @@ def _explained(ctx: click.Context) -> Iterator[None]:
             raise
         message = f"There is no command {redacted(name)!r}. To download a list, run: producer run SOURCE --out FOLDER"
         raise click.UsageError(message, error.ctx) from error
+
+
+def _other_commands(group: click.Context, option: str, context: click.Context) -> str:
+    """Return what to know about the commands that have an option, which this context lacks; empty if there are none."""
+    commands = group.command.commands if isinstance(group.command, click.Group) else {}
+    names = [name for name, command in commands.items() if any(option in param.opts for param in command.params)]
+    if not names:
+        return ""
+    text = f" It is an option of: {', '.join(f'producer {name}' for name in names)}."
+    if "run" in names and context.command.name in ("resume", "retry"):
+        text += f" {context.command_path} uses the options with which the run was started."
+    return text
 
 
 def _translated(translations: list[Translation], context: click.Context) -> str:

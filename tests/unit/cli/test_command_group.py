@@ -47,8 +47,17 @@ def test_dashes_are_translated_too(typed: str) -> None:
 def test_our_options_are_not_translated(option: str) -> None:
     """If a command lacks an option that another command has, the error does not say that the option is foreign."""
     shown = error("status", "images", option, "5")
-    assert f"No such option '{option}'." in shown
+    assert f"No such option '{option}'. It is an option of: producer run" in shown
     assert "img2dataset" not in shown
+
+
+def test_options_of_other_commands_are_explained() -> None:
+    """If another command has the option, the error names it, and says which options a continued run has."""
+    shown = error("retry", "images", "--timeout", "30")
+    assert "It is an option of: producer run, producer compare." in shown
+    assert shown.endswith("producer retry uses the options with which the run was started.")
+    assert error("status", "images", "--port", "1").endswith("It is an option of: producer gallery, producer serve.")
+    assert "It is an option of" not in error("status", "images", "--ports", "1")
 
 
 def test_translates_all_options_of_a_command_at_once() -> None:
