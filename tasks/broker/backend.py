@@ -57,6 +57,10 @@ class UnloggedResult:
 
     value: Any
 
+    def __repr__(self) -> str:
+        # Celery formats each result, even if neither the log nor an event shows it.
+        return "UnloggedResult(...)"
+
 
 class BatchingBackend(RedisBackend):  # type: ignore[misc]  # Celery has no annotations
     """Celery's backend, changed to count chord parts in batches. Each thread has its own instance."""
