@@ -271,6 +271,17 @@ class RunFile:
         store.replace(NAME, changed._encode())
         return changed
 
+    @property
+    def broker_words(self) -> list[str]:
+        """The option for the run's broker; empty for a local fleet, or if the environment names the same broker.
+
+        The broker's password is redacted.
+        """
+        configured = settings().broker
+        if self.broker is None or (configured is not None and redacted(configured) == self.broker):
+            return []
+        return ["--broker", self.broker]
+
     def broker_url(self) -> str | None:
         """Return the URL of the last command's broker; None for a local fleet.
 
@@ -331,14 +342,10 @@ def continue_command(name: str, store: Store, options: str = "") -> str:
     """
     command = f"producer {name} {shlex.quote(store.location)}{options}"
     try:
-        broker = RunFile.load(store).broker
+        return " ".join([command, *map(shlex.quote, RunFile.load(store).broker_words)])
     except CommandError:
         # The command reports the damaged run.json.
         return command
-    configured = settings().broker
-    if broker is None or (configured is not None and redacted(configured) == broker):
-        return command
-    return f"{command} --broker {shlex.quote(broker)}"
 
 
 def _decode_config(facts: Mapping[str, Any]) -> RunConfig:

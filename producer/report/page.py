@@ -10,7 +10,6 @@ import base64
 import hashlib
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from producer.report import run_charts
 from producer.report.contact_sheet import SheetImage
 from producer.report.figures import Figures
 from producer.report.repairs import describe_repairs
-from producer.report.repeat import command_on, library_options, lost_options, repeat_command
+from producer.report.repeat import continue_command, failures_command, library_options, lost_options, repeat_command
 from producer.sources import url_list
 from tasks.redaction import redacted
 
@@ -120,7 +119,8 @@ def _content(figures: Figures) -> dict[str, Any]:
         "timeline_axis": run_charts.timeline_axis(figures.activity),
         "repairs": describe_repairs(figures),
         "repeat": repeat_command(record),
-        "command": partial(command_on, record),
+        "show_failures": failures_command(record),
+        "continuation": continue_command(record),
         "lost_options": lost_options(record),
         "library_options": library_options(record),
     }

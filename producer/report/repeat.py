@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from producer.output.run_file import RunConfig, RunFile
+from producer.output.run_file import RunConfig, RunFile, State
 from producer.runs.option_names import LIBRARY_ONLY, named_values
 from producer.sources import url_list
 from tasks.redaction import redacted
@@ -22,13 +22,19 @@ _NEGATIONS = {"--adaptive": "--no-adaptive", "--no-header": "--no-header"}
 def repeat_command(record: RunFile) -> str:
     """Return a shell command that downloads the run's list with the same options into another folder."""
     source = url_list.shown(record.source)
-    words = ["producer", "run", source, "--out", _ANOTHER, *_options(record.options)]
+    words = ["producer", "run", source, "--out", _ANOTHER, *_options(record.options), *record.broker_words]
     return _shell_command(words)
 
 
-def command_on(record: RunFile, name: str) -> str:
-    """Return the shell command of this name for the run's folder, such as ``producer retry images``."""
-    return _shell_command(["producer", name, record.out])
+def failures_command(record: RunFile) -> str:
+    """Return the shell command that shows all failed images of the run."""
+    return _shell_command(["producer", "failures", record.out])
+
+
+def continue_command(record: RunFile) -> str:
+    """Return the shell command that continues an incomplete run, or downloads the failed images of a complete run."""
+    name = "retry" if record.state is State.COMPLETE else "resume"
+    return _shell_command(["producer", name, record.out, *record.broker_words])
 
 
 def lost_options(record: RunFile) -> list[str]:

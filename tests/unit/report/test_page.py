@@ -102,6 +102,11 @@ def test_page_starts_with_the_total_time(store: LocalStore) -> None:
         assert texts[texts.index(name, start) + 1] == value
 
 
+def test_run_without_failures(tmp_path: Path) -> None:
+    """If no image failed, no command to retry is suggested."""
+    assert "producer retry" not in " ".join(page_of(make_run(tmp_path / "out", [outcome(0)])).texts)
+
+
 def test_last_command_without_images(store: LocalStore) -> None:
     """If the last command only completed the run, the page says so instead of showing its speed."""
     record = RunFile.load(store)
@@ -129,14 +134,15 @@ def test_commands_can_be_copied(tmp_path: Path) -> None:
     store = LocalStore(folder)
     record = RunFile.load(store)
     options = replace(record.options, max_parked=5)
-    record.save(store, source="https://a.example/list.txt?token=topsecret", options=options)
+    broker = "redis://:***@b.example/0"
+    record.save(store, source="https://a.example/list.txt?token=topsecret", options=options, broker=broker)
     texts = page_of(store).texts
-    assert f"producer retry '{folder}'" in texts
+    assert f"producer retry '{folder}' --broker 'redis://***@b.example/0'" in texts
     assert f"producer failures '{folder}'" in texts
     command = next(text for text in texts if text.startswith("producer run"))
     assert shlex.split(command)[2:] == [
         *("https://a.example/list.txt?token=***", "--out", "ANOTHER_FOLDER"),
-        *("--shard-size", "10", "--max-parked", "5"),
+        *("--shard-size", "10", "--max-parked", "5", "--broker", "redis://***@b.example/0"),
     ]
 
 
@@ -186,6 +192,9 @@ def test_report_of_an_unfinished_run(store: LocalStore) -> None:
     assert "Time so far" in texts
     assert "The run is interrupted. This page covers the 2 shards with a manifest." in " ".join(texts.split())
     assert "15 images from" in " ".join(texts.split())
+    # An incomplete run can't be retried.
+    assert f"To continue the run: producer resume {store.root}" in " ".join(texts.split())
+    assert "producer retry" not in texts
 
 
 def test_complete_run_without_a_manifest(store: LocalStore) -> None:
