@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,12 @@ _PHASES = {
 }
 
 
-def render(figures: Figures, sheet: Sequence[SheetImage]) -> str:
+def render(figures: Figures, sheet: Callable[[], Sequence[SheetImage]]) -> str:
     """Return the page.
 
     Args:
         figures: the figures of the run.
-        sheet: the images of the contact sheet.
+        sheet: a function that returns the images of the contact sheet. It is called last, because it may wait for them.
     """
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -75,9 +75,10 @@ def render(figures: Figures, sheet: Sequence[SheetImage]) -> str:
     )
     style = "".join((folder / name).read_text(encoding="utf-8") for folder, name in _STYLES)
     script = (_FOLDER / "report.js").read_text(encoding="utf-8")
-    return environment.get_template("report.html.j2").render(
+    template = environment.get_template("report.html.j2")
+    return template.render(
         **_content(figures),
-        sheet=sheet,
+        sheet=sheet(),
         # The hash in the policy covers the exact text between the tags.
         style=Markup(style),  # noqa: S704  # our own file
         script=Markup(script),  # noqa: S704  # our own file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from producer.output.run_file import REPORT_NAME, RunFile
@@ -24,13 +25,16 @@ def build_page(store: Store) -> bytes:
     # Other commands don't need these, and importing Jinja2 and Arrow takes a while.
     from producer.report.contact_sheet import contact_sheet
     from producer.report.figures import collect_figures
-    from producer.report.page import render
 
     # The folder may have been moved since the run.
     record = replace(RunFile.load_usable(store), out=store.location)
     figures = collect_figures(record, store)
-    sheet = contact_sheet(figures.samples.images, record, store)
-    return render(figures, sheet).encode("utf-8", "replace")
+    with ThreadPoolExecutor(1) as pool:
+        # Another process makes the thumbnails. Preparing the rest of the page takes about as long.
+        sheet = pool.submit(contact_sheet, figures.samples.images, record, store)
+        from producer.report.page import render
+
+        return render(figures, sheet.result).encode("utf-8", "replace")
 
 
 def save_page(page: bytes, store: Store) -> str:
