@@ -11,13 +11,19 @@ from typing import Any
 from producer.cli import main
 from producer.dispatch.dispatcher import Dispatcher
 from producer.dispatch.recovery import ShardRecovery
+from tasks.model import Outcome
 
 
-def _do_nothing(*_: Any) -> None:
-    """Replace a check."""
+def _resend_nothing(*_: Any) -> None:
+    """Replace the check of shards in flight."""
+
+
+def _adopt_nothing(*_: Any) -> list[Outcome]:
+    """Replace the check of a shard of a resumed run: no task is sent, and no finished image is known."""
+    return []
 
 
 if __name__ == "__main__":
-    Dispatcher._resend_lost = _do_nothing  # type: ignore[assignment, method-assign]
-    ShardRecovery.adopt = _do_nothing  # type: ignore[assignment, method-assign]
+    Dispatcher._resend_lost = _resend_nothing  # type: ignore[assignment, method-assign]
+    ShardRecovery.adopt = _adopt_nothing  # type: ignore[assignment, method-assign]
     main.main()
