@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import latency, metrics, records, submission, turns
-from benchmarks.workloads import OUTPUTS, RESIZE_MODES, SIZES, TASK_EVENTS, WORKLOADS, Workload
+from benchmarks.workloads import OBSERVATION, OUTPUTS, RESIZE_MODES, SIZES, TASK_EVENTS, WORKLOADS, Workload
 
 #: A function that measures. The function's arguments are the number of repetitions, the number of images (None: the
 #: default), and a folder for temporary files.
@@ -30,7 +30,7 @@ def _measurement(workload: Workload) -> Measurement:
 
 
 _DEFAULT: dict[str, Measurement] = {
-    **{workload.name: _measurement(workload) for workload in (*WORKLOADS, OUTPUTS)},
+    **{workload.name: _measurement(workload) for workload in (*WORKLOADS, OUTPUTS, OBSERVATION)},
     "latency": latency.measure,
     "submission": submission.measure,
     "metrics": metrics.measure,

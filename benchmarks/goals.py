@@ -135,9 +135,13 @@ def _planning_goal(name: str, about: str, bound: float) -> Goal:
     return Goal(f"planning a list in {about}, one core", "planning", found, bound, unit=" rows/s", digits=0)
 
 
+def _extra_time_goal(result: str, way: str, base: str, about: str, bound: float) -> Goal:
+    found = partial(extra_time, way=way, base=base)
+    return Goal(f"{about}: extra time", result, found, bound, at_least=False, unit=" %", digits=1)
+
+
 def _packing_goal(way: str, about: str) -> Goal:
-    found = partial(extra_time, way=way, base=workloads.FILES)
-    return Goal(f"{about}: extra time", workloads.OUTPUTS.name, found, 10, at_least=False, unit=" %", digits=1)
+    return _extra_time_goal(workloads.OUTPUTS.name, way, workloads.FILES, about, 10)
 
 
 _SMALL = workloads.HTTP_SMALL
@@ -193,6 +197,9 @@ GOALS = (
     ),
     _packing_goal("webdataset", "tar shards instead of files"),
     _packing_goal("parquet", "Parquet instead of files"),
+    _extra_time_goal(
+        workloads.OBSERVATION.name, workloads.OBSERVED, workloads.UNOBSERVED, "report and metrics, 15 KB http", 3
+    ),
 )
 
 

@@ -129,6 +129,17 @@ TASK_EVENTS = Workload(
     },
     images=10_000,
 )
+#: A run with its report and all metrics is compared with a run that has neither.
+UNOBSERVED, OBSERVED = "neither", "report and metrics"
+OBSERVATION = Workload(
+    "observation",
+    "http, 15 KB, with and without report and metrics",
+    SMALL,
+    {
+        UNOBSERVED: ways.fleet(env={"IMAGEFLEET_REPORT": "off"}),
+        OBSERVED: ways.fleet("--metrics-port", "9740", env={"IMAGEFLEET_METRICS_PORT": "9750"}),
+    },
+)
 #: The other output formats are compared with this one.
 FILES = "files"
 OUTPUTS = Workload(
