@@ -86,28 +86,32 @@ class ThrottleOptions:
     adaptive: bool = True
     robots: RobotsPolicy = RobotsPolicy.IGNORE
 
-    def limit_for(self, name: str) -> HostLimit:
-        """Return the limit for a host's name or address.
+    def limit_for(self, name: str, port: int | None = None) -> HostLimit:
+        """Return the limit for a host's name or address, and its port.
 
         An override for a name also covers the subdomains of this name. If several overrides cover the host, the
-        longest name decides.
+        longest name decides. An override for a name with a port, such as ``a.example:8080``, covers only this port,
+        and comes before an override for the name alone.
         """
         if not self.overrides:
             return self.limit
         limits = dict(self.overrides)
         covered = name.lower().rstrip(".")
-        while covered not in limits:
+        while True:
+            for key in (f"{covered}:{port}", covered):
+                if key in limits:
+                    return limits[key]
             _, dot, covered = covered.partition(".")
             if not dot:
                 return self.limit
-        return limits[covered]
 
-    def slowed(self, name: str, rate: float) -> Self:
-        """Return the options with at most this rate for one host, in requests per second."""
-        limit = self.limit_for(name)
+    def slowed(self, name: str, port: int, rate: float) -> Self:
+        """Return the options with at most this rate for one port of a host, in requests per second."""
+        limit = self.limit_for(name, port)
         if limit.rate is not None and limit.rate <= rate:
             return self
-        return replace(self, overrides=(*self.overrides, (name.lower().rstrip("."), replace(limit, rate=rate))))
+        key = f"{name.lower().rstrip('.')}:{port}"
+        return replace(self, overrides=(*self.overrides, (key, replace(limit, rate=rate))))
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:

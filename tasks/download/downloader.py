@@ -240,7 +240,7 @@ class Downloader:
         throttle = options.throttle
         # A request for robots.txt needs a permit of its own, so it comes first.
         if throttle.robots is RobotsPolicy.OBEY and (delay := self._robots.check(url, options, deadline)):
-            throttle = throttle.slowed(url.host, 1 / delay)
+            throttle = throttle.slowed(url.host, url.port, 1 / delay)
         return self._gate.enter(url, throttle, deadline)
 
     def _fetch_robots(self, url: urls.Url, options: FetchOptions, deadline: Deadline) -> bytes:

@@ -111,7 +111,7 @@ class HostGate:
             DnsError: the limit is for addresses, and the host has none.
         """
         key = self._keys.key(target, throttle.scope)
-        limit = throttle.limit_for(target.host)
+        limit = throttle.limit_for(target.host, target.port)
         with self._lock:
             host = self._hosts.get(key)
             if host is None:

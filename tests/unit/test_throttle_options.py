@@ -40,11 +40,11 @@ def test_longest_override_that_covers_a_host_decides(name: str, limit: HostLimit
 
 def test_slower_rate_for_one_host() -> None:
     """A rate for one host keeps the host's other limits, and never replaces a lower rate."""
-    slowed = _OPTIONS.slowed("Upload.Wikimedia.org.", 0.1)
-    assert slowed.limit_for("upload.wikimedia.org") == HostLimit(_UPLOAD.concurrency, 0.1)
+    slowed = _OPTIONS.slowed("Upload.Wikimedia.org.", 443, 0.1)
+    assert slowed.limit_for("upload.wikimedia.org", 443) == HostLimit(_UPLOAD.concurrency, 0.1)
     assert slowed.limit_for("wikimedia.org") == _WIKIMEDIA
-    assert slowed.slowed("upload.wikimedia.org", 5.0) is slowed
-    assert ThrottleOptions().slowed("a.example", 2.0).limit_for("a.example") == HostLimit(16, 2.0)
+    assert slowed.slowed("upload.wikimedia.org", 443, 5.0) is slowed
+    assert ThrottleOptions().slowed("a.example", 80, 2.0).limit_for("a.example", 80) == HostLimit(16, 2.0)
 
 
 def test_options_survive_json() -> None:
@@ -63,3 +63,15 @@ def test_limit_without_any_request_is_refused(concurrency: int, rate: float | No
     """A limit that would let no request through is an error, because its host's images would wait forever."""
     with pytest.raises(ValueError, match="a host"):
         HostLimit(concurrency, rate)
+
+
+def test_override_with_a_port_covers_only_this_port() -> None:
+    """A name with a port comes before the name alone, also below a domain; other ports have the name's limit."""
+    with_port, name = HostLimit(1, 1.0), HostLimit(2, 2.0)
+    options = ThrottleOptions(
+        overrides=(("127.0.0.1:8765", with_port), ("a.example", name), ("a.example:81", with_port))
+    )
+    assert options.limit_for("127.0.0.1", 8765) == with_port
+    assert options.limit_for("127.0.0.1", 8766) == HostLimit()
+    assert options.limit_for("b.a.example", 81) == with_port
+    assert options.limit_for("b.a.example", 80) == name
