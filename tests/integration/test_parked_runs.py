@@ -262,6 +262,18 @@ def test_run_with_parked_tasks_ends_and_is_resumed(stage: Stage, command: str) -
     assert len(processes.rows(stage.out)) == 6
 
 
+def test_limit_from_a_file_counts_for_one_port(stage: Stage) -> None:
+    """A table of `--host-limits` with a port limits this port."""
+    limits = stage.folder / "limits.toml"
+    with busy_server() as server:
+        limits.write_text(f'["{server.key}"]\nconcurrency = 2\n')
+        run = stage.run(server.urls(6), "--host-limits", str(limits))
+        stage.until_parked(4, server.key)
+        server.released.set()
+        assert run.result(60).json()["success"] == 6
+        assert server.most == 2
+
+
 def test_limits_come_from_a_file_and_count_for_a_domain(stage: Stage) -> None:
     """`--host-limits` sets the limit of a host, and with `--per ip`, two names of one address share it."""
     limits = stage.folder / "limits.toml"
