@@ -86,7 +86,7 @@ class ThrottleOptions:
     adaptive: bool = True
     robots: RobotsPolicy = RobotsPolicy.IGNORE
 
-    def limit_for(self, name: str, port: int | None = None) -> HostLimit:
+    def limit_for(self, name: str, port: int) -> HostLimit:
         """Return the limit for a host's name or address, and its port.
 
         An override for a name also covers the subdomains of this name. If several overrides cover the host, the
@@ -97,13 +97,12 @@ class ThrottleOptions:
             return self.limit
         limits = dict(self.overrides)
         covered = name.lower().rstrip(".")
-        while True:
+        while covered:
             for key in (f"{covered}:{port}", covered):
                 if key in limits:
                     return limits[key]
-            _, dot, covered = covered.partition(".")
-            if not dot:
-                return self.limit
+            covered = covered.partition(".")[2]
+        return self.limit
 
     def slowed(self, name: str, port: int, rate: float) -> Self:
         """Return the options with at most this rate for one port of a host, in requests per second."""

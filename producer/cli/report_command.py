@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import click
@@ -41,8 +42,8 @@ def report(out: Location, as_json: bool) -> None:
         click.echo(f"The report is in {written}")
 
 
-def build_after_run(out: Location) -> bytes | None:
-    """Return the report of a complete run as a page; None if reports are off, or if it can't be built.
+def build_after_run(out: Location) -> Callable[[], str] | None:
+    """Build the report of a complete run. Return the function that saves it; None if reports are off or can't be built.
 
     The run is complete, so the command does not fail because of its report.
     """
@@ -51,19 +52,18 @@ def build_after_run(out: Location) -> bytes | None:
     if not settings().report:
         return None
     from producer.output.folder import open_output
-    from producer.report.writer import build_page
+    from producer.report.writer import build_page, save_page
 
-    return _or_note(lambda: build_page(open_output(out)), out)
+    def build() -> Callable[[], str]:
+        store = open_output(out)
+        return partial(save_page, build_page(store), store)
+
+    return _or_note(build, out)
 
 
-def save_after_run(page: bytes | None, out: Location) -> str | None:
-    """Save the page of `build_after_run`, and return its name; None if there is no page, or if it can't be saved."""
-    if page is None:
-        return None
-    from producer.output.folder import open_output
-    from producer.report.writer import save_page
-
-    return _or_note(lambda: save_page(page, open_output(out)), out)
+def save_after_run(save: Callable[[], str] | None, out: Location) -> str | None:
+    """Save the report with the function from `build_after_run`. Return its name; None if there is none."""
+    return None if save is None else _or_note(save, out)
 
 
 def _or_note(step: Callable[[], _Result], out: Location) -> _Result | None:

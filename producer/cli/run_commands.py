@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -144,8 +144,8 @@ def run(
         options = prepared.config
         request = replace(request, previous_run=options.previous_run, insecure=options.fetch.insecure)
         with get_worker_pool(request) as pool, prepared.start() as started:
-            finished, page = _execute_run(started, pool, out, request.quiet, metrics)
-        _show_result(finished, save_after_run(page, out))
+            finished, save = _execute_run(started, pool, out, request.quiet, metrics)
+        _show_result(finished, save_after_run(save, out))
 
 
 def _given_options() -> frozenset[str]:
@@ -286,8 +286,8 @@ def _continue_run(run: Run, nothing: str, out: Location, request: FleetRequest, 
     _note_broker_change(run.broker, request.broker)
     current_result().set_run(run, out)
     with run, get_worker_pool(replace(request, previous_run=run.previous_run)) as pool:
-        finished, page = _execute_run(run, pool, out, request.quiet, metrics)
-    _show_result(finished, save_after_run(page, out))
+        finished, save = _execute_run(run, pool, out, request.quiet, metrics)
+    _show_result(finished, save_after_run(save, out))
 
 
 def _note_broker_change(before: str | None, broker: str | None) -> None:
@@ -306,8 +306,8 @@ def _note_broker_change(before: str | None, broker: str | None) -> None:
 
 def _execute_run(
     run: Run, pool: WorkerPool, out: Location, quiet: bool, metrics: RunMetrics | None
-) -> tuple[RunResult, bytes | None]:
-    """Execute a run, and show its progress on the console and in the metrics. Return its result and its report's page.
+) -> tuple[RunResult, Callable[[], str] | None]:
+    """Execute a run, and show its progress. Return its result, and the function that saves its report.
 
     The first Ctrl-C or SIGTERM lets the run finish its current downloads. The second signal drops these downloads.
     """
@@ -322,7 +322,7 @@ def _execute_run(
         result = run.execute(pool, partial(_show_run, display, metrics=metrics))
     if metrics is not None:
         metrics.finish(result.summary)
-    # The page is built while the processes end. It is saved afterwards, because the end of a local fleet removes the
+    # The report is built while the processes end. It is saved afterwards, because the end of a local fleet removes the
     # folder for temporary files.
     pool.begin_stop()
     return result, build_after_run(out)

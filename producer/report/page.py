@@ -25,7 +25,7 @@ from producer.report import run_charts
 from producer.report.contact_sheet import SheetImage
 from producer.report.figures import Figures
 from producer.report.repairs import describe_repairs
-from producer.report.repeat import continue_command, failures_command, library_options, lost_options, repeat_command
+from producer.report.repeat import continuation_command, failures_command, library_options, lost_options, repeat_command
 from producer.sources import url_list
 from tasks.redaction import redacted
 
@@ -121,7 +121,7 @@ def _content(figures: Figures) -> dict[str, Any]:
         "repairs": describe_repairs(figures),
         "repeat": repeat_command(record),
         "show_failures": failures_command(record),
-        "continuation": continue_command(record),
+        "continuation": continuation_command(record),
         "lost_options": lost_options(record),
         "library_options": library_options(record),
     }

@@ -31,7 +31,7 @@ def failures_command(record: RunFile) -> str:
     return _shell_command(["producer", "failures", record.out])
 
 
-def continue_command(record: RunFile) -> str:
+def continuation_command(record: RunFile) -> str:
     """Return the shell command that continues an incomplete run, or downloads the failed images of a complete run."""
     name = "retry" if record.state is State.COMPLETE else "resume"
     return _shell_command(["producer", name, record.out, *record.broker_words])

@@ -32,7 +32,6 @@ from tasks.phases import PHASE_NAMES
 
 #: The upper bounds of the histogram of durations, in seconds. The longest deadline of an image is 150 s.
 _BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
-
 #: The number of Outcomes that are counted at a time.
 _BATCH = 500
 

@@ -71,6 +71,6 @@ def test_example_can_be_used() -> None:
     """The file in ``config/`` limits the hosts that it names, and their subdomains."""
     overrides = read_host_limits(_ROOT / "config" / "host-limits.toml", HostLimit())
     options = ThrottleOptions(overrides=overrides)
-    assert options.limit_for("upload.wikimedia.org") == HostLimit(2, 2.0)
-    assert options.limit_for("live.staticflickr.com") == HostLimit(4, 10.0)
-    assert options.limit_for("a.example") == HostLimit()
+    assert options.limit_for("upload.wikimedia.org", 443) == HostLimit(2, 2.0)
+    assert options.limit_for("live.staticflickr.com", 443) == HostLimit(4, 10.0)
+    assert options.limit_for("a.example", 443) == HostLimit()

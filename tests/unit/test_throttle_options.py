@@ -34,15 +34,15 @@ _OPTIONS = ThrottleOptions(
 )
 def test_longest_override_that_covers_a_host_decides(name: str, limit: HostLimit) -> None:
     """An override covers a name and its subdomains. All other hosts have the run's limit."""
-    assert _OPTIONS.limit_for(name) == limit
-    assert ThrottleOptions().limit_for(name) == HostLimit(16, None)
+    assert _OPTIONS.limit_for(name, 443) == limit
+    assert ThrottleOptions().limit_for(name, 443) == HostLimit(16, None)
 
 
 def test_slower_rate_for_one_host() -> None:
     """A rate for one host keeps the host's other limits, and never replaces a lower rate."""
     slowed = _OPTIONS.slowed("Upload.Wikimedia.org.", 443, 0.1)
     assert slowed.limit_for("upload.wikimedia.org", 443) == HostLimit(_UPLOAD.concurrency, 0.1)
-    assert slowed.limit_for("wikimedia.org") == _WIKIMEDIA
+    assert slowed.limit_for("wikimedia.org", 443) == _WIKIMEDIA
     assert slowed.slowed("upload.wikimedia.org", 443, 5.0) is slowed
     assert ThrottleOptions().slowed("a.example", 80, 2.0).limit_for("a.example", 80) == HostLimit(16, 2.0)
 
