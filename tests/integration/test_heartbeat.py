@@ -238,19 +238,19 @@ def test_other_worker_does_the_tasks_of_a_killed_one(own_redis: str, demo_url: s
     """In a fleet that is otherwise idle, another worker executes all tasks of a killed worker well within a minute."""
     source = slow_list(tmp_path, demo_url, 24, 4)
     argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
-    with (
-        processes.connect(own_redis) as server,
-        processes.started("run", argv, tmp_path) as run,
-        start_worker("killed", tmp_path, own_redis) as killed,
-    ):
-        processes.eventually(lambda: processes.unacked_count(server) == 24, "its unacknowledged messages")
-        with start_worker("other", tmp_path, own_redis):
-            processes.eventually(lambda: server.scard(keys.WORKERS) == 2, "the other worker")
-            # The killed worker stays in the process table as a zombie, so only its missing heartbeat shows its death.
-            killed.process.kill()
-            started = time.monotonic()
-            assert run.wait(60).json()["success"] == 24
-            assert time.monotonic() - started < limits.REDELIVERY_SECONDS + 3 * 4 + 5
+    with processes.connect(own_redis) as server, processes.started("run", argv, tmp_path) as run:
+        # A worker with room for fewer than a quarter of its messages takes no more, so all 24 must be in the queue.
+        processes.eventually(lambda: server.llen(IMAGE_QUEUE) == 24, "tasks")
+        with start_worker("killed", tmp_path, own_redis) as killed:
+            processes.eventually(lambda: processes.unacked_count(server) == 24, "its unacknowledged messages")
+            with start_worker("other", tmp_path, own_redis):
+                processes.eventually(lambda: server.scard(keys.WORKERS) == 2, "the other worker")
+                # The killed worker stays in the process table as a zombie, so only its missing heartbeat shows its
+                # death.
+                killed.process.kill()
+                started = time.monotonic()
+                assert run.wait(60).json()["success"] == 24
+                assert time.monotonic() - started < limits.REDELIVERY_SECONDS + 3 * 4 + 5
 
 
 def test_restarted_worker_requeues_its_tasks_at_once(own_redis: str, demo_url: str, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_stopped_worker_leaves_nothing_behind(own_redis: str, demo_url: str, tmp
     source = slow_list(tmp_path, demo_url, 24, 4)
     argv = processes.command(["run", source, "--out", tmp_path / "out", "--broker", own_redis, "--json"])
     with processes.connect(own_redis) as server, processes.started("run", argv, tmp_path):
-        # The worker must have all 24 messages before its first images are saved.
+        # A worker with room for fewer than a quarter of its messages takes no more, so all 24 must be in the queue.
         processes.eventually(lambda: server.llen(IMAGE_QUEUE) == 24, "tasks")
         with start_worker("stopped", tmp_path, own_redis) as worker:
             processes.eventually(lambda: processes.unacked_count(server) == 24, "its unacknowledged messages")

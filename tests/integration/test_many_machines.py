@@ -246,6 +246,8 @@ def test_stopped_worker_requeues_its_tasks(
     (tmp_path / "list").write_text("".join(f"{demo_url}/images/{index}.jpg?latency=2\n" for index in range(50)))
     argv = processes.command(["run", tmp_path / "list", "--out", out, "--json"])
     with processes.started("run", argv, tmp_path, site.env()) as run:
+        # A worker with room for fewer than a quarter of its messages takes no more, so 32 must be in the queue.
+        processes.eventually(lambda: site.admin.llen(IMAGE_QUEUE) == 50, "tasks")
         with site.worker("stopped") as worker:
             processes.eventually(lambda: processes.unacked_count(site.admin) == 32, "its unacknowledged tasks")
             worker.process.terminate()
