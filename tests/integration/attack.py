@@ -24,6 +24,8 @@ from tasks.throttle_options import RobotsPolicy, ThrottleOptions
 SLOTS = 64
 #: The maximum size of a body in bytes, and the deadline of a download in seconds.
 CAP, DEADLINE = 1 << 20, 4.0
+#: The maximum size of a slot's buffers in bytes: a block of the body, its rest, a decoded piece, and the decoder.
+BUFFERS = 4 * 64 * 1024
 HEAVY = ("/fault/gzip-bomb", "/fault/huge?declared=no")
 #: The bombs whose decoders need an extra window, the size of this window in bytes, and the number of bombs at a time.
 WINDOWED, WINDOW, AT_ONCE = ("/fault/br-bomb", "/fault/zstd-bomb"), 16 << 20, 16

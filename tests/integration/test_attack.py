@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import lacking
-from tests.integration.attack import AT_ONCE, CAP, DEADLINE, SLOTS, WINDOW
+from tests.integration.attack import AT_ONCE, BUFFERS, CAP, DEADLINE, SLOTS, WINDOW
 from tests.integration.test_faults import FAULTS
 
 #: Hostile routes of the demo server, each with the expected failure reason.
@@ -49,8 +49,8 @@ def test_each_download_ends_in_time_with_its_reason(attacked: Any) -> None:
 
 
 def test_memory_stays_within_the_slots_caps(attacked: Any) -> None:
-    """Peak memory grows by at most the sum of the size limits of all slots."""
-    assert attacked["grown"] <= SLOTS * CAP
+    """Peak memory grows by at most the largest body and the buffers of each slot."""
+    assert attacked["grown"] <= SLOTS * (CAP + BUFFERS)
 
 
 def test_decoder_windows_are_bounded(attacked: Any) -> None:
