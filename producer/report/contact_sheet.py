@@ -14,7 +14,7 @@ from producer.gallery.image_files import ImageReader, ImageUnavailableError, che
 from producer.output.run_file import RunFile
 from producer.output.shard_files import finished_shards, load_manifest, planned_shards
 from producer.report.samples import MOST_IMAGES, spread
-from producer.report.thumbnails import MAX_FILE_BYTES, make_thumbnails
+from producer.report.thumbnails import MAX_FILE_BYTES, ThumbnailMaker
 from tasks.outputs.packing import packed_name
 from tasks.storage.parallel import parallel_map
 from tasks.storage.store import Store
@@ -38,13 +38,16 @@ class SheetImage:
     link: str | None
 
 
-def contact_sheet(rows: Sequence[dict[str, Any]], record: RunFile, store: Store) -> list[SheetImage]:
+def contact_sheet(
+    rows: Sequence[dict[str, Any]], record: RunFile, store: Store, maker: ThumbnailMaker
+) -> list[SheetImage]:
     """Return the contact sheet of a run.
 
     Args:
         rows: saved images, spread over the run. In packed output, other images are chosen.
         record: the run.
         store: the run's folder.
+        maker: makes the thumbnails.
 
     Raises:
         StorageError: the folder can't be listed.
@@ -56,7 +59,7 @@ def contact_sheet(rows: Sequence[dict[str, Any]], record: RunFile, store: Store)
         rows = list(_packed_rows(record, store))
     read = partial(_read, reader=ImageReader(store, output))
     # If the time for thumbnails is over, the last rows have none.
-    thumbnails = chain(make_thumbnails(parallel_map(read, rows, store)), repeat(b""))
+    thumbnails = chain(maker.make_all(parallel_map(read, rows, store)), repeat(b""))
     return [
         SheetImage(row, base64.b64encode(thumbnail).decode(), None if is_packed else _link(row["path"]))
         for row, thumbnail in zip(rows, thumbnails, strict=False)

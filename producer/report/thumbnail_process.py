@@ -1,8 +1,7 @@
 """Make thumbnails in a separate process, because an image may kill the process that decodes it.
 
 Workers check images with their headers by default, so a saved image may still crash a decoder. The process reads images
-from stdin and writes a thumbnail for each to stdout. Each of them follows its length in four bytes. A length of 0 means
-that there is no thumbnail.
+from stdin and writes a thumbnail for each to stdout, as frames. An empty frame means that there is no thumbnail.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ import resource
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
+from producer.report.frames import read_frame, write_frame
 from tasks import runtime_tuning
 from tasks.deadline import Deadline
 from tasks.errors import FetchError
@@ -29,21 +28,6 @@ _FORMATS = tuple(item for item in ImageFormat if item is not ImageFormat.SVG)
 _MAX_PIXELS = 100_000_000
 _MAX_MEMORY_BYTES = 4 * 1024**3
 _DECODE_SECONDS = 5.0
-
-
-def read_frame(stream: BinaryIO) -> bytes | None:
-    """Return the next bytes that `write_frame` wrote; None at the end of the stream."""
-    header = stream.read(4)
-    if len(header) < 4:
-        return None
-    body = stream.read(size := int.from_bytes(header, "big"))
-    return body if len(body) == size else None
-
-
-def write_frame(stream: BinaryIO, body: bytes) -> None:
-    """Write bytes with their length before them."""
-    stream.write(len(body).to_bytes(4, "big") + body)
-    stream.flush()
 
 
 def main() -> None:

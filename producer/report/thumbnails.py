@@ -13,7 +13,7 @@ from time import monotonic
 from types import TracebackType
 from typing import BinaryIO, Self, cast
 
-from producer.report.thumbnail_process import read_frame, write_frame
+from producer.report.frames import read_frame, write_frame
 
 #: How long all thumbnails of a report may take in seconds, and how long the process may take for one of them.
 _TOTAL_SECONDS, _IMAGE_SECONDS = 8.0, 6.0
@@ -25,13 +25,17 @@ _ROOT = Path(__file__).parents[2]
 
 
 class ThumbnailMaker:
-    """Makes thumbnails. Use it as a context manager, because it owns a process."""
+    """Makes thumbnails. Use it as a context manager, because it owns a process.
+
+    The process starts with the context. So it is ready for the first image if other work is done in between.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._deaths = 0
 
     def __enter__(self) -> Self:
+        self._process = self._start()
         return self
 
     def __exit__(
@@ -57,6 +61,19 @@ class ThumbnailMaker:
             self._stop()
         return found or b""
 
+    def make_all(self, bodies: Iterable[bytes | None]) -> Iterator[bytes]:
+        """Yield a thumbnail for each image; empty for an image without one.
+
+        Args:
+            bodies: the images, read one at a time; None for a file that can't be read. When the time is over, the
+                remaining images are not read.
+        """
+        ends = monotonic() + _TOTAL_SECONDS
+        for body in bodies:
+            if monotonic() > ends:
+                return
+            yield b"" if body is None else self.make(body)
+
     def _start(self) -> subprocess.Popen[bytes]:
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         return subprocess.Popen(
@@ -77,18 +94,3 @@ class ThumbnailMaker:
         # Closing the pipe writes what is left in its buffer.
         with suppress(BrokenPipeError):
             process.communicate()
-
-
-def make_thumbnails(bodies: Iterable[bytes | None]) -> Iterator[bytes]:
-    """Yield a thumbnail for each image; empty for an image without one.
-
-    Args:
-        bodies: the images, read one at a time; None for a file that can't be read. When the time is over, the remaining
-            images are not read.
-    """
-    ends = monotonic() + _TOTAL_SECONDS
-    with ThumbnailMaker() as maker:
-        for body in bodies:
-            if monotonic() > ends:
-                return
-            yield b"" if body is None else maker.make(body)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from producer.output.run_file import REPORT_NAME, RunFile
+from producer.report.thumbnails import ThumbnailMaker
 from tasks.storage.store import Store
 
 
@@ -22,16 +23,16 @@ def write_report(store: Store) -> str:
 
 def build_page(store: Store) -> bytes:
     """Return the report of the run in a folder as an HTML page in UTF-8. The errors are those of `write_report`."""
-    # Other commands don't need these, and importing Jinja2 and Arrow takes a while.
-    from producer.report.contact_sheet import contact_sheet
-    from producer.report.figures import collect_figures
-
     # The folder may have been moved since the run.
     record = replace(RunFile.load_usable(store), out=store.location)
-    figures = collect_figures(record, store)
-    with ThreadPoolExecutor(1) as pool:
-        # Another process makes the thumbnails. Preparing the rest of the page takes about as long.
-        sheet = pool.submit(contact_sheet, figures.samples.images, record, store)
+    # The process that makes the thumbnails takes a while to start, like the imports, which other commands don't need.
+    with ThumbnailMaker() as maker, ThreadPoolExecutor(1) as pool:
+        from producer.report.contact_sheet import contact_sheet
+        from producer.report.figures import collect_figures
+
+        figures = collect_figures(record, store)
+        # Preparing the rest of the page takes about as long as the thumbnails.
+        sheet = pool.submit(contact_sheet, figures.samples.images, record, store, maker)
         from producer.report.page import render
 
         return render(figures, sheet.result).encode("utf-8", "replace")
