@@ -104,10 +104,15 @@ class Terminal:
 
     def cut_power(self) -> None:
         """Kill all processes of the newest block, including those in other sessions."""
+        found: list[psutil.Process] = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 if process.environ().get(_MARK) == self._mark:
-                    process.kill()
+                    # Redis overwrites its environment, so it has no mark. It is a child of a process that has one.
+                    found += [process, *process.children(recursive=True)]
+        for process in found:
+            with suppress(psutil.Error):
+                process.kill()
         self.wait(_GRACE_SECONDS)
 
 
